@@ -1,0 +1,15 @@
+//! The one place that reads the wall clock.
+
+use jiff::Timestamp;
+
+use crate::ports::Clock;
+
+/// The system's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}

@@ -1,0 +1,247 @@
+//! Budgets and the meters that keep to them: the room's, the token's, and an integration's own throttle.
+//!
+//! One mechanism serves all three. A meter counts messages in slots of a sliding window; a message is
+//! counted when its answer came back, so that no window of `per` on the server's clock holds more than the
+//! budget, however long the request took to get there. The property test below tries to break that.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// So many messages (or calls) in any window of `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub messages: u32,
+    pub per: Duration,
+}
+
+impl Budget {
+    /// HipChat's limit on messages to one room. Source: Atlassian, "HipChat REST API rate limits".
+    pub const ROOM: Self = Self { messages: 30, per: Duration::from_secs(60) };
+    /// HipChat's limit on calls with one add-on token. Source: the same page.
+    pub const TOKEN: Self = Self { messages: 500, per: Duration::from_secs(5 * 60) };
+}
+
+/// How finely a window is divided. The oldest slot is given back whole, so a message is forgotten up to
+/// `per / SLOTS` late: 3 s of a minute. More slots are exacter and cost more room in the store.
+const SLOTS: usize = 20;
+
+/// The longest wait a server may ask for. A clock that is off by years must not silence a room for years.
+pub const LONGEST_SERVER_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// What has been spent of one budget lately, and what the server said about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Meter {
+    /// Width of a slot in milliseconds; changes when the budget's `per` does.
+    pub slot_ms: i64,
+    /// Number of the newest slot, counted from the Unix epoch.
+    pub newest: i64,
+    /// Messages by slot, newest last. Never longer than `SLOTS + 1`.
+    pub counts: Vec<u32>,
+    /// The server's own limit, where a header said it.
+    pub learned: Option<u32>,
+    /// Nothing may be sent before this, by the server's word.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// What an answer's headers say of one budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitHint {
+    pub limit: Option<u32>,
+    pub remaining: Option<u32>,
+    /// When the server's count starts anew, already turned into a time.
+    pub reset_at: Option<Timestamp>,
+}
+
+impl Meter {
+    /// How many messages may go out at `now`.
+    pub fn available(&self, budget: Budget, now: Timestamp) -> u32 {
+        if self.blocked_until.is_some_and(|until| now < until) {
+            return 0;
+        }
+        self.limit(budget).saturating_sub(self.spent(budget, now))
+    }
+
+    /// When at least one message may go out: `now`, or later.
+    pub fn opens_at(&self, budget: Budget, now: Timestamp) -> Timestamp {
+        let blocked = self.blocked_until.unwrap_or(now).max(now);
+        if self.spent(budget, now) < self.limit(budget) {
+            return blocked;
+        }
+        let mut meter = self.clone();
+        meter.roll_to(budget, now);
+        let mut left = meter.counts.iter().sum::<u32>();
+        for (age_index, count) in meter.counts.iter().enumerate() {
+            left -= count;
+            if left < self.limit(budget) {
+                // The slot at `age_index` leaves the window SLOTS + 1 slots after it began.
+                let slot = meter.newest - (meter.counts.len() - 1 - age_index) as i64;
+                let free_ms = (slot + SLOTS as i64 + 1) * meter.slot_ms;
+                return blocked.max(from_ms(free_ms));
+            }
+        }
+        blocked
+    }
+
+    /// Counts `n` messages whose answers came at `now`.
+    pub fn record(&mut self, budget: Budget, now: Timestamp, n: u32) {
+        self.roll_to(budget, now);
+        if let Some(last) = self.counts.last_mut() {
+            *last = last.saturating_add(n);
+        }
+    }
+
+    /// Takes over what the server's headers say. A limit lower than the configured one holds at once; a
+    /// higher one is not used, since what is configured is the operator's wish.
+    pub fn correct(&mut self, hint: &LimitHint, now: Timestamp) {
+        if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
+            self.learned = Some(limit);
+        }
+        if hint.remaining == Some(0)
+            && let Some(reset) = hint.reset_at
+        {
+            self.block_until(reset, now);
+        }
+    }
+
+    /// Blocks until `until`, but never for longer than [`LONGEST_SERVER_WAIT`], and never shortens a block.
+    pub fn block_until(&mut self, until: Timestamp, now: Timestamp) {
+        let until = until.min(later(now, LONGEST_SERVER_WAIT));
+        if until > now && self.blocked_until.is_none_or(|old| old < until) {
+            self.blocked_until = Some(until);
+        }
+    }
+
+    /// Messages counted in the window that ends at `now`.
+    pub fn spent(&self, budget: Budget, now: Timestamp) -> u32 {
+        let mut meter = self.clone();
+        meter.roll_to(budget, now);
+        meter.counts.iter().sum()
+    }
+
+    fn limit(&self, budget: Budget) -> u32 {
+        self.learned.map_or(budget.messages, |learned| learned.min(budget.messages))
+    }
+
+    /// Moves the window to `now`. A clock that went back keeps the newest slot: nothing is forgotten early.
+    fn roll_to(&mut self, budget: Budget, now: Timestamp) {
+        let slot_ms = ((budget.per.as_millis() as i64) / SLOTS as i64).max(1);
+        let slot = now.as_millisecond().div_euclid(slot_ms);
+        if self.slot_ms != slot_ms {
+            // Another window width: what was spent counts as spent just now, which errs on the safe side.
+            let spent = self.counts.iter().sum();
+            self.slot_ms = slot_ms;
+            self.newest = slot;
+            self.counts = vec![spent];
+            return;
+        }
+        let ahead = slot - self.newest;
+        if ahead > SLOTS as i64 || self.counts.is_empty() {
+            self.newest = slot.max(self.newest);
+            self.counts = vec![0];
+            return;
+        }
+        for _ in 0..ahead {
+            self.counts.push(0);
+        }
+        self.newest = slot.max(self.newest);
+        let too_many = self.counts.len().saturating_sub(SLOTS + 1);
+        self.counts.drain(..too_many);
+    }
+}
+
+fn from_ms(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+}
+
+/// `at` plus `wait`, or the end of time.
+pub fn later(at: Timestamp, wait: Duration) -> Timestamp {
+    at.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const T0: i64 = 1_764_000_000_000;
+
+    fn at(ms: i64) -> Timestamp {
+        from_ms(T0 + ms)
+    }
+
+    #[test]
+    fn an_unused_meter_gives_the_whole_budget() {
+        assert_eq!(Meter::default().available(Budget::ROOM, at(0)), 30);
+        assert_eq!(Meter::default().opens_at(Budget::ROOM, at(0)), at(0));
+    }
+
+    #[test]
+    fn a_used_up_budget_opens_when_its_oldest_message_leaves_the_window() {
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, at(0), 30);
+        assert_eq!(meter.available(Budget::ROOM, at(59_999)), 0);
+        let opens = meter.opens_at(Budget::ROOM, at(1_000));
+        assert!(opens >= at(60_000) && opens <= at(63_000), "{opens}");
+        assert_eq!(meter.available(Budget::ROOM, opens), 30);
+    }
+
+    #[test]
+    fn a_lower_limit_from_the_server_holds_and_a_higher_one_does_not() {
+        let mut meter = Meter::default();
+        meter.correct(&LimitHint { limit: Some(10), ..LimitHint::default() }, at(0));
+        assert_eq!(meter.available(Budget::ROOM, at(0)), 10);
+        meter.correct(&LimitHint { limit: Some(1000), ..LimitHint::default() }, at(0));
+        assert_eq!(meter.available(Budget::ROOM, at(0)), 30);
+    }
+
+    #[test]
+    fn a_reset_blocks_only_when_nothing_remains_and_only_so_long() {
+        let mut meter = Meter::default();
+        meter.correct(&LimitHint { remaining: Some(3), reset_at: Some(at(40_000)), limit: None }, at(0));
+        assert_eq!(meter.blocked_until, None);
+        meter.correct(&LimitHint { remaining: Some(0), reset_at: Some(at(40_000)), limit: None }, at(0));
+        assert_eq!(meter.opens_at(Budget::ROOM, at(0)), at(40_000));
+        meter.correct(
+            &LimitHint { remaining: Some(0), reset_at: Some(at(i64::from(u32::MAX))), limit: None },
+            at(0),
+        );
+        assert_eq!(meter.blocked_until, Some(later(at(0), LONGEST_SERVER_WAIT)));
+    }
+
+    #[test]
+    fn another_window_width_forgets_nothing() {
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, at(0), 30);
+        let wider = Budget { messages: 30, per: Duration::from_secs(120) };
+        assert_eq!(meter.available(wider, at(1)), 0);
+    }
+
+    proptest! {
+        /// Whoever sends whenever the meter lets him never has more than the budget in any window, counted
+        /// at any moment between sending and answer, and is never kept waiting for ever.
+        #[test]
+        fn no_window_ever_holds_more_than_the_budget(
+            messages in 1u32..40,
+            per_ms in 100i64..120_000,
+            steps in prop::collection::vec((0i64..20_000, 0i64..5_000), 1..120),
+        ) {
+            let budget = Budget { messages, per: Duration::from_millis(per_ms as u64) };
+            let (mut meter, mut now, mut received) = (Meter::default(), 0i64, Vec::new());
+            for (pause, trip) in steps {
+                now += pause;
+                let opens = meter.opens_at(budget, at(now));
+                prop_assert!(opens.as_millisecond() - T0 - now <= per_ms + per_ms / 10 + 20);
+                now = now.max(opens.as_millisecond() - T0);
+                prop_assert!(meter.available(budget, at(now)) > 0);
+                received.push(now + trip / 2);
+                now += trip;
+                meter.record(budget, at(now), 1);
+            }
+            for (i, first) in received.iter().enumerate() {
+                let in_window = received[i..].iter().filter(|r| **r - first < per_ms).count();
+                prop_assert!(in_window <= messages as usize, "{in_window} in {per_ms} ms");
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The closed lists of reasons. Each owns its text: logs, metrics, the store, `explain` and tests use it.
+
+/// Declares an enum whose variants each have one stable string.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable string.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value whose string `text` is.
+            pub fn from_text(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|r| r.as_str() == text)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// What a notification is, from its birth to its end.
+    Outcome {
+        /// Waiting for its message, for a retry, or for its dead letter to be confirmed.
+        Pending = "pending",
+        /// Told by a message of its own.
+        Sent = "sent",
+        /// Told together with others in one message.
+        Digested = "digested",
+        /// Not to be told.
+        Suppressed = "suppressed",
+        /// Waited longer than `notifications.max_age`.
+        Expired = "expired",
+        /// In the dead-letter queue.
+        DeadLettered = "dead-lettered",
+    }
+}
+
+reasons! {
+    /// Why a notification is told.
+    SendReason {
+        EveryRun = "every-run",
+        Failure = "failure",
+        Recovered = "recovered",
+        /// `after-failures`: the Nth failure in a row.
+        ThresholdReached = "threshold-reached",
+        /// The room may have missed earlier failures while the integration was paused or suspended.
+        StillFailing = "still-failing",
+        Activity = "activity",
+        /// Repeats by one user on one instance, told together.
+        Collated = "collated",
+        /// `digest`: told with all else of the interval.
+        ScheduledDigest = "scheduled-digest",
+        /// A dead letter was put back for this integration.
+        Replayed = "replayed",
+        /// Merged with others because a budget was used up.
+        OverBudget = "over-budget",
+    }
+}
+
+reasons! {
+    /// Why a notification is not told.
+    SuppressReason {
+        /// A success with no failure before it.
+        StillPassing = "still-passing",
+        /// `failures-then-success`: the first N failures were told already.
+        FailuresAlreadyTold = "failures-already-told",
+        /// `after-failures`: fewer than N failures in a row so far, or a success after fewer.
+        BelowThreshold = "below-threshold",
+        /// `after-failures`, `changes`: failing was told already.
+        AlreadyFailing = "already-failing",
+        /// `failures`: successes are not asked for.
+        SuccessNotWanted = "success-not-wanted",
+        /// The run finished before the newest one seen.
+        Stale = "stale",
+        Paused = "integration-paused",
+        Suspended = "integration-suspended",
+        /// The integration was removed while the notification waited.
+        Removed = "integration-removed",
+    }
+}
+
+reasons! {
+    /// Why an event or a notification is in the dead-letter queue. The header `x-dead-letter-reason`.
+    DeadLetterReason {
+        MalformedEvent = "malformed-event",
+        RejectedByHipchat = "rejected-by-hipchat",
+        IntegrationBroken = "integration-broken",
+        RetriesExhausted = "retries-exhausted",
+        WorkerFault = "worker-fault",
+    }
+}
+
+reasons! {
+    /// Why a room's line waits. Waiting costs no attempt.
+    WaitReason {
+        /// Digest or collation time has not come.
+        Gathering = "gathering",
+        RoomBudget = "room-budget",
+        TokenBudget = "token-budget",
+        IntegrationThrottle = "integration-throttle",
+        /// The server said so (429, or a header).
+        RateLimited = "rate-limited",
+        /// The last attempt failed; the next one's time has not come.
+        Retrying = "retrying",
+    }
+}
+
+/// `notifications.max_age` has passed.
+pub const EXPIRED_REASON: &str = "max-age";

@@ -1,0 +1,507 @@
+//! The seams between the worker and the world: few, small traits, named by role.
+//!
+//! `adapters` implements them, `worker` uses them, `app` joins the two. Everything that crosses a seam is a
+//! domain value; no seam knows SQL, AMQP or HTTP.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::domain::envelope::{Envelope, Received};
+use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
+use crate::domain::message::RoomMessage;
+use crate::domain::pacing::{Budget, LimitHint, Meter};
+use crate::domain::reason::{DeadLetterReason, Outcome, SendReason, SuppressReason};
+use crate::domain::story::Story;
+
+/// Wall time. Only `adapters::clock` reads it, so tests and simulations can stop it.
+pub trait Clock: Send + Sync {
+    /// Now, in UTC.
+    fn now(&self) -> Timestamp;
+}
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Trying again may help: busy, disk full, out of reach. The sentence says what to do.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Trying again does not help: no such integration, refused by a rule. A sentence for the person who asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The store holds something that it should not, or this program has a fault.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+// ---------------------------------------------------------------------------------------------- intake
+
+/// What one batch of events needs to know before it can be decided.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeQuery {
+    /// Ids whose being known already matters.
+    pub events: Vec<EventId>,
+    pub streaks: Vec<StreakKey>,
+    pub collations: Vec<CollationKey>,
+}
+
+/// Whose streak: the contract keeps it per integration, monitor and region.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StreakKey {
+    pub integration: IntegrationId,
+    pub monitor_uid: String,
+    /// Empty where the run names no region.
+    pub region: String,
+}
+
+/// Whose repeats: one user on one instance, as one integration hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CollationKey {
+    pub integration: IntegrationId,
+    /// User, model and instance in one text, made by `domain::activity`.
+    pub of: String,
+}
+
+/// What the store knows, as asked for by an [`IntakeQuery`]. What is missing is new.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeState {
+    /// Ids that have a notification already, whatever became of it.
+    pub known: HashSet<EventId>,
+    pub streaks: HashMap<StreakKey, crate::domain::frequency::Streak>,
+    /// Until when repeats are gathered.
+    pub collations: HashMap<CollationKey, Timestamp>,
+}
+
+/// What one batch changes, written in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeChanges {
+    /// Events with at least one notification, in the order of their arrival.
+    pub events: Vec<DecidedEvent>,
+    pub streaks: Vec<(StreakKey, crate::domain::frequency::Streak)>,
+    pub collations: Vec<(CollationKey, Timestamp)>,
+    /// Events that can't be decided and go to the dead-letter queue whole.
+    pub letters: Vec<Letter>,
+}
+
+/// An event and what it became for each integration that wants it.
+#[derive(Debug, Clone)]
+pub struct DecidedEvent {
+    pub id: EventId,
+    /// Kept only while a notification of it is pending.
+    pub received: Received,
+    pub notifications: Vec<NewNotification>,
+}
+
+/// One event as one integration's room should hear it, or not.
+#[derive(Debug, Clone)]
+pub struct NewNotification {
+    pub integration: IntegrationId,
+    pub room: RoomKey,
+    pub fate: Fate,
+}
+
+/// What intake decided of a notification.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// To be told, not before `ready_at`.
+    Tell { story: Story, ready_at: Timestamp, gather: Option<GatherKey> },
+    /// Not to be told.
+    Suppress { reason: SuppressReason, detail: String },
+    /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered
+    /// (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
+    /// it as anything else, nothing changes.
+    Retell { story: Story, ready_at: Timestamp },
+}
+
+/// Decides a batch from what the store knows. Pure; called once inside the store's transaction.
+pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
+
+/// What was committed.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeReceipt {
+    /// Notifications now pending.
+    pub pending: usize,
+    /// Counts by outcome for those that ended at once (suppressed), by reason.
+    pub suppressed: HashMap<SuppressReason, usize>,
+    /// Letters handed to the outbox.
+    pub letters: usize,
+}
+
+// ---------------------------------------------------------------------------------------------- dispatch
+
+/// A room that this worker holds: nobody else posts to it until it is settled with `release`, or the lease
+/// lapses.
+#[derive(Debug, Clone)]
+pub struct RoomLine {
+    pub room: RoomKey,
+    /// Proves that the room is still held by whoever settles. A later claim has a higher one.
+    pub claim: u64,
+    pub state: RoomState,
+    /// The head of the line in the order of the events: at most the number asked for, only what is ready now.
+    pub waiting: Vec<Waiting>,
+    /// When the next notification that is still gathering gets ready, if there is one.
+    pub next_ready_at: Option<Timestamp>,
+    /// Calls reserved for this claim, by token.
+    pub tokens: HashMap<TokenKey, TokenGrant>,
+    /// Meters of the integrations in `waiting` that have a throttle of their own.
+    pub throttles: HashMap<IntegrationId, Meter>,
+}
+
+/// How many calls this claim may make with a token, and when there will be more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenGrant {
+    pub calls: u32,
+    pub opens_at: Timestamp,
+}
+
+/// A room's pacing and retry state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoomState {
+    pub meter: Meter,
+    /// Attempts in a row that got no good answer, and when the next may be made.
+    pub retry: Option<Retry>,
+    /// Expired notifications that the next message has to mention.
+    pub expired_untold: u32,
+}
+
+/// Where a room stands in its retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    pub failures: u32,
+    pub at: Timestamp,
+}
+
+/// A pending notification in its room's line.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its place: lower goes first.
+    pub seq: i64,
+    pub event: EventId,
+    pub integration: IntegrationId,
+    pub story: Story,
+    pub ready_at: Timestamp,
+    pub gather: Option<GatherKey>,
+    pub attempts: u32,
+    pub first_attempt_at: Option<Timestamp>,
+    /// HipChat refused the first form: the next attempt goes without a card.
+    pub plain: bool,
+    /// The event itself; shared between the notifications of one event.
+    pub received: Arc<Received>,
+}
+
+/// The result of one step on a held room: named transitions, and the room's new state. Applied in one
+/// transaction, or not at all.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub room: RoomKey,
+    pub claim: u64,
+    pub transitions: Vec<Transition>,
+    pub state: RoomState,
+    /// Calls made, by token, with the corrections that the answer's headers ask for.
+    pub calls: Vec<TokenCalls>,
+    pub throttles: Vec<(IntegrationId, Meter)>,
+    pub then: Then,
+    pub now: Timestamp,
+}
+
+/// What a step spent of a token's budget, and what was learned about it.
+#[derive(Debug, Clone)]
+pub struct TokenCalls {
+    pub token: TokenKey,
+    pub calls: u32,
+    pub hint: LimitHint,
+    /// The server said 429 for the token itself: nothing before this.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// What happens to the room after a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Keep it: the holder goes on with what it has.
+    Hold,
+    /// Give it back; look at it again at `due`, at once if something gets ready before, or (`None`) when
+    /// something new arrives for it.
+    Release { due: Option<Timestamp> },
+}
+
+/// A named change of pending notifications. Nothing else ends one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transition {
+    /// Told alone.
+    Sent { seq: i64, reason: SendReason, at: Timestamp, status: u16 },
+    /// Told together in one message.
+    Digested { seqs: Vec<i64>, reason: SendReason, at: Timestamp, status: u16 },
+    /// An attempt got no answer or a bad one; another will be made. Costs an attempt.
+    Attempted { seqs: Vec<i64>, at: Timestamp, status: Option<u16>, detail: String, plain_next: bool },
+    /// Not to be told after all.
+    Suppressed { seqs: Vec<i64>, reason: SuppressReason, detail: String, at: Timestamp },
+    /// Waited too long.
+    Expired { seqs: Vec<i64>, at: Timestamp, detail: String },
+    /// Given up: into the outbox of letters, and dead-lettered once the broker has confirmed.
+    DeadLettered {
+        seqs: Vec<i64>,
+        reason: DeadLetterReason,
+        detail: String,
+        at: Timestamp,
+        status: Option<u16>,
+        /// Whether the attempt that led here is still to be counted.
+        attempted: bool,
+    },
+    /// The room refuses this integration for good: it is suspended, and all its pending notifications are
+    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried.
+    Broken { integration: IntegrationId, seqs: Vec<i64>, detail: String, at: Timestamp, status: Option<u16> },
+}
+
+/// The worker's settings that the store needs for claims.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimTerms {
+    /// Rooms at most.
+    pub rooms: usize,
+    /// Notifications at most in one room's line.
+    pub line: usize,
+    /// After this without a settlement the room may be claimed by another.
+    pub lease: std::time::Duration,
+    pub token_budget: Budget,
+}
+
+/// What became of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Applied,
+    /// The claim had lapsed and another holds the room: nothing was changed. Whoever gets this must not post
+    /// on that room any more.
+    LostClaim,
+}
+
+// ---------------------------------------------------------------------------------------------- letters
+
+/// An event on its way to the dead-letter queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Its place in the outbox; 0 until stored.
+    pub id: i64,
+    pub envelope: Envelope,
+    pub reason: DeadLetterReason,
+    /// A sentence a person can act on; no secret in it.
+    pub detail: String,
+    pub event: Option<EventId>,
+    pub integration: Option<IntegrationId>,
+    pub attempts: u32,
+    pub last_status: Option<u16>,
+    pub first_attempt_at: Option<Timestamp>,
+    pub at: Timestamp,
+}
+
+/// Puts letters into the dead-letter queue.
+#[async_trait]
+pub trait LetterBox: Send + Sync {
+    /// Publishes all and returns when the broker has confirmed all. On an error some may be in the queue
+    /// already; the caller tries again later, so a letter can be there twice but is never lost.
+    async fn bury(&self, letters: &[Letter]) -> Result<(), BrokerError>;
+}
+
+/// The broker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Not there, gone in the middle, or silent. Trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// What stands on the broker differs from what the worker needs, or it refuses the login. Exit code 78.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+// ---------------------------------------------------------------------------------------------- store
+
+/// Where streaks, lines, pacing and outcomes live. The conformance suite in `tests/it/store` says exactly
+/// what an implementation owes.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Takes in one batch: gathers what `query` asks for, calls `decide`, writes what it returns; all in one
+    /// transaction. When this returns, the batch is durable and may be acknowledged.
+    async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
+
+    /// Claims rooms that are due at `now`, longest due first.
+    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
+
+    /// When the next room gets due, if any waits.
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Applies the result of a step on a held room.
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError>;
+
+    /// Letters not yet confirmed by the broker, oldest first.
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError>;
+
+    /// The broker has confirmed these: their notifications end as dead-lettered.
+    async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets outcomes and collations from before `before`. Returns how many outcomes it forgot; less than
+    /// `limit` means that it is done.
+    async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Figures for the gauges.
+    async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError>;
+}
+
+/// What the store can say of its load.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Gauges {
+    pub pending: u64,
+    /// How long the notification that is longest past its due time has been so; 0 when none is.
+    pub oldest_due_seconds: f64,
+    pub letters: u64,
+}
+
+/// One line of `explain`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JournalEntry {
+    pub event: EventId,
+    pub received_at: Timestamp,
+    pub integration: IntegrationId,
+    pub outcome: Outcome,
+    /// The stable reason string of the outcome.
+    pub reason: String,
+    pub detail: String,
+    pub decided_at: Timestamp,
+    pub sent_at: Option<Timestamp>,
+    pub attempts: u32,
+}
+
+/// What became of events.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// All notifications of one event, in the order of their integrations' ids; empty if it is not known.
+    async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError>;
+}
+
+// ---------------------------------------------------------------------------------------------- integrations
+
+/// Where messages for an integration are posted. Holds the secret.
+#[derive(Clone)]
+pub struct RoomTarget {
+    pub room: RoomKey,
+    /// The notification endpoint, without the token.
+    pub endpoint: Url,
+    pub token: SecretString,
+}
+
+impl std::fmt::Debug for RoomTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RoomTarget").field("room", &self.room).finish_non_exhaustive()
+    }
+}
+
+/// Who manages an integration's definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// `integrations.file`: only that file changes it.
+    File,
+    /// `integrations apply` and the like.
+    Operator,
+}
+
+/// An integration to be stored: its text form and its secret.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub id: IntegrationId,
+    /// The definition as JSON, without the room URL; `formats::integrations` reads and writes it.
+    pub json: String,
+    /// The room URL with the token, as it was given.
+    pub room_url: SecretString,
+    pub room: RoomKey,
+    pub token: TokenKey,
+    pub paused: bool,
+}
+
+/// An integration as it is stored.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub definition: Definition,
+    pub managed_by: ManagedBy,
+    pub state: crate::domain::integration::IntegrationState,
+    /// How many of its notifications are pending. Filled by `list` only.
+    pub pending: u64,
+}
+
+/// What `apply` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    pub added: usize,
+    pub changed: usize,
+    pub unchanged: usize,
+    pub removed: usize,
+}
+
+/// The integrations and their states. All changes raise the revision, which workers watch.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// Grows with every change, also those made by other processes.
+    async fn revision(&self) -> Result<u64, StoreError>;
+
+    /// All integrations, by id.
+    async fn list(&self) -> Result<Vec<Stored>, StoreError>;
+
+    /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is
+    /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An
+    /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
+    /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
+    /// `integration-paused`); of one whose room changed, they move to the new room's line.
+    async fn apply(
+        &self,
+        definitions: Vec<Definition>,
+        by: ManagedBy,
+        now: Timestamp,
+    ) -> Result<Applied, StoreError>;
+
+    /// Removes one that no file manages; its pending notifications end as suppressed.
+    async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Pauses one that no file manages; its pending notifications end as suppressed.
+    async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Lifts a pause (unless a file manages it) or a suspension. Streaks that are failing will be told anew,
+    /// since the room may not know of them.
+    async fn resume(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
+}
+
+// ---------------------------------------------------------------------------------------------- room
+
+/// Posts to rooms.
+#[async_trait]
+pub trait RoomGateway: Send + Sync {
+    /// One HTTP call, classified. Never an error: whatever happens is an answer.
+    async fn post(&self, target: &RoomTarget, message: &RoomMessage) -> Answer;
+}
+
+/// What a room's server said, or that it said nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub status: Option<u16>,
+    pub class: AnswerClass,
+    /// For people: what happened, with what the server said of it, shortened. No secret in it.
+    pub detail: String,
+    /// From `X-FloodControl-*`: the room's budget.
+    pub room_limit: LimitHint,
+    /// From `X-Ratelimit-*`: the token's budget.
+    pub token_limit: LimitHint,
+}
+
+/// What the worker does about an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerClass {
+    /// 2xx.
+    Accepted,
+    /// 429, or a 403 that speaks of the rate limit: wait until then, at no cost.
+    RateLimited { until: Timestamp },
+    /// 408, 5xx, no connection, timeout.
+    Unavailable,
+    /// 400, 413, 422: this message, in this form.
+    Refused,
+    /// 401, 403, 404, 405, 410, 3xx, or an address that `egress` does not allow: this integration.
+    Broken,
+}
