@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod domain;
 pub mod formats;
 pub mod http;
+pub mod metrics;
 pub mod ports;
 pub mod sandbox;
 pub mod settings;

@@ -3,20 +3,22 @@
 //! `adapters` implements them, `worker` uses them, `app` joins the two. Everything that crosses a seam is a
 //! domain value; no seam knows SQL, AMQP or HTTP.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use url::Url;
 
+pub use crate::domain::answer::{Answer, AnswerClass};
 use crate::domain::envelope::{Envelope, Received};
-use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
+use crate::domain::frequency::Streak;
+use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
+pub use crate::domain::intake::{CollationKey, Fate, IntakeState, StreakKey};
+pub use crate::domain::line::{Retry, RoomLine, RoomState, TokenCalls, TokenGrant, Transition, Waiting};
 use crate::domain::message::RoomMessage;
-use crate::domain::pacing::{Budget, LimitHint, Meter};
-use crate::domain::reason::{DeadLetterReason, Outcome, SendReason, SuppressReason};
-use crate::domain::story::Story;
+use crate::domain::pacing::{Budget, Meter};
+use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
 
 /// Wall time. Only `adapters::clock` reads it, so tests and simulations can stop it.
 pub trait Clock: Send + Sync {
@@ -38,6 +40,14 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// Where deliveries go: the worker's intake.
+#[async_trait]
+pub trait TakeIn: Send + Sync {
+    /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
+    /// until then it keeps trying, so there is no error.
+    async fn take_in(&self, batch: Vec<Received>);
+}
+
 // ---------------------------------------------------------------------------------------------- intake
 
 /// What one batch of events needs to know before it can be decided.
@@ -49,39 +59,12 @@ pub struct IntakeQuery {
     pub collations: Vec<CollationKey>,
 }
 
-/// Whose streak: the contract keeps it per integration, monitor and region.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StreakKey {
-    pub integration: IntegrationId,
-    pub monitor_uid: String,
-    /// Empty where the run names no region.
-    pub region: String,
-}
-
-/// Whose repeats: one user on one instance, as one integration hears of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CollationKey {
-    pub integration: IntegrationId,
-    /// User, model and instance in one text, made by `domain::activity`.
-    pub of: String,
-}
-
-/// What the store knows, as asked for by an [`IntakeQuery`]. What is missing is new.
-#[derive(Debug, Clone, Default)]
-pub struct IntakeState {
-    /// Ids that have a notification already, whatever became of it.
-    pub known: HashSet<EventId>,
-    pub streaks: HashMap<StreakKey, crate::domain::frequency::Streak>,
-    /// Until when repeats are gathered.
-    pub collations: HashMap<CollationKey, Timestamp>,
-}
-
 /// What one batch changes, written in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeChanges {
     /// Events with at least one notification, in the order of their arrival.
     pub events: Vec<DecidedEvent>,
-    pub streaks: Vec<(StreakKey, crate::domain::frequency::Streak)>,
+    pub streaks: Vec<(StreakKey, Streak)>,
     pub collations: Vec<(CollationKey, Timestamp)>,
     /// Events that can't be decided and go to the dead-letter queue whole.
     pub letters: Vec<Letter>,
@@ -104,19 +87,6 @@ pub struct NewNotification {
     pub fate: Fate,
 }
 
-/// What intake decided of a notification.
-#[derive(Debug, Clone)]
-pub enum Fate {
-    /// To be told, not before `ready_at`.
-    Tell { story: Story, ready_at: Timestamp, gather: Option<GatherKey> },
-    /// Not to be told.
-    Suppress { reason: SuppressReason, detail: String },
-    /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered
-    /// (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes.
-    Retell { story: Story, ready_at: Timestamp },
-}
-
 /// Decides a batch from what the store knows. Pure; called once inside the store's transaction.
 pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
 
@@ -133,66 +103,6 @@ pub struct IntakeReceipt {
 
 // ---------------------------------------------------------------------------------------------- dispatch
 
-/// A room that this worker holds: nobody else posts to it until it is settled with `release`, or the lease
-/// lapses.
-#[derive(Debug, Clone)]
-pub struct RoomLine {
-    pub room: RoomKey,
-    /// Proves that the room is still held by whoever settles. A later claim has a higher one.
-    pub claim: u64,
-    pub state: RoomState,
-    /// The head of the line in the order of the events: at most the number asked for, only what is ready now.
-    pub waiting: Vec<Waiting>,
-    /// When the next notification that is still gathering gets ready, if there is one.
-    pub next_ready_at: Option<Timestamp>,
-    /// Calls reserved for this claim, by token.
-    pub tokens: HashMap<TokenKey, TokenGrant>,
-    /// Meters of the integrations in `waiting` that have a throttle of their own.
-    pub throttles: HashMap<IntegrationId, Meter>,
-}
-
-/// How many calls this claim may make with a token, and when there will be more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenGrant {
-    pub calls: u32,
-    pub opens_at: Timestamp,
-}
-
-/// A room's pacing and retry state.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RoomState {
-    pub meter: Meter,
-    /// Attempts in a row that got no good answer, and when the next may be made.
-    pub retry: Option<Retry>,
-    /// Expired notifications that the next message has to mention.
-    pub expired_untold: u32,
-}
-
-/// Where a room stands in its retries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    pub failures: u32,
-    pub at: Timestamp,
-}
-
-/// A pending notification in its room's line.
-#[derive(Debug, Clone)]
-pub struct Waiting {
-    /// Its place: lower goes first.
-    pub seq: i64,
-    pub event: EventId,
-    pub integration: IntegrationId,
-    pub story: Story,
-    pub ready_at: Timestamp,
-    pub gather: Option<GatherKey>,
-    pub attempts: u32,
-    pub first_attempt_at: Option<Timestamp>,
-    /// HipChat refused the first form: the next attempt goes without a card.
-    pub plain: bool,
-    /// The event itself; shared between the notifications of one event.
-    pub received: Arc<Received>,
-}
-
 /// The result of one step on a held room: named transitions, and the room's new state. Applied in one
 /// transaction, or not at all.
 #[derive(Debug, Clone)]
@@ -208,52 +118,25 @@ pub struct Settlement {
     pub now: Timestamp,
 }
 
-/// What a step spent of a token's budget, and what was learned about it.
-#[derive(Debug, Clone)]
-pub struct TokenCalls {
-    pub token: TokenKey,
-    pub calls: u32,
-    pub hint: LimitHint,
-    /// The server said 429 for the token itself: nothing before this.
-    pub blocked_until: Option<Timestamp>,
-}
-
 /// What happens to the room after a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Keep it: the holder goes on with what it has.
+    /// Keep it: the holder goes on with what it has. The lease starts anew.
     Hold,
-    /// Give it back; look at it again at `due`, at once if something gets ready before, or (`None`) when
-    /// something new arrives for it.
-    Release { due: Option<Timestamp> },
+    /// Give it back.
+    Release(Wake),
 }
 
-/// A named change of pending notifications. Nothing else ends one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transition {
-    /// Told alone.
-    Sent { seq: i64, reason: SendReason, at: Timestamp, status: u16 },
-    /// Told together in one message.
-    Digested { seqs: Vec<i64>, reason: SendReason, at: Timestamp, status: u16 },
-    /// An attempt got no answer or a bad one; another will be made. Costs an attempt.
-    Attempted { seqs: Vec<i64>, at: Timestamp, status: Option<u16>, detail: String, plain_next: bool },
-    /// Not to be told after all.
-    Suppressed { seqs: Vec<i64>, reason: SuppressReason, detail: String, at: Timestamp },
-    /// Waited too long.
-    Expired { seqs: Vec<i64>, at: Timestamp, detail: String },
-    /// Given up: into the outbox of letters, and dead-lettered once the broker has confirmed.
-    DeadLettered {
-        seqs: Vec<i64>,
-        reason: DeadLetterReason,
-        detail: String,
-        at: Timestamp,
-        status: Option<u16>,
-        /// Whether the attempt that led here is still to be counted.
-        attempted: bool,
-    },
-    /// The room refuses this integration for good: it is suspended, and all its pending notifications are
-    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried.
-    Broken { integration: IntegrationId, seqs: Vec<i64>, detail: String, at: Timestamp, status: Option<u16> },
+/// When a released room is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// As soon as a notification in its line is ready: at once if one is, else when the next gets ready or
+    /// arrives.
+    WhenReady,
+    /// At this time, whatever arrives: the whole room waits (retry, budget).
+    NotBefore(Timestamp),
+    /// At this time, or when something gets ready that was not ready at the settlement.
+    Until(Timestamp),
 }
 
 /// The worker's settings that the store needs for claims.
@@ -476,32 +359,4 @@ pub trait Registry: Send + Sync {
 pub trait RoomGateway: Send + Sync {
     /// One HTTP call, classified. Never an error: whatever happens is an answer.
     async fn post(&self, target: &RoomTarget, message: &RoomMessage) -> Answer;
-}
-
-/// What a room's server said, or that it said nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub status: Option<u16>,
-    pub class: AnswerClass,
-    /// For people: what happened, with what the server said of it, shortened. No secret in it.
-    pub detail: String,
-    /// From `X-FloodControl-*`: the room's budget.
-    pub room_limit: LimitHint,
-    /// From `X-Ratelimit-*`: the token's budget.
-    pub token_limit: LimitHint,
-}
-
-/// What the worker does about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerClass {
-    /// 2xx.
-    Accepted,
-    /// 429, or a 403 that speaks of the rate limit: wait until then, at no cost.
-    RateLimited { until: Timestamp },
-    /// 408, 5xx, no connection, timeout.
-    Unavailable,
-    /// 400, 413, 422: this message, in this form.
-    Refused,
-    /// 401, 403, 404, 405, 410, 3xx, or an address that `egress` does not allow: this integration.
-    Broken,
 }

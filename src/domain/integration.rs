@@ -174,17 +174,30 @@ impl IntegrationState {
 
 /// A pattern with `*` (any run of characters) and `?` (any one); the whole value must match, by case.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Glob(WildMatch);
+pub struct Glob {
+    pattern: Box<str>,
+    /// `None`: the pattern has no wildcard and stands for itself.
+    wild: Option<WildMatch>,
+}
 
 impl Glob {
     /// Any text is a valid pattern.
     pub fn new(pattern: &str) -> Self {
-        Self(WildMatch::new(pattern))
+        let wild = pattern.contains(['*', '?']).then(|| WildMatch::new(pattern));
+        Self { pattern: pattern.into(), wild }
     }
 
     /// Whether the whole of `value` matches.
     pub fn matches(&self, value: &str) -> bool {
-        self.0.matches(value)
+        match &self.wild {
+            Some(wild) => wild.matches(value),
+            None => &*self.pattern == value,
+        }
+    }
+
+    /// The one value that matches, where the pattern has no wildcard.
+    pub fn literal(&self) -> Option<&str> {
+        self.wild.is_none().then_some(&*self.pattern)
     }
 }
 

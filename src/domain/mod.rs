@@ -3,12 +3,18 @@
 //! Nothing in here does I/O, reads a clock, draws a random number, logs, or knows SQL, JSON or tokio.
 //! Time and jitter are arguments. `tests/it/architecture.rs` holds it to that.
 
+pub mod activity;
+pub mod answer;
+pub mod delivery;
 pub mod envelope;
 pub mod event;
 pub mod frequency;
 pub mod ids;
+pub mod intake;
 pub mod integration;
+pub mod line;
 pub mod message;
 pub mod pacing;
 pub mod reason;
+pub mod retry;
 pub mod story;

@@ -48,6 +48,13 @@ reasons! {
     }
 }
 
+impl Outcome {
+    /// Whether the room has heard it.
+    pub fn is_told(self) -> bool {
+        matches!(self, Self::Sent | Self::Digested)
+    }
+}
+
 reasons! {
     /// Why a notification is told.
     SendReason {

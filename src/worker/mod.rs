@@ -1,1 +1,12 @@
-//! (to be written)
+//! The moving parts between the seams: taking events in, telling rooms, burying what can't be told.
+//!
+//! Each part gathers, asks `domain` for the decision, and applies it. One step and the loop around it are
+//! separate functions. Nothing in here knows AMQP, HTTP or SQL.
+
+pub mod burial;
+pub mod catalogue;
+pub mod dispatch;
+pub mod intake;
+pub mod janitor;
+pub mod room;
+pub mod wake;

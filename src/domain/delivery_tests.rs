@@ -1,0 +1,204 @@
+//! The contract's table of answers, row by row.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::envelope::Received;
+use super::super::ids::*;
+use super::super::integration::*;
+use super::super::line::{RoomState, TokenGrant};
+use super::super::pacing::Budget;
+use super::super::reason::SendReason;
+use super::super::retry::RetryRule;
+use super::super::story::Story;
+use super::*;
+
+const RULES: LineRules = LineRules {
+    room: Budget::ROOM,
+    retry: RetryRule {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(300),
+        give_up_after: Duration::from_secs(100),
+    },
+    max_age: Duration::from_secs(3600),
+};
+
+fn second(at: i64) -> Timestamp {
+    Timestamp::from_second(1_764_000_000 + at).unwrap()
+}
+
+fn integration(id: &str) -> Integration {
+    Integration {
+        id: IntegrationId::new(id),
+        name: id.into(),
+        team: None,
+        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::All },
+        room: RoomKey::new("room"),
+        token: TokenKey::new("token"),
+        throttle: Throttle {
+            budget: Some(Budget { messages: 2, per: Duration::from_secs(60) }),
+            ..Throttle::default()
+        },
+        message: MessageStyle::default(),
+        state: IntegrationState::Active,
+    }
+}
+
+fn line(ids: &[&str]) -> RoomLine {
+    let waiting = ids.iter().enumerate().map(|(at, id)| Waiting {
+        seq: at as i64,
+        event: EventId::new(format!("e{at}")),
+        integration: IntegrationId::new(id),
+        story: Story::plain(SendReason::Failure),
+        ready_at: second(0),
+        gather: None,
+        attempts: 0,
+        first_attempt_at: None,
+        plain: false,
+        received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
+    });
+    RoomLine {
+        room: RoomKey::new("room"),
+        claim: 1,
+        state: RoomState { expired_untold: 3, ..RoomState::default() },
+        waiting: waiting.collect(),
+        next_ready_at: None,
+        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
+        throttles: Default::default(),
+    }
+}
+
+fn answer(class: AnswerClass, status: Option<u16>) -> Answer {
+    Answer {
+        status,
+        class,
+        detail: "as the server said".into(),
+        room_limit: LimitHint::default(),
+        token_limit: LimitHint::default(),
+    }
+}
+
+/// The consequence of an answer to an attempt that carried the whole line.
+fn consequence(line: &RoomLine, answer: &Answer, jitter: f64) -> Consequence {
+    let (a, b) = (integration("a"), integration("b"));
+    let take: Vec<usize> = (0..line.waiting.len()).collect();
+    let shape = if take.len() == 1 { Shape::Single } else { Shape::Together(SendReason::OverBudget) };
+    let attempt = Attempt { line, take: &take, shape, integration: &a };
+    let spoke_for: &[&Integration] = if take.len() == 1 { &[&a] } else { &[&a, &b] };
+    after(attempt, answer, spoke_for, &RULES, second(10), jitter)
+}
+
+#[test]
+fn accepted_ends_in_sent_or_digested_and_counts_everywhere() {
+    let good = answer(AnswerClass::Accepted, Some(204));
+    let one = consequence(&line(&["a"]), &good, 0.0);
+    assert_eq!(
+        one.transitions,
+        [Transition::Sent { seq: 0, reason: SendReason::Failure, at: second(10), status: 204 }]
+    );
+    assert_eq!(one.state.meter.spent(RULES.room, second(10)), 1);
+    assert_eq!((one.state.expired_untold, one.calls.calls, one.leaves), (0, 1, true));
+    let two = consequence(&line(&["a", "b"]), &good, 0.0);
+    assert_eq!(
+        two.transitions,
+        [Transition::Digested {
+            seqs: vec![0, 1],
+            reason: SendReason::OverBudget,
+            at: second(10),
+            status: 204
+        }]
+    );
+    let throttled: Vec<&str> = two.throttles.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(throttled, ["a", "b"]);
+    assert_eq!(two.state.meter.spent(RULES.room, second(10)), 1, "a digest takes one place");
+}
+
+#[test]
+fn a_rate_limit_costs_no_attempt_and_blocks_the_one_to_blame() {
+    let limited = answer(AnswerClass::RateLimited { until: second(40) }, Some(429));
+    let room = consequence(&line(&["a"]), &limited, 0.0);
+    assert_eq!((room.transitions.len(), room.leaves), (0, false));
+    assert_eq!(room.state.meter.blocked_until, Some(second(40)), "the room, where nobody says");
+    assert_eq!(room.calls.blocked_until, None);
+
+    let used_up = LimitHint { limit: Some(500), remaining: Some(0), reset_at: Some(second(200)) };
+    let token = consequence(&line(&["a"]), &Answer { token_limit: used_up, ..limited.clone() }, 0.0);
+    assert_eq!(token.calls.blocked_until, Some(second(200)));
+    assert_eq!(token.state.meter.blocked_until, None, "the room is not to blame");
+
+    let flood = LimitHint { limit: Some(30), remaining: Some(0), reset_at: Some(second(70)) };
+    let room = consequence(&line(&["a"]), &Answer { room_limit: flood, ..limited }, 0.0);
+    assert_eq!(room.state.meter.blocked_until, Some(second(70)));
+    assert_eq!(room.state.expired_untold, 3, "still to be told");
+}
+
+#[test]
+fn no_good_answer_is_retried_later_and_later() {
+    let mut line = line(&["a"]);
+    for (failures, expected) in [(1, 11), (2, 12), (3, 14), (4, 18)] {
+        let c = consequence(&line, &answer(AnswerClass::Unavailable, Some(503)), 0.0);
+        let retry = c.state.retry.unwrap();
+        assert_eq!((retry.failures, retry.at), (failures, second(expected)));
+        assert!(matches!(
+            &c.transitions[..],
+            [Transition::Attempted { plain_next: false, status: Some(503), .. }]
+        ));
+        assert_eq!((c.leaves, c.state.meter.spent(RULES.room, second(10))), (false, failures));
+        line.state = c.state;
+    }
+}
+
+#[test]
+fn a_retry_is_not_later_than_the_moment_of_giving_up() {
+    let mut line = line(&["a"]);
+    line.waiting[0].first_attempt_at = Some(second(-85));
+    line.state.retry = Some(Retry { failures: 8, at: second(10) });
+    let c = consequence(&line, &answer(AnswerClass::Unavailable, None), 0.0);
+    assert_eq!(c.state.retry.unwrap().at, second(15));
+}
+
+#[test]
+fn a_refused_message_is_tried_once_more_without_a_card_and_then_given_up() {
+    let refused = answer(AnswerClass::Refused, Some(400));
+    let mut line = line(&["a"]);
+    let first = consequence(&line, &refused, 0.0);
+    assert!(matches!(&first.transitions[..], [Transition::Attempted { plain_next: true, .. }]));
+    assert!(!first.leaves);
+    line.waiting[0].plain = true;
+    let second_try = consequence(&line, &refused, 0.0);
+    assert!(matches!(
+        &second_try.transitions[..],
+        [Transition::DeadLettered {
+            reason: DeadLetterReason::RejectedByHipchat,
+            attempted: true,
+            status: Some(400),
+            ..
+        }]
+    ));
+    assert!(second_try.leaves);
+}
+
+#[test]
+fn a_broken_integration_takes_only_its_own_notifications_with_it() {
+    let c = consequence(&line(&["a", "b", "a"]), &answer(AnswerClass::Broken, Some(401)), 0.0);
+    assert_eq!(
+        c.transitions,
+        [Transition::Broken {
+            integration: IntegrationId::new("a"),
+            seqs: vec![0, 2],
+            detail: "as the server said".into(),
+            at: second(10),
+            status: Some(401)
+        }]
+    );
+}
+
+#[test]
+fn headers_on_a_good_answer_correct_the_room_and_the_token() {
+    let last = LimitHint { limit: Some(10), remaining: Some(0), reset_at: Some(second(50)) };
+    let good = Answer { room_limit: last, token_limit: last, ..answer(AnswerClass::Accepted, Some(204)) };
+    let c = consequence(&line(&["a"]), &good, 0.0);
+    assert_eq!(c.state.meter.blocked_until, Some(second(50)));
+    assert_eq!(c.state.meter.learned, Some(10));
+    assert_eq!(c.calls.hint, last);
+}

@@ -1,0 +1,364 @@
+//! A room's line: what is posted next, and as what; or until when the room waits, and why.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::envelope::Received;
+use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
+use super::integration::{Integration, IntegrationState, Overflow};
+use super::pacing::{Budget, LimitHint, Meter, later};
+use super::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason, SuppressReason, WaitReason};
+use super::retry::RetryRule;
+use super::story::Story;
+
+/// A room that this worker holds: nobody else posts to it until it is settled with `release`, or the lease
+/// lapses.
+#[derive(Debug, Clone)]
+pub struct RoomLine {
+    pub room: RoomKey,
+    /// Proves that the room is still held by whoever settles. A later claim has a higher one.
+    pub claim: u64,
+    pub state: RoomState,
+    /// The head of the line in the order of the events: at most the number asked for, only what is ready now.
+    pub waiting: Vec<Waiting>,
+    /// When the next notification that is still gathering gets ready, if there is one.
+    pub next_ready_at: Option<Timestamp>,
+    /// Calls reserved for this claim, by token.
+    pub tokens: HashMap<TokenKey, TokenGrant>,
+    /// Meters of the integrations in `waiting` that have a throttle of their own.
+    pub throttles: HashMap<IntegrationId, Meter>,
+}
+
+/// How many calls this claim may make with a token, and when there will be more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenGrant {
+    pub calls: u32,
+    pub opens_at: Timestamp,
+}
+
+/// A room's pacing and retry state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoomState {
+    pub meter: Meter,
+    /// Attempts in a row that got no good answer, and when the next may be made.
+    pub retry: Option<Retry>,
+    /// Expired notifications that the next message has to mention.
+    pub expired_untold: u32,
+}
+
+/// Where a room stands in its retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    pub failures: u32,
+    pub at: Timestamp,
+}
+
+/// A pending notification in its room's line.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its place: lower goes first.
+    pub seq: i64,
+    pub event: EventId,
+    pub integration: IntegrationId,
+    pub story: Story,
+    pub ready_at: Timestamp,
+    pub gather: Option<GatherKey>,
+    pub attempts: u32,
+    pub first_attempt_at: Option<Timestamp>,
+    /// HipChat refused the first form: the next attempt goes without a card.
+    pub plain: bool,
+    /// The event itself; shared between the notifications of one event.
+    pub received: Arc<Received>,
+}
+
+/// What a step spent of a token's budget, and what was learned about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenCalls {
+    pub token: TokenKey,
+    pub calls: u32,
+    pub hint: LimitHint,
+    /// The server said 429 for the token itself: nothing before this.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// A named change of pending notifications. Nothing else ends one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transition {
+    /// Told alone.
+    Sent { seq: i64, reason: SendReason, at: Timestamp, status: u16 },
+    /// Told together in one message.
+    Digested { seqs: Vec<i64>, reason: SendReason, at: Timestamp, status: u16 },
+    /// An attempt got no answer or a bad one; another will be made. Costs an attempt.
+    Attempted { seqs: Vec<i64>, at: Timestamp, status: Option<u16>, detail: String, plain_next: bool },
+    /// Not to be told after all.
+    Suppressed { seqs: Vec<i64>, reason: SuppressReason, detail: String, at: Timestamp },
+    /// Waited too long.
+    Expired { seqs: Vec<i64>, at: Timestamp, detail: String },
+    /// Given up: into the outbox of letters, and dead-lettered once the broker has confirmed.
+    DeadLettered {
+        seqs: Vec<i64>,
+        reason: DeadLetterReason,
+        detail: String,
+        at: Timestamp,
+        status: Option<u16>,
+        /// Whether the attempt that led here is still to be counted.
+        attempted: bool,
+    },
+    /// The room refuses this integration for good: it is suspended, and all its pending notifications are
+    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried.
+    Broken { integration: IntegrationId, seqs: Vec<i64>, detail: String, at: Timestamp, status: Option<u16> },
+}
+
+impl Transition {
+    /// The notifications it names.
+    pub fn seqs(&self) -> &[i64] {
+        match self {
+            Self::Sent { seq, .. } => std::slice::from_ref(seq),
+            Self::Digested { seqs, .. }
+            | Self::Attempted { seqs, .. }
+            | Self::Suppressed { seqs, .. }
+            | Self::Expired { seqs, .. }
+            | Self::DeadLettered { seqs, .. }
+            | Self::Broken { seqs, .. } => seqs,
+        }
+    }
+
+    /// How its notifications end, and the stable reason string; `None` where they stay pending.
+    pub fn outcome(&self) -> Option<(Outcome, &'static str)> {
+        match self {
+            Self::Sent { reason, .. } => Some((Outcome::Sent, reason.as_str())),
+            Self::Digested { reason, .. } => Some((Outcome::Digested, reason.as_str())),
+            Self::Attempted { .. } => None,
+            Self::Suppressed { reason, .. } => Some((Outcome::Suppressed, reason.as_str())),
+            Self::Expired { .. } => Some((Outcome::Expired, EXPIRED_REASON)),
+            Self::DeadLettered { reason, .. } => Some((Outcome::DeadLettered, reason.as_str())),
+            Self::Broken { .. } => {
+                Some((Outcome::DeadLettered, DeadLetterReason::IntegrationBroken.as_str()))
+            }
+        }
+    }
+}
+
+/// What the steps of every line go by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LineRules {
+    pub room: Budget,
+    pub retry: RetryRule,
+    /// `notifications.max_age`.
+    pub max_age: Duration,
+}
+
+/// The integrations as they are now, by id; `None` for one that was removed.
+pub type Lookup<'a> = dyn Fn(&IntegrationId) -> Option<Arc<Integration>> + 'a;
+
+/// What to do next with a held room.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// These end without being told; then ask again.
+    Drop(Vec<Transition>),
+    /// Post one message that tells `take` (places in `waiting`, in order).
+    Post { take: Vec<usize>, shape: Shape },
+    /// Nothing may be posted before `until`, whatever arrives: the whole room waits.
+    WaitUntil { until: Timestamp, reason: WaitReason },
+    /// What is held waits for its integration's own throttle until then; others may go before.
+    Throttled { until: Timestamp },
+    /// Nothing is left of what was held.
+    Empty,
+}
+
+/// One notification alone, or several in one message and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Single,
+    Together(SendReason),
+}
+
+/// Decides the next step for a held room at `now`.
+///
+/// A message needs a place in three budgets: the room's, its token's, and its integration's throttle if it
+/// has one. While what waits fits into what is left, each notification gets a message of its own. When it
+/// does not fit, what waits is merged into one digest, which takes one place, so a storm is told at once
+/// and briefly instead of late. `overflow = "queue"` is never merged.
+pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: Timestamp) -> Step {
+    let dropped = endings(line, integrations, rules, now);
+    if !dropped.is_empty() {
+        return Step::Drop(dropped);
+    }
+    let places: Vec<Place> = line
+        .waiting
+        .iter()
+        .enumerate()
+        .filter_map(|(at, w)| Place::of(at, w, line, integrations, now))
+        .collect();
+    if places.is_empty() {
+        return Step::Empty;
+    }
+    if let Some(retry) = line.state.retry.filter(|retry| now < retry.at) {
+        return Step::WaitUntil { until: retry.at, reason: WaitReason::Retrying };
+    }
+    let room_left = line.state.meter.available(rules.room, now);
+    if room_left == 0 {
+        return room_is_closed(&line.state.meter, rules.room, now);
+    }
+    let Some(first) = places.iter().position(|place| place.throttle_left > 0) else {
+        let until = places.iter().map(|place| place.throttle_opens).min().unwrap_or(now);
+        return Step::Throttled { until };
+    };
+    match line.tokens.get(&places[first].integration.token) {
+        Some(grant) if grant.calls > 0 => choose(line, &places, first, room_left.min(grant.calls)),
+        Some(grant) => Step::WaitUntil { until: grant.opens_at.max(now), reason: WaitReason::TokenBudget },
+        // The room URL was changed after the room was claimed: claim it anew.
+        None => Step::WaitUntil { until: later(now, RECLAIM_AFTER), reason: WaitReason::TokenBudget },
+    }
+}
+
+/// How long to wait for the store and the worker to agree on an integration that is just being changed.
+const RECLAIM_AFTER: Duration = Duration::from_millis(200);
+
+/// One waiting notification that may be posted to this room, with what its integration allows.
+struct Place {
+    /// Where it is in `RoomLine::waiting`.
+    at: usize,
+    integration: Arc<Integration>,
+    throttle_left: u32,
+    throttle_opens: Timestamp,
+}
+
+impl Place {
+    /// `None`: its integration moved to another room, and the notification with it.
+    fn of(
+        at: usize,
+        w: &Waiting,
+        line: &RoomLine,
+        integrations: &Lookup<'_>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let integration = integrations(&w.integration).filter(|i| i.room == line.room)?;
+        let meter = line.throttles.get(&w.integration);
+        let (throttle_left, throttle_opens) = match (integration.throttle.budget, meter) {
+            (None, _) => (u32::MAX, now),
+            (Some(budget), None) => (budget.messages, now),
+            (Some(budget), Some(meter)) => (meter.available(budget, now), meter.opens_at(budget, now)),
+        };
+        Some(Self { at, integration, throttle_left, throttle_opens })
+    }
+
+    fn open(&self) -> bool {
+        self.throttle_left > 0
+    }
+}
+
+fn room_is_closed(meter: &Meter, budget: Budget, now: Timestamp) -> Step {
+    let told_so = meter.blocked_until.is_some_and(|until| now < until);
+    let reason = if told_so { WaitReason::RateLimited } else { WaitReason::RoomBudget };
+    Step::WaitUntil { until: meter.opens_at(budget, now), reason }
+}
+
+/// Chooses what the next message tells, beginning with `places[first]`. `room_left` is what the room's and
+/// the token's budgets leave.
+fn choose(line: &RoomLine, places: &[Place], first: usize, room_left: u32) -> Step {
+    let head = &places[first];
+    let waiting = |place: &Place| &line.waiting[place.at];
+    let rest = || places[first..].iter().filter(|place| place.open());
+    let same_gathering = |place: &&Place| {
+        waiting(place).gather == waiting(head).gather && place.integration.id == head.integration.id
+    };
+    if waiting(head).gather.is_some() {
+        let reason = waiting(head).story.reason;
+        return together(rest().filter(same_gathering), reason);
+    }
+    if waiting(head).plain {
+        // Refused with a card: the same again without. What was told together then stays together.
+        return together(rest().take_while(|place| waiting(place).plain), SendReason::OverBudget);
+    }
+    let of_head = rest().filter(|place| place.integration.id == head.integration.id).count();
+    let room_is_crowded = rest().count() > room_left as usize;
+    let integration_is_crowded = of_head > head.throttle_left as usize;
+    let merges = |place: &&Place| {
+        let own = place.integration.id == head.integration.id;
+        place.integration.throttle.overflow == Overflow::Digest
+            && waiting(place).gather.is_none()
+            && !waiting(place).plain
+            && (own || room_is_crowded)
+    };
+    if (room_is_crowded || integration_is_crowded) && merges(&head) {
+        return together(rest().take_while(merges), SendReason::OverBudget);
+    }
+    Step::Post { take: vec![head.at], shape: Shape::Single }
+}
+
+fn together<'a>(places: impl Iterator<Item = &'a Place>, reason: SendReason) -> Step {
+    let take: Vec<usize> = places.map(|place| place.at).collect();
+    let shape = if take.len() == 1 { Shape::Single } else { Shape::Together(reason) };
+    Step::Post { take, shape }
+}
+
+/// What ends here without being told: its integration is gone or silent, it is too old, or it was tried for
+/// too long.
+fn endings(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: Timestamp) -> Vec<Transition> {
+    let mut expired = Vec::new();
+    let mut exhausted = Vec::new();
+    let mut suppressed: BTreeMap<SuppressReason, Vec<i64>> = BTreeMap::new();
+    for w in &line.waiting {
+        let silent = match integrations(&w.integration).map(|i| i.state.clone()) {
+            None => Some(SuppressReason::Removed),
+            Some(IntegrationState::Paused) => Some(SuppressReason::Paused),
+            Some(IntegrationState::Suspended { .. }) => Some(SuppressReason::Suspended),
+            Some(IntegrationState::Active) => None,
+        };
+        if let Some(reason) = silent {
+            suppressed.entry(reason).or_default().push(w.seq);
+        } else if let Some(first) = w.first_attempt_at {
+            if later(first, rules.retry.give_up_after) <= now {
+                exhausted.push(w);
+            }
+        } else if later(w.ready_at, rules.max_age) <= now {
+            expired.push(w.seq);
+        }
+    }
+    let mut ends: Vec<Transition> = suppressed
+        .into_iter()
+        .map(|(reason, seqs)| Transition::Suppressed {
+            seqs,
+            reason,
+            detail: "while it waited for its message".to_owned(),
+            at: now,
+        })
+        .collect();
+    if !expired.is_empty() {
+        let detail = format!("waited longer than {} (notifications.max_age)", in_words(rules.max_age));
+        ends.push(Transition::Expired { seqs: expired, at: now, detail });
+    }
+    ends.extend(exhausted.into_iter().map(|w| Transition::DeadLettered {
+        seqs: vec![w.seq],
+        reason: DeadLetterReason::RetriesExhausted,
+        detail: format!(
+            "the room's server gave no good answer to {} attempts in {} (retry.give_up_after); replay when it \
+             does again",
+            w.attempts,
+            in_words(rules.retry.give_up_after)
+        ),
+        at: now,
+        status: None,
+        attempted: false,
+    }));
+    ends
+}
+
+/// A duration as people write it: `24h`, `90s`.
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        s if s % 3600 == 0 => format!("{}h", s / 3600),
+        s if s % 60 == 0 => format!("{}m", s / 60),
+        s => format!("{s}s"),
+    }
+}
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

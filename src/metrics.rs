@@ -1,0 +1,146 @@
+//! The figures operators watch. Names and labels are the contract's; no label ever holds an id.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+use crate::domain::answer::AnswerClass;
+use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason, WaitReason};
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Labelled<const N: usize> = Family<Labels<N>, Counter>;
+
+/// Upper bounds in seconds for `time_to_room_seconds`: from the broker's own latency to a day of retries.
+const TIME_TO_ROOM: [f64; 13] =
+    [0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0, 86400.0];
+
+/// All metrics of one worker.
+pub struct Metrics {
+    registry: Registry,
+    events: Labelled<1>,
+    notifications: Labelled<2>,
+    attempts: Labelled<1>,
+    waits: Labelled<1>,
+    dead_letters: Labelled<1>,
+    time_to_room: Histogram,
+    pub store_errors: Counter,
+    pub pending_notifications: Gauge,
+    pub oldest_due_seconds: Gauge<f64, AtomicU64>,
+    pub unburied_letters: Gauge,
+    pub integrations: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("hipchat_notifier");
+        let metrics = Self {
+            events: Family::default(),
+            notifications: Family::default(),
+            attempts: Family::default(),
+            waits: Family::default(),
+            dead_letters: Family::default(),
+            time_to_room: Histogram::new(TIME_TO_ROOM),
+            store_errors: Counter::default(),
+            pending_notifications: Gauge::default(),
+            oldest_due_seconds: Gauge::default(),
+            unburied_letters: Gauge::default(),
+            integrations: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("events", "Events taken in, by what they were", m.events.clone());
+        registry.register("notifications", "Notifications by how they ended", m.notifications.clone());
+        registry.register("attempts", "HTTP calls to rooms, by result", m.attempts.clone());
+        registry.register("waits", "How often a room's line had to wait, by reason", m.waits.clone());
+        registry.register("dead_letters", "Letters confirmed by the broker", m.dead_letters.clone());
+        registry.register("time_to_room_seconds", "From taken in to told", m.time_to_room.clone());
+        registry.register("store_errors", "Failed calls of the store", m.store_errors.clone());
+        registry.register("pending_notifications", "Waiting to be told", m.pending_notifications.clone());
+        registry.register(
+            "oldest_due_seconds",
+            "How long the longest due waits",
+            m.oldest_due_seconds.clone(),
+        );
+        registry.register(
+            "unburied_letters",
+            "Letters the broker has not confirmed",
+            m.unburied_letters.clone(),
+        );
+        registry.register("integrations", "Integrations known", m.integrations.clone());
+        metrics.announce();
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Every label value from the start at 0, so that a first failure shows as a rise and a missing series
+    /// as a fault.
+    fn announce(&self) {
+        for kind in ["taken", "unwanted", "replayed", "malformed"] {
+            let _ = self.events.get_or_create(&[("outcome", kind)]);
+        }
+        for result in ATTEMPT_RESULTS {
+            let _ = self.attempts.get_or_create(&[("result", result)]);
+        }
+        for reason in DeadLetterReason::ALL {
+            let _ = self.dead_letters.get_or_create(&[("reason", reason.as_str())]);
+        }
+    }
+
+    /// Counts one event of a kind.
+    pub fn event(&self, kind: &'static str) {
+        self.events.get_or_create(&[("outcome", kind)]).inc();
+    }
+
+    /// Counts one notification that ended.
+    pub fn notification(&self, outcome: Outcome, reason: &'static str) {
+        self.notifications.get_or_create(&[("outcome", outcome.as_str()), ("reason", reason)]).inc();
+    }
+
+    /// Counts notifications that intake suppressed.
+    pub fn suppressed(&self, reason: SuppressReason, count: u64) {
+        let labels = [("outcome", Outcome::Suppressed.as_str()), ("reason", reason.as_str())];
+        self.notifications.get_or_create(&labels).inc_by(count);
+    }
+
+    /// Counts one HTTP call.
+    pub fn attempt(&self, class: AnswerClass) {
+        let result = match class {
+            AnswerClass::Accepted => "accepted",
+            AnswerClass::RateLimited { .. } => "rate-limited",
+            AnswerClass::Unavailable => "unavailable",
+            AnswerClass::Refused => "refused",
+            AnswerClass::Broken => "broken",
+        };
+        self.attempts.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// Counts one wait of a room.
+    pub fn waits(&self, reason: WaitReason) {
+        self.waits.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    /// Counts one confirmed letter.
+    pub fn dead_letter(&self, reason: DeadLetterReason) {
+        self.dead_letters.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    /// Notes how long one notification took from intake to its room.
+    pub fn time_to_room(&self, seconds: f64) {
+        self.time_to_room.observe(seconds);
+    }
+
+    /// All metrics in Prometheus' text form.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+const ATTEMPT_RESULTS: [&str; 5] = ["accepted", "rate-limited", "unavailable", "refused", "broken"];

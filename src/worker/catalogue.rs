@@ -1,0 +1,181 @@
+//! The integrations as the worker knows them now: which want an event, and where their messages go.
+//!
+//! A copy of the store's, replaced as a whole when the store's revision grows, also by another process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use crate::domain::event::{Event, Subject};
+use crate::domain::ids::{IntegrationId, TeamId};
+use crate::domain::integration::{Integration, Interest};
+use crate::ports::{Registry, RoomTarget, StoreError, Stored};
+use crate::worker::wake::{Bell, Stop};
+
+/// Turns a stored integration into one that can be used. The error is a sentence without secrets.
+pub type Open = dyn Fn(&Stored) -> Result<(Integration, RoomTarget), String> + Send + Sync;
+
+/// How soon a change made by another process is noticed. The contract promises two seconds.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// All integrations at one revision.
+#[derive(Default)]
+pub struct Snapshot {
+    revision: u64,
+    by_id: HashMap<IntegrationId, Entry>,
+    by_team: HashMap<Option<TeamId>, Interested>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    integration: Arc<Integration>,
+    target: Arc<RoomTarget>,
+}
+
+/// The integrations of one team, arranged so that an event meets few that it has to be matched with.
+#[derive(Default)]
+struct Interested {
+    /// Monitor results of exactly these monitors.
+    monitors: HashMap<String, Vec<Arc<Integration>>>,
+    /// Monitor results by pattern, or of every monitor.
+    runs: Vec<Arc<Integration>>,
+    activities: Vec<Arc<Integration>>,
+}
+
+impl Snapshot {
+    /// Builds one from what the store holds. What can't be opened is left out and told in the second part.
+    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<String>) {
+        let mut snapshot = Self { revision, ..Self::default() };
+        let mut faults = Vec::new();
+        for stored in stored {
+            match open(stored) {
+                Ok((integration, target)) => snapshot.add(Arc::new(integration), Arc::new(target)),
+                Err(fault) => faults.push(format!("integration {}: {fault}", stored.definition.id)),
+            }
+        }
+        (snapshot, faults)
+    }
+
+    fn add(&mut self, integration: Arc<Integration>, target: Arc<RoomTarget>) {
+        let team = self.by_team.entry(integration.team.clone()).or_default();
+        match &integration.interest {
+            Interest::TeamActivity { .. } => team.activities.push(integration.clone()),
+            Interest::MonitorResults { monitors, .. } => {
+                let exact: Option<Vec<&str>> = monitors.iter().map(|glob| glob.literal()).collect();
+                match exact {
+                    Some(uids) if !uids.is_empty() => {
+                        for uid in uids {
+                            team.monitors.entry(uid.to_owned()).or_default().push(integration.clone());
+                        }
+                    }
+                    _ => team.runs.push(integration.clone()),
+                }
+            }
+        }
+        self.by_id.insert(integration.id.clone(), Entry { integration, target });
+    }
+
+    /// The integrations that want `event`, by id.
+    pub fn wanting(&self, event: &Event) -> Vec<Arc<Integration>> {
+        let mut wanting = Vec::new();
+        let teams =
+            [self.by_team.get(&None), event.team.as_ref().and_then(|t| self.by_team.get(&Some(t.clone())))];
+        for team in teams.into_iter().flatten() {
+            match &event.subject {
+                Subject::Activity(_) => {
+                    wanting.extend(team.activities.iter().filter(|i| i.wants(event)).cloned())
+                }
+                Subject::Run(run) => {
+                    let exact = team.monitors.get(&run.monitor_uid).into_iter().flatten();
+                    wanting.extend(exact.chain(&team.runs).filter(|i| i.wants(event)).cloned());
+                }
+            }
+        }
+        wanting.sort_by(|a, b| a.id.cmp(&b.id));
+        wanting.dedup_by(|a, b| a.id == b.id);
+        wanting
+    }
+
+    /// One integration.
+    pub fn integration(&self, id: &IntegrationId) -> Option<Arc<Integration>> {
+        self.by_id.get(id).map(|entry| entry.integration.clone())
+    }
+
+    /// Where one integration's messages are posted.
+    pub fn target(&self, id: &IntegrationId) -> Option<Arc<RoomTarget>> {
+        self.by_id.get(id).map(|entry| entry.target.clone())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
+
+/// The current snapshot, shared by all parts of the worker.
+pub struct Catalogue {
+    registry: Arc<dyn Registry>,
+    open: Box<Open>,
+    current: RwLock<Arc<Snapshot>>,
+    changed: Bell,
+}
+
+impl Catalogue {
+    /// An empty catalogue; [`Catalogue::refresh`] fills it.
+    pub fn new(registry: Arc<dyn Registry>, open: Box<Open>) -> Self {
+        Self { registry, open, current: RwLock::default(), changed: Bell::default() }
+    }
+
+    /// The integrations as they are now.
+    pub fn now(&self) -> Arc<Snapshot> {
+        // A poisoned lock still holds a whole snapshot: it is only ever replaced.
+        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Reads the store again if its revision has grown. Returns whether it had.
+    pub async fn refresh(&self) -> Result<bool, StoreError> {
+        let revision = self.registry.revision().await?;
+        let old = self.now();
+        if old.revision == revision && !old.is_empty() {
+            return Ok(false);
+        }
+        let stored = self.registry.list().await?;
+        let (snapshot, faults) = Snapshot::build(revision, &stored, &*self.open);
+        for fault in faults {
+            tracing::error!("{fault}; its events are not told until it is applied anew");
+        }
+        let changed = old.revision != revision;
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);
+        Ok(changed)
+    }
+
+    /// Asks the watching loop to look at once: something in this process has changed an integration.
+    pub fn hint(&self) {
+        self.changed.ring();
+    }
+
+    /// Keeps the snapshot fresh until stopped; rings `wake` after a change.
+    pub async fn watch(&self, wake: &Bell, mut stop: Stop) {
+        while !stop.is_set() {
+            tokio::select! {
+                () = self.changed.wait(LOOK_EVERY) => {}
+                () = stop.wait() => return,
+            }
+            match self.refresh().await {
+                Ok(true) => {
+                    tracing::info!(integrations = self.now().len(), "integrations changed");
+                    wake.ring();
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "can't read the integrations; going on with those known")
+                }
+            }
+        }
+    }
+}

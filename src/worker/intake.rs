@@ -1,0 +1,255 @@
+//! From a batch of deliveries to durable outcomes and pending notifications.
+//!
+//! Gather: parse, match, and say what must be known. Decide: inside the store's transaction, event by event
+//! in the order of their arrival. Apply: one commit. Only then may the batch be acknowledged.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::domain::envelope::{Envelope, Received};
+use crate::domain::event::{Event, Subject};
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::intake::{Fate, IntakeState, collation_key, streak_key};
+use crate::domain::integration::Integration;
+use crate::domain::reason::{DeadLetterReason, SendReason};
+use crate::domain::story::Story;
+use crate::formats;
+use crate::metrics::Metrics;
+use crate::ports::{DecidedEvent, IntakeChanges, IntakeQuery, Letter, NewNotification, Store, TakeIn};
+use crate::worker::catalogue::{Catalogue, Snapshot};
+use crate::worker::wake::Bell;
+
+/// The header that makes a dead letter a replay for one integration.
+pub const INTEGRATION_HEADER: &str = "x-integration-id";
+
+/// How long a batch waits before it asks the store again. The broker keeps the batch meanwhile.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Takes events in.
+pub struct Intake {
+    pub store: Arc<dyn Store>,
+    pub catalogue: Arc<Catalogue>,
+    pub metrics: Arc<Metrics>,
+    /// Rung when there is something to tell.
+    pub dispatch: Arc<Bell>,
+    /// Rung when there is something to bury.
+    pub burial: Arc<Bell>,
+}
+
+#[async_trait]
+impl TakeIn for Intake {
+    /// Returns when the whole batch is durable, however long the store takes to be there again.
+    async fn take_in(&self, batch: Vec<Received>) {
+        let snapshot = self.catalogue.now();
+        let read: Vec<Read> = batch.into_iter().map(|received| read(received, &snapshot)).collect();
+        loop {
+            match self.step(read.clone()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::error!(%error, events = read.len(), "can't take events in; trying again in 1 s");
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+impl Intake {
+    /// Commits one batch.
+    async fn step(&self, batch: Vec<Read>) -> Result<(), crate::ports::StoreError> {
+        let query = query(&batch);
+        let kinds: Vec<&'static str> = batch.iter().map(Read::kind).collect();
+        let receipt = self.store.take_in(query, Box::new(move |state| decide(batch, state))).await?;
+        for kind in kinds {
+            self.metrics.event(kind);
+        }
+        for (reason, count) in &receipt.suppressed {
+            self.metrics.suppressed(*reason, *count as u64);
+        }
+        if receipt.pending > 0 {
+            self.dispatch.ring();
+        }
+        if receipt.letters > 0 {
+            self.burial.ring();
+        }
+        Ok(())
+    }
+}
+
+/// One delivery after parsing and matching.
+#[derive(Clone)]
+pub enum Read {
+    /// Wanted by these integrations, maybe by none.
+    Event { event: Arc<Event>, received: Received, wanted_by: Vec<Arc<Integration>> },
+    /// A dead letter put back for one integration.
+    Replay { event: Arc<Event>, received: Received, integration: Arc<Integration> },
+    /// Goes to the dead-letter queue.
+    Undecidable(Letter),
+}
+
+impl Read {
+    /// The label of `events_total`.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Event { wanted_by, .. } if wanted_by.is_empty() => "unwanted",
+            Self::Event { .. } => "taken",
+            Self::Replay { .. } => "replayed",
+            Self::Undecidable(_) => "malformed",
+        }
+    }
+}
+
+/// Parses and matches one delivery. A panic in the parser is this event's fault alone.
+fn read(received: Received, snapshot: &Snapshot) -> Read {
+    let parsed = catch_unwind(AssertUnwindSafe(|| formats::read_event(&received.envelope, make_id)));
+    let event = match parsed {
+        Ok(Ok(event)) => Arc::new(event),
+        Ok(Err(malformed)) => {
+            return undecidable(received, DeadLetterReason::MalformedEvent, malformed.to_string());
+        }
+        Err(_) => {
+            let detail = "the worker failed while reading this event; please report it with the body";
+            return undecidable(received, DeadLetterReason::WorkerFault, detail.to_owned());
+        }
+    };
+    let Some(wanted) = received.envelope.header(INTEGRATION_HEADER).map(str::to_owned) else {
+        let wanted_by = snapshot.wanting(&event);
+        return Read::Event { event, received, wanted_by };
+    };
+    match snapshot.integration(&IntegrationId::new(&wanted)) {
+        Some(integration) => Read::Replay { event, received, integration },
+        None => {
+            let shown: String = wanted.chars().take(IntegrationId::MAX_LEN).collect();
+            let detail = format!(
+                "replayed for integration {shown:?}, which does not exist (any more); create it and replay, \
+                 or remove the header {INTEGRATION_HEADER} to offer the event to all"
+            );
+            undecidable(received, DeadLetterReason::IntegrationBroken, detail)
+        }
+    }
+}
+
+/// An id for an event whose producer gave none. Said once, as every such event can be told twice after a
+/// crash.
+fn make_id() -> EventId {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "an event came without message_id or CloudEvents id; the worker made one. If the broker delivers \
+             such an event again it counts as another: let the producer set message_id"
+        );
+    });
+    EventId::new(uuid::Uuid::now_v7().to_string())
+}
+
+fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> Read {
+    let event = formats::identity(&received.envelope);
+    let Received { envelope, at } = received;
+    tracing::warn!(
+        event_id = event.as_ref().map(EventId::as_str),
+        routing_key = envelope.routing_key,
+        reason = reason.as_str(),
+        "event goes to the dead-letter queue: {detail}"
+    );
+    Read::Undecidable(Letter {
+        id: 0,
+        envelope,
+        reason,
+        detail,
+        event,
+        integration: None,
+        attempts: 0,
+        last_status: None,
+        first_attempt_at: None,
+        at,
+    })
+}
+
+/// What the store has to tell before the batch can be decided.
+fn query(batch: &[Read]) -> IntakeQuery {
+    let mut query = IntakeQuery::default();
+    for read in batch {
+        let Read::Event { event, wanted_by, .. } = read else { continue };
+        if wanted_by.is_empty() {
+            continue;
+        }
+        query.events.push(event.id.clone());
+        match &event.subject {
+            Subject::Run(run) => query.streaks.extend(wanted_by.iter().map(|i| streak_key(i, run))),
+            Subject::Activity(a) => query.collations.extend(wanted_by.iter().map(|i| collation_key(i, a))),
+        }
+    }
+    query
+}
+
+/// Decides a batch in order. An id that is known, or that came earlier in the batch, changes nothing.
+fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
+    let mut changes = IntakeChanges::default();
+    let mut streaks = HashSet::new();
+    let mut collations = HashSet::new();
+    for read in batch {
+        match read {
+            Read::Undecidable(letter) => changes.letters.push(letter),
+            Read::Replay { event, received, integration } => {
+                let fate = Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: received.at };
+                changes.events.push(decided(&event, received, vec![new_notification(&integration, fate)]));
+            }
+            Read::Event { event, received, wanted_by } => {
+                if wanted_by.is_empty() || !state.known.insert(event.id.clone()) {
+                    continue;
+                }
+                match &event.subject {
+                    Subject::Run(run) => streaks.extend(wanted_by.iter().map(|i| streak_key(i, run))),
+                    Subject::Activity(a) => collations.extend(wanted_by.iter().map(|i| collation_key(i, a))),
+                }
+                let notifications = wanted_by
+                    .iter()
+                    .map(|i| new_notification(i, state.decide(&event, i, received.at)))
+                    .collect();
+                changes.events.push(decided(&event, received, notifications));
+            }
+        }
+    }
+    changes.streaks =
+        streaks.into_iter().filter_map(|k| state.streaks.get(&k).map(|v| (k.clone(), *v))).collect();
+    changes.collations =
+        collations.into_iter().filter_map(|k| state.collations.get(&k).map(|v| (k.clone(), *v))).collect();
+    changes
+}
+
+fn decided(event: &Event, received: Received, notifications: Vec<NewNotification>) -> DecidedEvent {
+    DecidedEvent { id: event.id.clone(), received, notifications }
+}
+
+fn new_notification(integration: &Integration, fate: Fate) -> NewNotification {
+    NewNotification { integration: integration.id.clone(), room: integration.room.clone(), fate }
+}
+
+/// An event read from a file, decided without a store: what `simulate` is made of.
+pub fn simulate_one(
+    envelope: Envelope,
+    at: Timestamp,
+    snapshot: &Snapshot,
+    state: &mut IntakeState,
+) -> Result<(Arc<Event>, Vec<(Arc<Integration>, Fate)>), Letter> {
+    match read(Received { envelope, at }, snapshot) {
+        Read::Undecidable(letter) => Err(letter),
+        Read::Replay { event, integration, .. } => {
+            let fate = Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: at };
+            Ok((event, vec![(integration, fate)]))
+        }
+        Read::Event { event, wanted_by, .. } => {
+            if !state.known.insert(event.id.clone()) {
+                return Ok((event, Vec::new()));
+            }
+            let fates = wanted_by.iter().map(|i| (i.clone(), state.decide(&event, i, at))).collect();
+            Ok((event, fates))
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! One held room: decide the next step, post, settle; until nothing is left or the room has to wait.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::domain::delivery::{self, Attempt, Consequence};
+use crate::domain::event::Event;
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::integration::Integration;
+use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, Waiting, next_step};
+use crate::domain::message::{self, Extras, RoomMessage};
+use crate::domain::reason::{DeadLetterReason, WaitReason};
+use crate::domain::story::Told;
+use crate::formats;
+use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then, Wake};
+use crate::worker::catalogue::Snapshot;
+use crate::worker::dispatch::Dispatch;
+use crate::worker::wake::Stop;
+
+/// What a step left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The room is still held.
+    Goes,
+    /// The room was given back.
+    Released,
+    /// Somebody else holds the room; it must be left alone.
+    Lost,
+}
+
+impl Dispatch {
+    /// Works off a held room's line, and gives the room back.
+    pub(super) async fn work(&self, mut line: RoomLine, stop: &Stop) {
+        loop {
+            match self.step(&mut line, stop.is_set()).await {
+                Ok(Progress::Goes) => {}
+                Ok(Progress::Released) => return,
+                Ok(Progress::Lost) => {
+                    tracing::warn!(room = %line.room, "another worker holds the room by now; leaving it alone");
+                    return;
+                }
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    // Not settled: after its lease the room is claimed anew, and the attempt is repeated.
+                    tracing::error!(%error, room = %line.room, "can't record what became of a message");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One step: decide, post if there is something to post, settle. With `stopping` no attempt is begun.
+    pub async fn step(&self, line: &mut RoomLine, stopping: bool) -> Result<Progress, StoreError> {
+        let now = self.clock.now();
+        let snapshot = self.catalogue.now();
+        let lookup = |id: &IntegrationId| snapshot.integration(id);
+        match next_step(line, &lookup, &self.terms.rules, now) {
+            Step::Drop(transitions) => self.drop_untold(line, transitions).await,
+            Step::Post { take, shape } if !stopping => self.tell(line, &take, shape, &snapshot).await,
+            Step::Post { .. } | Step::Empty => self.release(line, Wake::WhenReady).await,
+            Step::WaitUntil { until, reason } => {
+                self.metrics.waits(reason);
+                tracing::debug!(room = %line.room, reason = reason.as_str(), %until, "the room waits");
+                self.release(line, Wake::NotBefore(until)).await
+            }
+            Step::Throttled { until } => {
+                self.metrics.waits(WaitReason::IntegrationThrottle);
+                self.release(line, Wake::Until(until)).await
+            }
+        }
+    }
+
+    async fn drop_untold(
+        &self,
+        line: &mut RoomLine,
+        transitions: Vec<Transition>,
+    ) -> Result<Progress, StoreError> {
+        for transition in &transitions {
+            self.report(transition, line);
+            if let Transition::Expired { seqs, .. } = transition {
+                let expired = u32::try_from(seqs.len()).unwrap_or(u32::MAX);
+                line.state.expired_untold = line.state.expired_untold.saturating_add(expired);
+            }
+        }
+        leave(line, &transitions);
+        let settlement = self.settlement(line, transitions, Then::Hold);
+        self.settle(settlement).await
+    }
+
+    /// Renders and posts one message, and settles what follows from the answer.
+    async fn tell(
+        &self,
+        line: &mut RoomLine,
+        take: &[usize],
+        shape: Shape,
+        snapshot: &Snapshot,
+    ) -> Result<Progress, StoreError> {
+        let head = &line.waiting[take[0]];
+        let (Some(integration), Some(target)) =
+            (snapshot.integration(&head.integration), snapshot.target(&head.integration))
+        else {
+            // Removed since the step was decided; the next claim drops it.
+            return self.release(line, Wake::WhenReady).await;
+        };
+        let Some(message) = self.compose(line, take, shape, snapshot) else {
+            return self.give_up_unwritable(line, take).await;
+        };
+        let answer = self.gateway.post(&target, &message).await;
+        let now = self.clock.now();
+        let spoke_for = spoke_for(line, take, snapshot);
+        let spoke_for: Vec<&Integration> = spoke_for.iter().map(Arc::as_ref).collect();
+        let attempt = Attempt { line, take, shape, integration: &integration };
+        let consequence =
+            delivery::after(attempt, &answer, &spoke_for, &self.terms.rules, now, fastrand::f64());
+        self.report_answer(line, take, &integration, &answer);
+        for transition in &consequence.transitions {
+            self.report(transition, line);
+        }
+        self.conclude(line, consequence, answer.class).await
+    }
+
+    /// Brings the held line up to date with what an attempt changed, and settles it.
+    async fn conclude(
+        &self,
+        line: &mut RoomLine,
+        consequence: Consequence,
+        class: AnswerClass,
+    ) -> Result<Progress, StoreError> {
+        let Consequence { transitions, state, calls, throttles, leaves } = consequence;
+        line.state = state;
+        line.throttles.extend(throttles.iter().cloned());
+        if let Some(grant) = line.tokens.get_mut(&calls.token) {
+            grant.calls = grant.calls.saturating_sub(calls.calls);
+        }
+        if leaves {
+            leave(line, &transitions);
+        } else {
+            tried(line, &transitions);
+        }
+        let broken = class == AnswerClass::Broken;
+        let token_blocked = calls.blocked_until.is_some();
+        // The store knows best what comes next where more has changed than this room's own state.
+        let then = if broken || token_blocked || line.waiting.is_empty() {
+            Then::Release(Wake::WhenReady)
+        } else {
+            Then::Hold
+        };
+        let mut settlement = self.settlement(line, transitions, then);
+        settlement.calls = vec![calls];
+        settlement.throttles = throttles;
+        let progress = self.settle(settlement).await?;
+        if broken {
+            self.catalogue.hint();
+        }
+        Ok(progress)
+    }
+
+    /// A message that can't be written is this notification's fault alone, not the room's.
+    async fn give_up_unwritable(&self, line: &mut RoomLine, take: &[usize]) -> Result<Progress, StoreError> {
+        let transition = Transition::DeadLettered {
+            seqs: take.iter().map(|at| line.waiting[*at].seq).collect(),
+            reason: DeadLetterReason::WorkerFault,
+            detail: "the worker failed while writing the message; please report it with the body".to_owned(),
+            at: self.clock.now(),
+            status: None,
+            attempted: false,
+        };
+        self.report(&transition, line);
+        leave(line, std::slice::from_ref(&transition));
+        let settlement = self.settlement(line, vec![transition], Then::Hold);
+        self.settle(settlement).await
+    }
+
+    /// The message that tells `take`, or `None` if it can't be written, which is a fault of this program.
+    fn compose(
+        &self,
+        line: &RoomLine,
+        take: &[usize],
+        shape: Shape,
+        snapshot: &Snapshot,
+    ) -> Option<RoomMessage> {
+        let extras = Extras { expired: line.state.expired_untold };
+        let compose = || {
+            let items: Vec<(Arc<Integration>, Event, &Waiting)> = take
+                .iter()
+                .map(|at| {
+                    let w = &line.waiting[*at];
+                    let id = || EventId::new(w.event.as_str());
+                    let event = formats::read_event(&w.received.envelope, id).ok()?;
+                    Some((snapshot.integration(&w.integration)?, event, w))
+                })
+                .collect::<Option<_>>()?;
+            let links = &self.terms.links;
+            let message = match shape {
+                Shape::Single => {
+                    let (integration, event, w) = items.first()?;
+                    let told = Told { event, story: &w.story, received_at: w.received.at };
+                    message::render(integration, &told, links, extras)
+                }
+                Shape::Together(why) => {
+                    let items: Vec<(&Integration, Told<'_>)> = items
+                        .iter()
+                        .map(|(integration, event, w)| {
+                            let received_at = w.received.at;
+                            (integration.as_ref(), Told { event, story: &w.story, received_at })
+                        })
+                        .collect();
+                    message::render_digest(&items, why, links, extras)
+                }
+            };
+            Some(if line.waiting[take[0]].plain { message.plain() } else { message })
+        };
+        catch_unwind(AssertUnwindSafe(compose)).ok().flatten()
+    }
+
+    async fn release(&self, line: &RoomLine, wake: Wake) -> Result<Progress, StoreError> {
+        self.settle(self.settlement(line, Vec::new(), Then::Release(wake))).await
+    }
+
+    fn settlement(&self, line: &RoomLine, transitions: Vec<Transition>, then: Then) -> Settlement {
+        Settlement {
+            room: line.room.clone(),
+            claim: line.claim,
+            transitions,
+            state: line.state.clone(),
+            calls: Vec::<TokenCalls>::new(),
+            throttles: Vec::new(),
+            then,
+            now: self.clock.now(),
+        }
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Progress, StoreError> {
+        let then = settlement.then;
+        let buries = settlement.transitions.iter().any(makes_letters);
+        let settled = self.store.settle(settlement).await?;
+        if buries {
+            self.burial.ring();
+        }
+        Ok(match (settled, then) {
+            (Settled::LostClaim, _) => Progress::Lost,
+            (Settled::Applied, Then::Hold) => Progress::Goes,
+            (Settled::Applied, Then::Release(_)) => Progress::Released,
+        })
+    }
+
+    /// Counts an answer, and says it where it is not the good one.
+    fn report_answer(&self, line: &RoomLine, take: &[usize], integration: &Integration, answer: &Answer) {
+        self.metrics.attempt(answer.class);
+        let head = &line.waiting[take[0]];
+        let (event_id, integration_id, room) =
+            (head.event.as_str(), integration.id.as_str(), line.room.as_str());
+        let (notifications, attempt) = (take.len(), head.attempts.saturating_add(1));
+        match answer.class {
+            AnswerClass::Accepted => {}
+            AnswerClass::RateLimited { until } => {
+                tracing::info!(event_id, integration_id, room, %until, "rate limit: {}", answer.detail);
+            }
+            AnswerClass::Unavailable | AnswerClass::Refused => tracing::warn!(
+                event_id,
+                integration_id,
+                room,
+                attempt,
+                notifications,
+                status = answer.status,
+                "attempt failed: {}",
+                answer.detail
+            ),
+            AnswerClass::Broken => tracing::error!(
+                event_id,
+                integration_id,
+                room,
+                status = answer.status,
+                "integration suspended: {}",
+                answer.detail
+            ),
+        }
+    }
+
+    /// Counts and says what became of notifications.
+    fn report(&self, transition: &Transition, line: &RoomLine) {
+        let Some((outcome, reason)) = transition.outcome() else { return };
+        let seqs: HashSet<i64> = transition.seqs().iter().copied().collect();
+        let now = self.clock.now();
+        for w in line.waiting.iter().filter(|w| seqs.contains(&w.seq)) {
+            self.metrics.notification(outcome, reason);
+            if outcome.is_told() {
+                self.metrics.time_to_room(seconds_between(w.received.at, now));
+            }
+            tracing::info!(
+                event_id = w.event.as_str(),
+                integration_id = w.integration.as_str(),
+                room = line.room.as_str(),
+                reason,
+                "{outcome}"
+            );
+        }
+    }
+}
+
+fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64().max(0.0)
+}
+
+fn makes_letters(transition: &Transition) -> bool {
+    matches!(transition, Transition::DeadLettered { .. } | Transition::Broken { .. })
+}
+
+/// The integrations whose notifications one message tells, each once.
+fn spoke_for(line: &RoomLine, take: &[usize], snapshot: &Snapshot) -> Vec<Arc<Integration>> {
+    let mut seen = HashSet::new();
+    take.iter()
+        .map(|at| &line.waiting[*at].integration)
+        .filter(|id| seen.insert((*id).clone()))
+        .filter_map(|id| snapshot.integration(id))
+        .collect()
+}
+
+/// Takes what has ended out of the held line.
+fn leave(line: &mut RoomLine, transitions: &[Transition]) {
+    let ended: HashSet<i64> = transitions.iter().flat_map(Transition::seqs).copied().collect();
+    let broken: Vec<&IntegrationId> = transitions
+        .iter()
+        .filter_map(|t| match t {
+            Transition::Broken { integration, .. } => Some(integration),
+            _ => None,
+        })
+        .collect();
+    line.waiting.retain(|w| !ended.contains(&w.seq) && !broken.contains(&&w.integration));
+}
+
+/// Notes a failed attempt on what stays in the held line, as the store does.
+fn tried(line: &mut RoomLine, transitions: &[Transition]) {
+    for transition in transitions {
+        let Transition::Attempted { seqs, at, plain_next, .. } = transition else { continue };
+        for w in line.waiting.iter_mut().filter(|w| seqs.contains(&w.seq)) {
+            w.attempts = w.attempts.saturating_add(1);
+            w.first_attempt_at.get_or_insert(*at);
+            w.plain = *plain_next;
+        }
+    }
+}
