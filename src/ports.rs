@@ -40,6 +40,13 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// A part that must be well for the worker to be ready.
+#[async_trait]
+pub trait Readiness: Send + Sync {
+    /// `Err` with a line that says what is wrong and since when.
+    async fn ready(&self) -> Result<(), String>;
+}
+
 /// Where deliveries go: the worker's intake.
 #[async_trait]
 pub trait TakeIn: Send + Sync {
