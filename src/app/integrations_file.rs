@@ -1,0 +1,87 @@
+//! `integrations.file`: applied at start and whenever it, or a file it takes a room URL from, changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Misconfigured;
+use super::parts::Parts;
+use crate::ports::{Clock, ManagedBy, Registry};
+use crate::worker::catalogue::Catalogue;
+use crate::worker::wake::Stop;
+
+/// How soon a change of the file is noticed. The contract promises two seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The file, and what it looked like when it was applied last.
+pub struct IntegrationsFile {
+    path: PathBuf,
+    parts: Parts,
+    seen: Option<Look>,
+}
+
+/// What tells a changed file from an unchanged one without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
+impl IntegrationsFile {
+    /// A file that was not applied yet.
+    pub fn new(path: PathBuf, parts: Parts) -> Self {
+        Self { path, parts, seen: None }
+    }
+
+    /// Applies the file at start.
+    ///
+    /// # Errors
+    /// [`Misconfigured`] with every fault of the file.
+    pub async fn apply_first(&mut self) -> anyhow::Result<()> {
+        self.seen = self.look();
+        self.apply().await
+    }
+
+    /// Applies the file whenever it changes, until stopped. A file with faults changes nothing.
+    pub async fn watch(mut self, catalogue: Arc<Catalogue>, mut stop: Stop) {
+        while !stop.is_set() {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.wait() => return,
+            }
+            let look = self.look();
+            if look == self.seen {
+                continue;
+            }
+            self.seen = look;
+            match self.apply().await {
+                Ok(()) => catalogue.hint(),
+                Err(error) => tracing::error!("the integrations stay as they are: {error:#}"),
+            }
+        }
+    }
+
+    async fn apply(&self) -> anyhow::Result<()> {
+        let definitions = self.parts.read_integrations(&self.path)?;
+        let applied = self
+            .parts
+            .store
+            .apply(definitions, ManagedBy::File, self.parts.clock.now())
+            .await
+            .map_err(|error| Misconfigured(format!("{}: {error}", self.path.display())))?;
+        tracing::info!(
+            file = %self.path.display(),
+            added = applied.added,
+            changed = applied.changed,
+            removed = applied.removed,
+            unchanged = applied.unchanged,
+            "integrations file applied"
+        );
+        Ok(())
+    }
+
+    fn look(&self) -> Option<Look> {
+        let metadata = std::fs::metadata(&self.path).ok()?;
+        Some(Look { modified: metadata.modified().ok(), length: metadata.len() })
+    }
+}

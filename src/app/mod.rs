@@ -1,0 +1,186 @@
+//! The composition root: the only place that builds concrete parts, joins them, and ends them.
+
+mod integrations_file;
+pub mod parts;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use self::integrations_file::IntegrationsFile;
+use self::parts::{Parts, dispatch_terms};
+use crate::adapters::rabbitmq::{self, BrokerHealth};
+use crate::adapters::store::Role;
+use crate::http::{Status, StatusServer};
+use crate::metrics::Metrics;
+use crate::ports::{Clock, LetterBox, Readiness};
+use crate::settings::Settings;
+use crate::worker::burial::Burial;
+use crate::worker::catalogue::Catalogue;
+use crate::worker::dispatch::Dispatch;
+use crate::worker::intake::Intake;
+use crate::worker::janitor::Janitor;
+use crate::worker::wake::{Bell, Stop, StopSwitch};
+
+/// Runs the worker until SIGTERM or SIGINT: stops taking in, lets attempts in flight finish within
+/// `shutdown.grace`, gives the rest back.
+///
+/// # Errors
+/// [`Misconfigured`] for what an operator has to change; anything else that ends the worker.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let parts = Parts::open(&settings, Role::Worker)?;
+    let metrics = Arc::new(Metrics::default());
+    let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
+    let file = settings.integrations.file.clone().map(|path| IntegrationsFile::new(path, parts.clone()));
+    let file = match file {
+        Some(mut file) => {
+            file.apply_first().await?;
+            Some(file)
+        }
+        None => None,
+    };
+    catalogue.refresh().await.context("can't read the integrations from the store")?;
+    let health = Arc::new(BrokerHealth::default());
+    let status = Status {
+        metrics: metrics.clone(),
+        readiness: vec![health.clone() as Arc<dyn Readiness>, Arc::new(parts.clone())],
+        bearer_token: settings.http.bearer_token.clone(),
+    };
+    let server = StatusServer::bind(settings.http.listen, status)
+        .await
+        .with_context(|| format!("can't listen on {} (http.listen)", settings.http.listen))?;
+    tracing::info!(
+        integrations = catalogue.now().len(),
+        http = %server.address()?,
+        broker = %settings.amqp.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        "worker started"
+    );
+    let (switch, stop) = StopSwitch::new();
+    let running = Running { settings, parts, metrics, catalogue, health, stop };
+    running.until_stopped(server, file, switch).await
+}
+
+/// Everything that runs.
+struct Running {
+    settings: Settings,
+    parts: Parts,
+    metrics: Arc<Metrics>,
+    catalogue: Arc<Catalogue>,
+    health: Arc<BrokerHealth>,
+    stop: Stop,
+}
+
+impl Running {
+    async fn until_stopped(
+        self,
+        server: StatusServer,
+        file: Option<IntegrationsFile>,
+        switch: StopSwitch,
+    ) -> anyhow::Result<()> {
+        let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        let mut tasks = JoinSet::new();
+        let mut http_stop = self.stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = server.serve(async move { http_stop.wait().await }).await {
+                tracing::error!(%error, "the status endpoints have ended");
+            }
+        });
+        let (catalogue, bell, stop) = (self.catalogue.clone(), dispatch_bell.clone(), self.stop.clone());
+        tasks.spawn(async move { catalogue.watch(&bell, stop).await });
+        if let Some(file) = file {
+            tasks.spawn(file.watch(self.catalogue.clone(), self.stop.clone()));
+        }
+        tasks.spawn(self.janitor().run(self.stop.clone()));
+        tasks.spawn(self.burial(&burial_bell)?.run(self.stop.clone()));
+        tasks.spawn(self.dispatch(&dispatch_bell, &burial_bell)?.run(self.stop.clone()));
+        let consumed = self.consume(&dispatch_bell, &burial_bell, &switch).await;
+        switch.stop();
+        let grace = self.settings.shutdown.grace;
+        if tokio::time::timeout(grace, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+            tracing::warn!(
+                grace_seconds = grace.as_secs(),
+                "attempts still in flight after the grace time are cut off and will be repeated"
+            );
+            tasks.shutdown().await;
+        }
+        tracing::info!("worker stopped");
+        consumed
+    }
+
+    /// Consumes until a signal, or until the broker turns out to be set up otherwise.
+    async fn consume(
+        &self,
+        dispatch: &Arc<Bell>,
+        burial: &Arc<Bell>,
+        switch: &StopSwitch,
+    ) -> anyhow::Result<()> {
+        let intake = Arc::new(Intake {
+            store: self.parts.store.clone(),
+            catalogue: self.catalogue.clone(),
+            metrics: self.metrics.clone(),
+            dispatch: dispatch.clone(),
+            burial: burial.clone(),
+        });
+        let options = parts::broker_options(&self.settings);
+        let consumer = rabbitmq::consume(options, intake, self.health.clone(), self.stop.clone());
+        tokio::pin!(consumer);
+        tokio::select! {
+            ended = &mut consumer => return ended.map_err(parts::from_broker),
+            signal = stop_signal() => {
+                tracing::info!(signal = signal?, "stopping: no more events are taken in");
+            }
+        }
+        switch.stop();
+        consumer.await.map_err(parts::from_broker)
+    }
+
+    fn janitor(&self) -> Janitor {
+        Janitor {
+            store: self.parts.store.clone(),
+            catalogue: self.catalogue.clone(),
+            clock: self.parts.clock.clone(),
+            metrics: self.metrics.clone(),
+            keep: self.settings.journal.keep,
+        }
+    }
+
+    fn burial(&self, wake: &Arc<Bell>) -> anyhow::Result<Burial> {
+        let options = parts::broker_options(&self.settings);
+        Ok(Burial {
+            store: self.parts.store.clone(),
+            letter_box: Arc::new(rabbitmq::RabbitLetterBox::new(options)) as Arc<dyn LetterBox>,
+            clock: self.parts.clock.clone() as Arc<dyn Clock>,
+            metrics: self.metrics.clone(),
+            wake: wake.clone(),
+        })
+    }
+
+    fn dispatch(&self, wake: &Arc<Bell>, burial: &Arc<Bell>) -> anyhow::Result<Arc<Dispatch>> {
+        Ok(Arc::new(Dispatch {
+            store: self.parts.store.clone(),
+            catalogue: self.catalogue.clone(),
+            gateway: self.parts.gateway.clone(),
+            clock: self.parts.clock.clone(),
+            metrics: self.metrics.clone(),
+            terms: dispatch_terms(&self.settings)?,
+            wake: wake.clone(),
+            burial: burial.clone(),
+        }))
+    }
+}
+
+/// Waits for SIGTERM or SIGINT and names it.
+async fn stop_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    })
+}
+
+/// Something that an operator has to change before it can go on: exit code 78.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);

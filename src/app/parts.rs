@@ -1,0 +1,210 @@
+//! The concrete parts, built from settings: shared by `run` and by the verbs that look into the same store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Misconfigured;
+use crate::adapters::clock::SystemClock;
+use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
+use crate::adapters::rabbitmq::{BrokerOptions, Topology};
+use crate::adapters::store::{Cipher, Role, SqliteStore};
+use crate::domain::integration::Integration;
+use crate::domain::line::LineRules;
+use crate::domain::message::Links;
+use crate::domain::retry::RetryRule;
+use crate::formats::integrations::{self, RoomRef, SecretSources};
+use crate::ports::{BrokerError, Clock, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
+use crate::settings::{Settings, StoreUrl, TokenIn};
+use crate::worker::catalogue::Open;
+use crate::worker::dispatch::DispatchTerms;
+use secrecy::ExposeSecret;
+
+/// Notifications loaded of one room's line at a time: the most that one digest tells.
+const LINE: usize = 500;
+
+/// What needs building once: the store, the way to the rooms, the clock.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Arc<SqliteStore>,
+    pub gateway: Arc<HipchatGateway>,
+    pub egress: Egress,
+    pub clock: Arc<SystemClock>,
+}
+
+impl Parts {
+    /// Opens the store and prepares the client.
+    ///
+    /// # Errors
+    /// [`Misconfigured`] with a sentence.
+    pub fn open(settings: &Settings, role: Role) -> anyhow::Result<Self> {
+        let egress = egress(settings)?;
+        let clock = Arc::new(SystemClock);
+        let gateway = HipchatGateway::new(hipchat_options(settings), egress.clone(), clock.clone())
+            .map_err(|error| Misconfigured(error.to_string()))?;
+        let store = open_store(settings, role)?;
+        Ok(Self { store, gateway: Arc::new(gateway), egress, clock })
+    }
+
+    /// What turns a stored integration into one that can be used.
+    pub fn opener(&self) -> Box<Open> {
+        let egress = self.egress.clone();
+        Box::new(move |stored| open_stored(stored, &egress))
+    }
+
+    /// Reads an integrations file's text, with every fault in it.
+    ///
+    /// # Errors
+    /// [`Misconfigured`] with a line for each fault.
+    pub fn read_integrations(&self, path: &Path) -> Result<Vec<Definition>, Misconfigured> {
+        read_integrations(path, &self.egress)
+    }
+}
+
+#[async_trait]
+impl Readiness for Parts {
+    async fn ready(&self) -> Result<(), String> {
+        match self.store.next_due().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("store: {error}")),
+        }
+    }
+}
+
+/// Reads an integrations file.
+///
+/// # Errors
+/// [`Misconfigured`] with a line for each fault.
+pub fn read_integrations(path: &Path, egress: &Egress) -> Result<Vec<Definition>, Misconfigured> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Misconfigured(format!("can't read {}: {error}", path.display())))?;
+    let sources = SecretSources {
+        env: &|name| std::env::var(name).ok(),
+        read_file: &|path| std::fs::read_to_string(path),
+        check_url: &|url| {
+            let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
+            Ok(RoomRef { token: hipchat::token_key(&target), room: target.room })
+        },
+    };
+    integrations::read_file_text(&text, &sources)
+        .map_err(|faults| Misconfigured(format!("{}:\n{faults}", path.display())))
+}
+
+/// Who may be reached.
+///
+/// # Errors
+/// [`Misconfigured`] naming each bad entry of `egress.allow`.
+pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
+    Egress::from_entries(&settings.egress.allow).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(|fault| format!("egress.allow: {fault}")).collect();
+        Misconfigured(lines.join("\n"))
+    })
+}
+
+fn open_stored(stored: &Stored, egress: &Egress) -> Result<(Integration, RoomTarget), String> {
+    let integration = integrations::integration_from(stored)?;
+    let url = stored.definition.room_url.expose_secret();
+    let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
+    Ok((integration, target))
+}
+
+/// Opens the store alone.
+///
+/// # Errors
+/// [`Misconfigured`] with a sentence.
+pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteStore>> {
+    let StoreUrl::Sqlite(path) = &settings.store.url else {
+        return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
+    };
+    let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
+    let cipher = Cipher::load_or_create(&key_file).map_err(from_store)?;
+    SqliteStore::open(path, role, cipher).map_err(from_store)
+}
+
+/// The key file's place when none is configured: beside the store.
+fn beside(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(".key");
+    PathBuf::from(name)
+}
+
+/// What dispatch goes by.
+///
+/// # Errors
+/// [`Misconfigured`] naming a link template that can't be read.
+pub fn dispatch_terms(settings: &Settings) -> anyhow::Result<DispatchTerms> {
+    Ok(DispatchTerms {
+        rules: LineRules {
+            room: settings.pacing.room,
+            retry: RetryRule {
+                first: settings.retry.first,
+                longest: settings.retry.longest,
+                give_up_after: settings.retry.give_up_after,
+            },
+            max_age: settings.notifications.max_age,
+        },
+        token_budget: settings.pacing.token,
+        concurrency: settings.dispatch.concurrency,
+        line: LINE,
+        lease: settings.dispatch.lease,
+        links: Arc::new(links(settings)?),
+    })
+}
+
+/// The templates for links that events do not carry.
+///
+/// # Errors
+/// [`Misconfigured`] naming the template.
+pub fn links(settings: &Settings) -> anyhow::Result<Links> {
+    Links::new(settings.links.templates.clone()).map_err(|error| Misconfigured(error.to_string()).into())
+}
+
+fn hipchat_options(settings: &Settings) -> HipchatOptions {
+    let h = &settings.hipchat;
+    HipchatOptions {
+        connect_timeout: h.connect_timeout,
+        timeout: h.timeout,
+        token_in: match h.token_in {
+            TokenIn::Header => hipchat::TokenIn::Header,
+            TokenIn::Query => hipchat::TokenIn::Query,
+        },
+        ca_file: h.ca_file.clone(),
+        ..HipchatOptions::default()
+    }
+}
+
+/// How to reach the broker, and what to declare there.
+pub fn broker_options(settings: &Settings) -> BrokerOptions {
+    let a = &settings.amqp;
+    BrokerOptions {
+        topology: Topology {
+            exchange: a.exchange.clone(),
+            queue: a.queue.clone(),
+            dead_letters: a.dead_letters.clone(),
+        },
+        prefetch: a.prefetch,
+        batch: a.batch,
+        heartbeat: a.heartbeat,
+        ca_file: a.ca_file.clone(),
+        ..BrokerOptions::default()
+    }
+}
+
+/// A broker error as the verbs report it.
+pub fn from_broker(error: BrokerError) -> anyhow::Error {
+    match error {
+        BrokerError::Misconfigured(line) => Misconfigured(line).into(),
+        BrokerError::Unavailable(line) => anyhow::anyhow!(line),
+    }
+}
+
+/// A store error as the verbs report it: what can't be opened is a matter of configuration.
+pub fn from_store(error: StoreError) -> anyhow::Error {
+    Misconfigured(error.to_string()).into()
+}
+
+/// The clock, for verbs that need no other part.
+pub fn clock() -> impl Clock {
+    SystemClock
+}
