@@ -54,7 +54,14 @@ pub(super) fn open<'j, 'a>(
 /// The id of a binary event, and the header that holds it.
 pub(super) fn binary_id(envelope: &Envelope) -> Option<(String, String)> {
     let (name, id) = binary_attribute(envelope, "id")?;
-    Some((name.to_owned(), clean(id)?))
+    (!id.trim().is_empty()).then(|| (name.to_owned(), id.to_owned()))
+}
+
+/// The id of a structured event whatever else may be wrong with it, and the field that holds it.
+pub(super) fn structured_id(envelope: &Envelope, body: &Json<'_>) -> Option<(String, String)> {
+    let fields = Fields::of(body, Place::Body).ok()?;
+    let id = is_structured(envelope, &fields).then(|| fields.exact_text("id").unwrap_or_default())??;
+    Some((fields.at("id").to_string(), id))
 }
 
 fn is_structured(envelope: &Envelope, body: &Fields<'_, '_>) -> bool {
@@ -73,7 +80,7 @@ fn structured(fields: &Fields<'_, '_>) -> Result<Attributes, Malformed> {
     }
     let kind = attribute("type")?.map(|text| kind(fields.at("type"), &text)).transpose()?;
     Ok(Attributes {
-        id: attribute("id")?.map(|id| (fields.at("id").to_string(), id)),
+        id: fields.exact_text("id")?.map(|id| (fields.at("id").to_string(), id)),
         team: attribute("teamid")?,
         kind,
         time: fields.time("time").unwrap_or_default(),

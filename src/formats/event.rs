@@ -46,7 +46,7 @@ pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Res
 pub fn identity(envelope: &Envelope) -> Option<EventId> {
     let from_event = || {
         let body = json::parse(text_of(&envelope.body).ok()?).ok()?;
-        cloudevent::open(envelope, &body).ok()?.0.id
+        cloudevent::structured_id(envelope, &body)
     };
     carried_id(envelope, || cloudevent::binary_id(envelope).or_else(from_event)).unwrap_or_default()
 }

@@ -86,9 +86,14 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// Optional text.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, Malformed> {
+        Ok(self.exact_text(name)?.map(without_nul))
+    }
+
+    /// Optional text with every character that it came with, for identities.
+    pub(super) fn exact_text(&self, name: &str) -> Result<Option<String>, Malformed> {
         match self.get(name) {
             None => Ok(None),
-            Some(Json::Text(text)) => Ok(clean(text)),
+            Some(Json::Text(text)) => Ok((!text.trim().is_empty()).then(|| text.clone().into_owned())),
             Some(Json::Number(number)) => Ok(Some(number.to_string())),
             Some(other) => Err(Malformed::new(self.at(name), other.found(), "send text, or leave it out")),
         }
@@ -96,11 +101,15 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// Text that must be there.
     pub(super) fn required_text(&self, name: &str) -> Result<String, Malformed> {
+        self.exact_required_text(name).map(without_nul)
+    }
+
+    fn exact_required_text(&self, name: &str) -> Result<String, Malformed> {
         const FIX: &str = "send text that is not empty";
         let found = match self.get(name) {
             None => return Err(Malformed::missing(self.at(name), FIX)),
             Some(value @ (Json::Bool(_) | Json::Array(_) | Json::Object(_))) => value.found(),
-            Some(value) => match self.text(name)? {
+            Some(value) => match self.exact_text(name)? {
                 Some(text) => return Ok(text),
                 None => value.found(),
             },
@@ -110,12 +119,12 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// Text that the store keeps things by: short, and without control characters.
     pub(super) fn key(&self, name: &str) -> Result<Option<String>, Malformed> {
-        self.text(name)?.map(|text| checked_id(self.at(name), text)).transpose()
+        self.exact_text(name)?.map(|text| checked_id(self.at(name), text)).transpose()
     }
 
     /// [`Self::key`] that must be there.
     pub(super) fn required_key(&self, name: &str) -> Result<String, Malformed> {
-        checked_id(self.at(name), self.required_text(name)?)
+        checked_id(self.at(name), self.exact_required_text(name)?)
     }
 
     /// A count under the first of `names` that is there.
@@ -185,11 +194,14 @@ pub(super) fn checked_id(field: impl std::fmt::Display, text: String) -> Result<
     }
 }
 
-/// Text as events carry it, or `None` if it is blank. PostgreSQL's text can't hold NUL and no room can show
-/// it, so it becomes the replacement character.
+/// Text as events carry it, or `None` if it is blank.
 pub(super) fn clean(text: &str) -> Option<String> {
-    (!text.trim().is_empty())
-        .then(|| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() })
+    (!text.trim().is_empty()).then(|| without_nul(text.to_owned()))
+}
+
+/// PostgreSQL's text can't hold NUL and no room can show it, so it becomes the replacement character.
+fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// An absolute http or https URL in its normal form, in which nothing has to be quoted; `None` for all else:

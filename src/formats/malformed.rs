@@ -41,7 +41,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 fn shown(text: &str, limit: usize) -> String {
     let mut out = String::new();
-    // A character is shown whole or not at all, and an escape is up to ten characters long.
+
     for (count, c) in text.chars().enumerate() {
         if count == limit {
             out.push('…');
