@@ -46,6 +46,8 @@ const WANTED: &[&str] = &[
 ];
 /// Bytes at most of all failures in the event, so that it stays well below the limit of a body.
 const MAX_FAILURES_BYTES: usize = 768 * 1024;
+/// The name of the failure that `newman run --bail` adds: it only repeats the names of the failed tests.
+const BAIL: &str = "AssertionFailure";
 /// Characters at most of one failure's message.
 const MAX_MESSAGE_CHARS: usize = 2_000;
 
@@ -159,14 +161,16 @@ fn metrics(run: &Fields<'_, '_>, failures: &Failures) -> Result<RunMetrics, Malf
         errors: Some(failures.errors.max(broken_off)),
         warnings: None,
         request_count: requests,
-        total_latency_ms: Some(executed.latency_ms),
+        total_latency_ms: executed.latency_ms,
     })
 }
 
 /// What is added up over the executions.
 #[derive(Default)]
 struct Executed {
-    latency_ms: u64,
+    /// `None` where no request was answered: that is not the same as answers within no time.
+    latency_ms: Option<u64>,
+    /// Counted by Newman among all assertions, but neither passed nor failed.
     skipped: u64,
 }
 
@@ -174,9 +178,10 @@ impl Executed {
     fn read(run: &Fields<'_, '_>) -> Result<Self, Malformed> {
         let mut sum = Self::default();
         run.each_object("executions", |execution| {
-            if let Some(response) = execution.object("response")? {
-                let millis = response.millis("responseTime")?.unwrap_or(0);
-                sum.latency_ms = sum.latency_ms.saturating_add(millis);
+            if let Some(response) = execution.object("response")?
+                && let Some(millis) = response.millis("responseTime")?
+            {
+                sum.latency_ms = Some(sum.latency_ms.unwrap_or(0).saturating_add(millis));
             }
             execution.each_object("assertions", |assertion| {
                 sum.skipped += u64::from(assertion.get("skipped") == Some(&json::Json::Bool(true)));
@@ -202,6 +207,9 @@ impl Failures {
             let error = failure.object("error")?;
             let text = |name: &str| error.as_ref().map_or(Ok(None), |error| error.text(name));
             let (name, test, message) = (text("name")?, text("test")?, text("message")?);
+            if name.as_deref() == Some(BAIL) {
+                return Ok(());
+            }
             let is_test = match failure.text("at")? {
                 Some(at) => at.starts_with("assertion:"),
                 None => name.as_deref() == Some("AssertionError"),

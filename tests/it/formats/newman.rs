@@ -39,6 +39,40 @@ fn a_real_report_becomes_a_run() {
 }
 
 #[test]
+fn a_real_report_with_errors_and_a_skipped_test() {
+    let body =
+        event_from_newman(&fixture("newman-run-errors.json"), &NewmanOptions::default()).expect("an event");
+    let run = run_of(body.to_string());
+    let expected = RunMetrics {
+        passed_tests: Some(1),
+        failed_tests: Some(3),
+        errors: Some(3),
+        warnings: None,
+        request_count: Some(4),
+        total_latency_ms: Some(47),
+    };
+    assert_eq!((run.metrics, run.result), (expected, RunResult::Error));
+    assert_eq!((run.environment_name.as_deref(), run.failures.len()), (Some("staging"), 6));
+    let refused =
+        run.failures.iter().find(|f| f.test.as_deref() == Some("Error")).expect("the network error");
+    assert_eq!(refused.message.as_deref(), Some("connect ECONNREFUSED 127.0.0.1:1"));
+}
+
+#[test]
+fn a_run_that_bailed_out_counts_its_failed_tests_once() {
+    let body = made(&report(&json!({
+        "stats": {"assertions": {"total": 2, "failed": 1}},
+        "failures": [
+            {"error": {"name": "AssertionError", "test": "t", "message": "m"}, "at": "assertion:1 in test-script"},
+            {"error": {"name": "AssertionFailure", "message": "t"}, "at": "test-script:39:17"},
+        ],
+    })));
+    assert_eq!((&body["status"], body["failures"].as_array().map(Vec::len)), (&json!("failure"), Some(1)));
+    // No request was answered, so there is no latency to tell.
+    assert_eq!(body["metrics"]["totalLatency"], Value::Null);
+}
+
+#[test]
 fn the_monitor_can_be_named() {
     let options = NewmanOptions { monitor_uid: Some("5852-1".into()), monitor_name: Some("Nightly".into()) };
     let body = event_from_newman(&fixture("newman-run.json"), &options).expect("an event");

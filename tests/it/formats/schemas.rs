@@ -90,7 +90,7 @@ fn the_recorded_bodies_are_valid_and_read() {
     for entry in std::fs::read_dir(directory).expect("fixtures") {
         let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
         let (schema, body) = match name.as_str() {
-            "newman-run.json" => {
+            "newman-run.json" | "newman-run-errors.json" => {
                 let body = event_from_newman(&fixture(&name), &NewmanOptions::default()).expect("an event");
                 ("monitor-webhook", body.to_string().into_bytes())
             }
