@@ -1,15 +1,24 @@
-//! placeholder
-use crate::domain::{envelope::Envelope, event::Event, ids::EventId};
-#[derive(Debug)]
-pub struct Malformed;
-impl std::fmt::Display for Malformed {
-    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Ok(())
-    }
-}
-pub fn read_event(_e: &Envelope, _m: impl FnOnce() -> EventId) -> Result<Event, Malformed> {
-    Err(Malformed)
-}
-pub fn identity(_e: &Envelope) -> Option<EventId> {
-    None
-}
+//! Producers' bytes become domain events, and back where a publisher needs it.
+//!
+//! One module a body form, tied together by [`read_event`]. Every refusal is a [`Malformed`] that names the
+//! field. Pure: no I/O, no clock, no randomness; knows no broker beyond the [`Envelope`] it is given.
+//!
+//! [`Envelope`]: crate::domain::envelope::Envelope
+
+mod activity_webhook;
+mod api_run;
+mod cloudevent;
+mod event;
+mod fields;
+mod json;
+mod malformed;
+mod monitor_webhook;
+mod newman;
+mod routing;
+pub mod schema;
+
+pub use cloudevent::{ACTIVITY_TYPE_PREFIX, RUN_TYPE};
+pub use event::{MAX_BODY_BYTES, identity, read_event};
+pub use malformed::Malformed;
+pub use newman::{NewmanOptions, event_from_newman};
+pub use routing::routing_key;
