@@ -55,7 +55,7 @@ pub fn classify_reply(reply: Reply<'_>, redactor: &Redactor<'_>) -> Answer {
         }
         Verdict::Is(class, "") => (class, String::new()),
         Verdict::Is(class, advice) => (class, advice.to_owned()),
-        Verdict::Moved => (AnswerClass::Broken, moved(reply.headers)),
+        Verdict::Moved => (AnswerClass::Broken, moved(reply.headers, redactor)),
     };
     let mut detail = format!("HipChat answered {}", reply.status);
     for (joint, part) in [(": ", said), ("; ", advice)] {
@@ -107,15 +107,13 @@ fn verdict(status: u16, words: &str) -> Verdict {
 }
 
 /// Redirects are not followed: a POST would become a GET, and the token would go to whoever is named.
-fn moved(headers: &HeaderMap) -> String {
-    let host =
+fn moved(headers: &HeaderMap, redactor: &Redactor<'_>) -> String {
+    let leads_to =
         headers.get(LOCATION).and_then(|value| value.to_str().ok()).and_then(|text| Url::parse(text).ok());
-    match host.as_ref().and_then(Url::host_str) {
-        // Host names have a bounded alphabet, but no bounded length.
-        Some(host) if host.len() <= 100 => {
-            format!("redirects are not followed: set the room URL that is valid now; it leads to {host}")
-        }
-        _ => String::from("redirects are not followed: set the room URL that is valid now"),
+    let advice = "redirects are not followed: set the room URL that is valid now";
+    match leads_to.as_ref().and_then(Url::host_str) {
+        Some(host) => format!("{advice}; it leads to {}", redactor.clean(host, LONGEST_QUOTE)),
+        None => advice.to_owned(),
     }
 }
 

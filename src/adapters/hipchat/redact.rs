@@ -36,19 +36,30 @@ impl<'a> Redactor<'a> {
             return text.to_owned();
         }
         let encoded = utf8_percent_encode(token, NON_ALPHANUMERIC).to_string();
-        let mut hidden = text.replace(token, REDACTED);
-        if encoded != token {
-            hidden = hidden.replace(&encoded, REDACTED).replace(&encoded.to_ascii_lowercase(), REDACTED);
-        }
-        let cut = (SHORTEST_PREFIX..token.len())
-            .rev()
-            .find(|length| token.get(..*length).is_some_and(|prefix| hidden.ends_with(prefix)));
+        let mut hidden = replace_any_case(&replace_any_case(text, token), &encoded);
+        let (lower_text, lower_token) = (hidden.to_ascii_lowercase(), token.to_ascii_lowercase());
+        let begins =
+            |length: &usize| lower_token.get(..*length).is_some_and(|part| lower_text.ends_with(part));
+        let cut = (SHORTEST_PREFIX..token.len()).rev().find(begins);
         if let Some(length) = cut {
             hidden.truncate(hidden.len() - length);
             hidden.push_str(REDACTED);
         }
         hidden
     }
+}
+
+/// Replaces `needle` in any mixture of cases: host names, for one, come back in lower case.
+fn replace_any_case(text: &str, needle: &str) -> String {
+    let (lower, needle) = (text.to_ascii_lowercase(), needle.to_ascii_lowercase());
+    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
+    for (at, _) in lower.match_indices(&needle) {
+        shown.push_str(&text[from..at]);
+        shown.push_str(REDACTED);
+        from = at + needle.len();
+    }
+    shown.push_str(&text[from..]);
+    shown
 }
 
 /// Replaces the value after each marker, up to the next delimiter.
@@ -122,6 +133,7 @@ mod tests {
             format!("bad token {TOKEN}!"),
             format!("bad token {encoded}!"),
             format!("bad token {}!", encoded.to_lowercase()),
+            format!("bad token {}!", TOKEN.to_uppercase()),
             format!("GET /x?auth_token={encoded}&a=b"),
             format!("bad token {}", &TOKEN[..12]),
             format!("{}{}", " ".repeat(5000), &TOKEN[..20]),
@@ -132,7 +144,13 @@ mod tests {
         for text in cases {
             let shown = clean(&text);
             assert!(shown.contains(REDACTED), "{shown}");
-            for secret in [&TOKEN[..8], &encoded[..10], &encoded.to_lowercase()[..10], "AnotherOnes"] {
+            for secret in [
+                &TOKEN[..8],
+                &encoded[..10],
+                &encoded.to_lowercase()[..10],
+                &TOKEN.to_uppercase()[..8],
+                "AnotherOnes",
+            ] {
                 assert!(!shown.contains(secret), "{shown}");
             }
         }
