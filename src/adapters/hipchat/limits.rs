@@ -43,7 +43,7 @@ impl Limits {
         }
     }
 
-    /// For an answer that says "too many": until when to wait, between [`SHORTEST_WAIT`] and
+    /// For an answer that says "too many": until when to wait, between a second and
     /// [`LONGEST_SERVER_WAIT`]. It is the latest reset of the limits that are used up, else `Retry-After`,
     /// else a minute. Leaves `remaining: 0` and a reset in the hint of each limit that is to blame; where
     /// the headers don't tell, that is the room's, the one that is reached first.
