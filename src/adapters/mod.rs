@@ -5,3 +5,4 @@ pub mod hipchat;
 pub mod rabbitmq;
 pub mod reconnect;
 pub mod store;
+pub mod tls;
