@@ -107,13 +107,16 @@ pub struct NewNotification {
 /// What intake decided of a notification.
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// To be told, not before `ready_at`.
+    /// To be told, not before `ready_at`. If the registry says by now that the integration is gone, paused or
+    /// suspended, it ends as suppressed with that reason; if its room is another by now, it goes to that
+    /// one's line. A notification that is known already stays as it is.
     Tell { story: Story, ready_at: Timestamp, gather: Option<GatherKey> },
     /// Not to be told.
     Suppress { reason: SuppressReason, detail: String },
     /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered
     /// (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes.
+    /// it as anything else, nothing changes. Its age counts from this event's own receipt. An integration that
+    /// is gone makes it suppressed (`integration-removed`).
     Retell { story: Story, ready_at: Timestamp },
 }
 
@@ -123,7 +126,7 @@ pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
 /// What was committed.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeReceipt {
-    /// Notifications now pending.
+    /// Notifications that this batch made pending.
     pub pending: usize,
     /// Counts by outcome for those that ended at once (suppressed), by reason.
     pub suppressed: HashMap<SuppressReason, usize>,
@@ -147,11 +150,14 @@ pub struct RoomLine {
     pub next_ready_at: Option<Timestamp>,
     /// Calls reserved for this claim, by token.
     pub tokens: HashMap<TokenKey, TokenGrant>,
-    /// Meters of the integrations in `waiting` that have a throttle of their own.
+    /// Meters of the integrations in `waiting` that have spent some of a throttle of their own; what is
+    /// missing is unused.
     pub throttles: HashMap<IntegrationId, Meter>,
 }
 
-/// How many calls this claim may make with a token, and when there will be more.
+/// How many calls this claim may make with a token, and when it is worth asking for more. Rooms claimed
+/// together share evenly; what others hold reserved is asked for again within a second, since they may give
+/// it back. What a lapsed claim had reserved counts as spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenGrant {
     pub calls: u32,
@@ -221,14 +227,22 @@ pub struct TokenCalls {
 /// What happens to the room after a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Keep it: the holder goes on with what it has.
+    /// Keep it: the holder goes on with what it has. The lease counts from the settlement's `now`.
     Hold,
-    /// Give it back; look at it again at `due`, at once if something gets ready before, or (`None`) when
-    /// something new arrives for it.
+    /// Give it back; look at it again at `due`, at once if something that the holder has not seen gets ready
+    /// before, or (`None`) when something new arrives for it. "At once" is not before a retry's time or a
+    /// server's block in the settled state: nothing could go out. With `None`, a room whose line still has
+    /// ready ones is due at once; a room with nothing ready waits for what gathers, whatever `due` says.
     Release { due: Option<Timestamp> },
+    /// Give it back; nothing can go out to this room before `until`, whatever arrives (the room's own budget
+    /// is used up). Unlike after `Release`, arrivals don't bring the time forward.
+    Rest { until: Timestamp },
 }
 
 /// A named change of pending notifications. Nothing else ends one.
+///
+/// `Sent` and `Digested` hold whatever the row became meanwhile, since the message is in the room; they count
+/// the attempt. The others touch only what still waits in this room's line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
     /// Told alone.
@@ -252,7 +266,8 @@ pub enum Transition {
         attempted: bool,
     },
     /// The room refuses this integration for good: it is suspended, and all its pending notifications are
-    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried.
+    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried. If its room
+    /// URL was changed after the room was claimed, only the attempt counts: the new one may be good.
     Broken { integration: IntegrationId, seqs: Vec<i64>, detail: String, at: Timestamp, status: Option<u16> },
 }
 
@@ -272,7 +287,8 @@ pub struct ClaimTerms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Applied,
-    /// The claim had lapsed and another holds the room: nothing was changed. Whoever gets this must not post
+    /// The claim had lapsed and another has claimed the room since, or the room was given back: nothing was
+    /// changed. A lapsed claim that nobody has followed still holds. Whoever gets this must not post
     /// on that room any more.
     LostClaim,
 }
@@ -318,17 +334,18 @@ pub enum BrokerError {
 // ---------------------------------------------------------------------------------------------- store
 
 /// Where streaks, lines, pacing and outcomes live. The conformance suite in `tests/it/store` says exactly
-/// what an implementation owes.
+/// what an implementation owes. Times are kept to the microsecond.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Takes in one batch: gathers what `query` asks for, calls `decide`, writes what it returns; all in one
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
-    /// Claims rooms that are due at `now`, longest due first.
+    /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
+    /// One in which nothing ready waits is not handed out.
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
 
-    /// When the next room gets due, if any waits.
+    /// When the next room gets due, if any waits. One that is held is due when its lease lapses.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Applies the result of a step on a held room.
@@ -340,8 +357,9 @@ pub trait Store: Send + Sync {
     /// The broker has confirmed these: their notifications end as dead-lettered.
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError>;
 
-    /// Forgets outcomes and collations from before `before`. Returns how many outcomes it forgot; less than
-    /// `limit` means that it is done.
+    /// Forgets outcomes decided and collations ended before `before`, at most `limit` of each. Returns how many
+    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten, and
+    /// streaks live as long as their integration.
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Figures for the gauges.
@@ -351,6 +369,7 @@ pub trait Store: Send + Sync {
 /// What the store can say of its load.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Gauges {
+    /// With those whose dead letter is not confirmed yet.
     pub pending: u64,
     /// How long the notification that is longest past its due time has been so; 0 when none is.
     pub oldest_due_seconds: f64,
@@ -364,8 +383,9 @@ pub struct JournalEntry {
     pub received_at: Timestamp,
     pub integration: IntegrationId,
     pub outcome: Outcome,
-    /// The stable reason string of the outcome.
+    /// The stable reason string of the outcome. While pending: why it is told, or `dead-lettering`.
     pub reason: String,
+    /// While pending, what the latest failed attempt got.
     pub detail: String,
     pub decided_at: Timestamp,
     pub sent_at: Option<Timestamp>,
@@ -450,7 +470,9 @@ pub trait Registry: Send + Sync {
     /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An
     /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
-    /// `integration-paused`); of one whose room changed, they move to the new room's line.
+    /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
+    /// suspension ends by this, streaks are told anew as after `resume`. The file may take over an operator's
+    /// integration. What changes nothing does not raise the revision.
     async fn apply(
         &self,
         definitions: Vec<Definition>,
