@@ -100,7 +100,7 @@ pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
 /// What was committed.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeReceipt {
-    /// Notifications now pending.
+    /// Notifications that this batch made pending.
     pub pending: usize,
     /// Counts by outcome for those that ended at once (suppressed), by reason.
     pub suppressed: HashMap<SuppressReason, usize>,
@@ -128,22 +128,16 @@ pub struct Settlement {
 /// What happens to the room after a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Keep it: the holder goes on with what it has. The lease starts anew.
+    /// Keep it: the holder goes on with what it has. The lease counts from the settlement's `now`.
     Hold,
-    /// Give it back.
-    Release(Wake),
-}
-
-/// When a released room is looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wake {
-    /// As soon as a notification in its line is ready: at once if one is, else when the next gets ready or
-    /// arrives.
-    WhenReady,
-    /// At this time, whatever arrives: the whole room waits (retry, budget).
-    NotBefore(Timestamp),
-    /// At this time, or when something gets ready that was not ready at the settlement.
-    Until(Timestamp),
+    /// Give it back; look at it again at `due`, at once if something that the holder has not seen gets ready
+    /// before, or (`None`) when something new arrives for it. "At once" is not before a retry's time or a
+    /// server's block in the settled state: nothing could go out. With `None`, a room whose line still has
+    /// ready ones is due at once; a room with nothing ready waits for what gathers, whatever `due` says.
+    Release { due: Option<Timestamp> },
+    /// Give it back; nothing can go out to this room before `until`, whatever arrives (the room's own budget
+    /// is used up). Unlike after `Release`, arrivals don't bring the time forward.
+    Rest { until: Timestamp },
 }
 
 /// The worker's settings that the store needs for claims.
@@ -162,7 +156,8 @@ pub struct ClaimTerms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Applied,
-    /// The claim had lapsed and another holds the room: nothing was changed. Whoever gets this must not post
+    /// The claim had lapsed and another has claimed the room since, or the room was given back: nothing was
+    /// changed. A lapsed claim that nobody has followed still holds. Whoever gets this must not post
     /// on that room any more.
     LostClaim,
 }
@@ -208,17 +203,18 @@ pub enum BrokerError {
 // ---------------------------------------------------------------------------------------------- store
 
 /// Where streaks, lines, pacing and outcomes live. The conformance suite in `tests/it/store` says exactly
-/// what an implementation owes.
+/// what an implementation owes. Times are kept to the microsecond.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Takes in one batch: gathers what `query` asks for, calls `decide`, writes what it returns; all in one
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
-    /// Claims rooms that are due at `now`, longest due first.
+    /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
+    /// One in which nothing ready waits is not handed out.
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
 
-    /// When the next room gets due, if any waits.
+    /// When the next room gets due, if any waits. One that is held is due when its lease lapses.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Applies the result of a step on a held room.
@@ -230,8 +226,9 @@ pub trait Store: Send + Sync {
     /// The broker has confirmed these: their notifications end as dead-lettered.
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError>;
 
-    /// Forgets outcomes and collations from before `before`. Returns how many outcomes it forgot; less than
-    /// `limit` means that it is done.
+    /// Forgets outcomes decided and collations ended before `before`, at most `limit` of each. Returns how many
+    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten, and
+    /// streaks live as long as their integration.
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Figures for the gauges.
@@ -241,6 +238,7 @@ pub trait Store: Send + Sync {
 /// What the store can say of its load.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Gauges {
+    /// With those whose dead letter is not confirmed yet.
     pub pending: u64,
     /// How long the notification that is longest past its due time has been so; 0 when none is.
     pub oldest_due_seconds: f64,
@@ -254,8 +252,9 @@ pub struct JournalEntry {
     pub received_at: Timestamp,
     pub integration: IntegrationId,
     pub outcome: Outcome,
-    /// The stable reason string of the outcome.
+    /// The stable reason string of the outcome. While pending: why it is told, or `dead-lettering`.
     pub reason: String,
+    /// While pending, what the latest failed attempt got.
     pub detail: String,
     pub decided_at: Timestamp,
     pub sent_at: Option<Timestamp>,
@@ -340,7 +339,9 @@ pub trait Registry: Send + Sync {
     /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An
     /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
-    /// `integration-paused`); of one whose room changed, they move to the new room's line.
+    /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
+    /// suspension ends by this, streaks are told anew as after `resume`. The file may take over an operator's
+    /// integration. What changes nothing does not raise the revision.
     async fn apply(
         &self,
         definitions: Vec<Definition>,

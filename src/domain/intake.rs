@@ -44,13 +44,16 @@ pub struct IntakeState {
 /// What intake decided of a notification.
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// To be told, not before `ready_at`.
+    /// To be told, not before `ready_at`. If the registry says by now that the integration is gone, paused or
+    /// suspended, it ends as suppressed with that reason; if its room is another by now, it goes to that
+    /// one's line. A notification that is known already stays as it is.
     Tell { story: Story, ready_at: Timestamp, gather: Option<GatherKey> },
     /// Not to be told.
     Suppress { reason: SuppressReason, detail: String },
     /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered
     /// (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes.
+    /// it as anything else, nothing changes. Its age counts from this event's own receipt. An integration that
+    /// is gone makes it suppressed (`integration-removed`).
     Retell { story: Story, ready_at: Timestamp },
 }
 

@@ -28,11 +28,14 @@ pub struct RoomLine {
     pub next_ready_at: Option<Timestamp>,
     /// Calls reserved for this claim, by token.
     pub tokens: HashMap<TokenKey, TokenGrant>,
-    /// Meters of the integrations in `waiting` that have a throttle of their own.
+    /// Meters of the integrations in `waiting` that have spent some of a throttle of their own; what is
+    /// missing is unused.
     pub throttles: HashMap<IntegrationId, Meter>,
 }
 
-/// How many calls this claim may make with a token, and when there will be more.
+/// How many calls this claim may make with a token, and when it is worth asking for more. Rooms claimed
+/// together share evenly; what others hold reserved is asked for again within a second, since they may give
+/// it back. What a lapsed claim had reserved counts as spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenGrant {
     pub calls: u32,
@@ -85,6 +88,9 @@ pub struct TokenCalls {
 }
 
 /// A named change of pending notifications. Nothing else ends one.
+///
+/// `Sent` and `Digested` hold whatever the row became meanwhile, since the message is in the room; they count
+/// the attempt. The others touch only what still waits in this room's line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
     /// Told alone.
@@ -108,7 +114,8 @@ pub enum Transition {
         attempted: bool,
     },
     /// The room refuses this integration for good: it is suspended, and all its pending notifications are
-    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried.
+    /// dead-lettered as `integration-broken`; `seqs` are those that the refused attempt carried. If its room
+    /// URL was changed after the room was claimed, only the attempt counts: the new one may be good.
     Broken { integration: IntegrationId, seqs: Vec<i64>, detail: String, at: Timestamp, status: Option<u16> },
 }
 

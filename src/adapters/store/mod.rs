@@ -1,1 +1,8 @@
-//! (to be written)
+//! Stores behind `ports::{Store, Journal, Registry}`. [`sqlite`] is the embedded one, for one worker.
+//!
+//! A store keeps what it is told and answers what it is asked; it decides nothing about frequency, pacing or
+//! retries. What every store owes is in `ports` and proven by `tests/it/store`, which runs against each.
+
+pub mod cipher;
+mod rows;
+pub mod sqlite;

@@ -1,0 +1,148 @@
+//! How domain values stand in columns: the forms that all stores share. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::envelope::Envelope;
+use crate::domain::pacing::Meter;
+
+/// A time as it is stored: microseconds since the Unix epoch, as exact as PostgreSQL's own.
+pub fn micros(at: Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+/// The time that `micros` stands for; what no calendar holds becomes its end.
+pub fn time(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+/// A duration in whole microseconds.
+pub fn span(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// All of an envelope but its body.
+#[derive(Serialize, Deserialize)]
+struct Properties {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    exchange: String,
+    routing_key: String,
+}
+
+/// An envelope's properties as JSON.
+pub fn properties(envelope: &Envelope) -> String {
+    let properties = Properties {
+        message_id: envelope.message_id.clone(),
+        content_type: envelope.content_type.clone(),
+        headers: envelope.headers.clone(),
+        exchange: envelope.exchange.clone(),
+        routing_key: envelope.routing_key.clone(),
+    };
+    serde_json::to_string(&properties).expect("text and maps of text have a JSON form")
+}
+
+/// The envelope of stored properties and body; `None` if the properties are not what [`properties`] made.
+pub fn envelope(properties: &str, body: Vec<u8>) -> Option<Envelope> {
+    let p: Properties = serde_json::from_str(properties).ok()?;
+    Some(Envelope {
+        body,
+        message_id: p.message_id,
+        content_type: p.content_type,
+        headers: p.headers,
+        exchange: p.exchange,
+        routing_key: p.routing_key,
+    })
+}
+
+/// A meter as text: `slot_ms;newest;count,count;learned;blocked_until`, empty for an unused one.
+pub fn meter_text(meter: &Meter) -> String {
+    if *meter == Meter::default() {
+        return String::new();
+    }
+    let counts: Vec<String> = meter.counts.iter().map(u32::to_string).collect();
+    let learned = meter.learned.map_or(String::new(), |n| n.to_string());
+    let blocked = meter.blocked_until.map_or(String::new(), |at| micros(at).to_string());
+    format!("{};{};{};{learned};{blocked}", meter.slot_ms, meter.newest, counts.join(","))
+}
+
+/// The meter that `text` stands for; `None` if it is not what [`meter_text`] made.
+pub fn meter(text: &str) -> Option<Meter> {
+    if text.is_empty() {
+        return Some(Meter::default());
+    }
+    let mut parts = text.split(';');
+    let mut next = || parts.next();
+    let meter = Meter {
+        slot_ms: next()?.parse().ok()?,
+        newest: next()?.parse().ok()?,
+        counts: parse_list(next()?)?,
+        learned: parse_optional(next()?)?,
+        blocked_until: parse_optional(next()?)?.map(time),
+    };
+    next().is_none().then_some(meter)
+}
+
+fn parse_list(text: &str) -> Option<Vec<u32>> {
+    if text.is_empty() { Some(Vec::new()) } else { text.split(',').map(|n| n.parse().ok()).collect() }
+}
+
+fn parse_optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn meters_come_back(
+            slot_ms in any::<i64>(), newest in any::<i64>(),
+            counts in prop::collection::vec(any::<u32>(), 0..22),
+            learned in any::<Option<u32>>(), blocked in any::<Option<i32>>(),
+        ) {
+            let blocked_until = blocked.map(|s| time(i64::from(s) * 1_000_001));
+            let one = Meter { slot_ms, newest, counts, learned, blocked_until };
+            prop_assert_eq!(meter(&meter_text(&one)), Some(one));
+        }
+
+        #[test]
+        fn envelopes_come_back(
+            body in prop::collection::vec(any::<u8>(), 0..40),
+            message_id in any::<Option<String>>(), content_type in any::<Option<String>>(),
+            headers in prop::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+            exchange in any::<String>(), routing_key in any::<String>(),
+        ) {
+            let one = Envelope { body, message_id, content_type, headers, exchange, routing_key };
+            prop_assert_eq!(envelope(&properties(&one), one.body.clone()), Some(one));
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in ".*") {
+            let _ = meter(&text);
+            let _ = envelope(&text, Vec::new());
+        }
+    }
+
+    #[test]
+    fn times_are_exact_to_the_microsecond_and_never_fail() {
+        let at: Timestamp = "2026-11-23T10:00:00.123456Z".parse().unwrap();
+        assert_eq!(time(micros(at)), at);
+        assert_eq!(time(i64::MAX), Timestamp::MAX);
+        assert_eq!(time(i64::MIN), Timestamp::MIN);
+    }
+
+    #[test]
+    fn an_unused_meter_takes_no_room() {
+        assert_eq!(meter_text(&Meter::default()), "");
+        assert_eq!(meter("1;2;3"), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! Claiming rooms: which are due, what waits in their lines, and what their tokens may spend.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::errors::{Done, Fail};
+use super::{registry, tokens};
+use crate::adapters::store::rows::{self, micros, span, time};
+use crate::domain::envelope::Received;
+use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
+use crate::domain::pacing::{Meter, later};
+use crate::domain::reason::SendReason;
+use crate::domain::story::Story;
+use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
+
+/// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
+/// away, say) is put back to sleep and not handed out.
+pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
+    let mut lines: Vec<RoomLine> = Vec::new();
+    let mut needs: tokens::Needs = Vec::new();
+    let mut events = Events { c, read: HashMap::new() };
+    while lines.len() < terms.rooms {
+        let due = due_rooms(c, terms.rooms - lines.len(), now)?;
+        if due.is_empty() {
+            break;
+        }
+        for room in due {
+            // The lapsed holder's calls count before anybody's share is reckoned.
+            tokens::forfeit(c, &room, now)?;
+            if let Some(line) = claim(c, &mut events, room, terms, now)? {
+                needs.push((line.room.clone(), needs_of(c, &line.waiting)?));
+                lines.push(line);
+            }
+        }
+    }
+    let grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
+    for (line, granted) in lines.iter_mut().zip(grants) {
+        line.tokens = granted;
+    }
+    Ok(lines)
+}
+
+/// When the next room gets due. A held room is due when its lease lapses.
+pub fn next_due(c: &Connection) -> Done<Option<Timestamp>> {
+    let due: Option<i64> = c
+        .prepare_cached("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL")?
+        .query_row([], |row| row.get(0))?;
+    Ok(due.map(time))
+}
+
+/// A held room has its lapse as `due_at`, so what is found here is free or lapsed.
+fn due_rooms(c: &Connection, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    c.prepare_cached("SELECT room FROM rooms WHERE due_at <= ?1 ORDER BY due_at, room LIMIT ?2")?
+        .query_map(params![micros(now), limit], |row| row.get::<_, String>(0).map(RoomKey::new))?
+        .collect()
+}
+
+fn claim(
+    c: &Connection,
+    events: &mut Events<'_>,
+    room: RoomKey,
+    terms: &ClaimTerms,
+    now: Timestamp,
+) -> Done<Option<RoomLine>> {
+    c.prepare_cached(
+        "UPDATE notifications SET state = 'pending' \
+         WHERE room = ?1 AND state = 'gathering' AND ready_at <= ?2",
+    )?
+    .execute(params![room.as_str(), micros(now)])?;
+    let next_ready_at = next_ready(c, &room)?;
+    let waiting = line(c, events, &room, terms.line)?;
+    if waiting.is_empty() {
+        c.prepare_cached(
+            "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
+             claim = claim + 1 WHERE room = ?1",
+        )?
+        .execute(params![room.as_str(), next_ready_at.map(micros)])?;
+        return Ok(None);
+    }
+    let revision = registry::revision(c)?;
+    let lapse = micros(later(now, terms.lease));
+    let (claim, state) = c
+        .prepare_cached(
+            "UPDATE rooms SET claim = claim + 1, lease_until = ?2, due_at = ?2, lease = ?3, hold_until = NULL, \
+             fresh_at = NULL, claimed_at_revision = ?4 WHERE room = ?1 \
+             RETURNING claim, meter, retry_failures, retry_at, expired_untold",
+        )?
+        .query_row(
+            params![room.as_str(), lapse, span(terms.lease), i64::try_from(revision).unwrap_or(i64::MAX)],
+            |row| Ok((row.get::<_, i64>(0)?, read_state(row)?)),
+        )?;
+    let throttles = throttles(c, &waiting)?;
+    Ok(Some(RoomLine {
+        claim: claim.unsigned_abs(),
+        state: state.ok_or_else(|| Fail::corrupt(format!("room {room}: its meter can't be read")))?,
+        room,
+        waiting,
+        next_ready_at,
+        tokens: HashMap::new(),
+        throttles,
+    }))
+}
+
+/// Columns 1 to 4; `None` if the meter can't be read.
+fn read_state(row: &Row<'_>) -> rusqlite::Result<Option<RoomState>> {
+    let meter = rows::meter(&row.get::<_, String>(1)?);
+    let retry = match (row.get::<_, Option<u32>>(2)?, row.get::<_, Option<i64>>(3)?) {
+        (Some(failures), Some(at)) => Some(Retry { failures, at: time(at) }),
+        _ => None,
+    };
+    let expired_untold = row.get(4)?;
+    Ok(meter.map(|meter| RoomState { meter, retry, expired_untold }))
+}
+
+/// When the first of those that still gather gets ready.
+pub fn next_ready(c: &Connection, room: &RoomKey) -> rusqlite::Result<Option<Timestamp>> {
+    let micros: Option<i64> = c
+        .prepare_cached("SELECT min(ready_at) FROM notifications WHERE room = ?1 AND state = 'gathering'")?
+        .query_row([room.as_str()], |row| row.get(0))?;
+    Ok(micros.map(time))
+}
+
+/// A line's row before its event is read.
+struct Place {
+    waiting: Waiting,
+    event_no: i64,
+    received_at: Timestamp,
+    reason: String,
+}
+
+fn line(c: &Connection, events: &mut Events<'_>, room: &RoomKey, limit: usize) -> Done<Vec<Waiting>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let places: Vec<Place> = c
+        .prepare_cached(
+            "SELECT seq, event, integration, event_no, reason, failures, first_failed_at, gather, ready_at, \
+             attempts, first_attempt_at, plain, received_at FROM notifications \
+             WHERE room = ?1 AND state = 'pending' ORDER BY seq LIMIT ?2",
+        )?
+        .query_map(params![room.as_str(), limit], read_place)?
+        .collect::<rusqlite::Result<_>>()?;
+    places.into_iter().map(|place| complete(events, place)).collect()
+}
+
+fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    let received_at = time(row.get(12)?);
+    Ok(Place {
+        waiting: Waiting {
+            seq: row.get(0)?,
+            event: EventId::new(row.get::<_, String>(1)?),
+            integration: IntegrationId::new(row.get::<_, String>(2)?),
+            story: Story {
+                reason: SendReason::EveryRun,
+                failures: row.get(5)?,
+                first_failed_at: row.get::<_, Option<i64>>(6)?.map(time),
+            },
+            ready_at: time(row.get(8)?),
+            gather: row.get::<_, Option<String>>(7)?.map(GatherKey::new),
+            attempts: row.get(9)?,
+            first_attempt_at: row.get::<_, Option<i64>>(10)?.map(time),
+            plain: row.get(11)?,
+            received: Arc::new(Received { envelope: Default::default(), at: received_at }),
+        },
+        event_no: row.get(3)?,
+        received_at,
+        reason: row.get(4)?,
+    })
+}
+
+fn complete(events: &mut Events<'_>, place: Place) -> Done<Waiting> {
+    let Place { mut waiting, event_no, received_at, reason } = place;
+    waiting.story.reason = SendReason::from_text(&reason).ok_or_else(|| {
+        Fail::corrupt(format!("event {}: {reason:?} is no reason to tell it", waiting.event))
+    })?;
+    let received = events.get(event_no)?;
+    waiting.received = match received.at == received_at {
+        true => received,
+        // Put back from the dead-letter queue while others still needed the event: its age counts anew.
+        false => Arc::new(Received { envelope: received.envelope.clone(), at: received_at }),
+    };
+    Ok(waiting)
+}
+
+/// Events by number, each read once for all the lines of a batch.
+struct Events<'c> {
+    c: &'c Connection,
+    read: HashMap<i64, Arc<Received>>,
+}
+
+impl Events<'_> {
+    fn get(&mut self, no: i64) -> Done<Arc<Received>> {
+        if let Some(received) = self.read.get(&no) {
+            return Ok(Arc::clone(received));
+        }
+        let row: Option<(String, Vec<u8>, i64)> = self
+            .c
+            .prepare_cached("SELECT properties, body, received_at FROM events WHERE no = ?1")?
+            .query_row([no], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let received = row.and_then(|(properties, body, at)| {
+            Some(Received { envelope: rows::envelope(&properties, body)?, at: time(at) })
+        });
+        let received = Arc::new(
+            received.ok_or_else(|| Fail::corrupt(format!("event number {no} is missing or unreadable")))?,
+        );
+        self.read.insert(no, Arc::clone(&received));
+        Ok(received)
+    }
+}
+
+/// Calls that the line would need if each were told alone, by token.
+fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>> {
+    let mut by_integration: HashMap<&IntegrationId, u32> = HashMap::new();
+    for one in waiting {
+        *by_integration.entry(&one.integration).or_default() += 1;
+    }
+    let mut needs: HashMap<TokenKey, u32> = HashMap::new();
+    for (integration, count) in by_integration {
+        if let Some(standing) = registry::standing(c, integration)? {
+            *needs.entry(standing.token).or_default() += count;
+        }
+    }
+    Ok(needs)
+}
+
+fn throttles(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<IntegrationId, Meter>> {
+    let mut found = HashMap::new();
+    for one in waiting {
+        if found.contains_key(&one.integration) {
+            continue;
+        }
+        let text: Option<String> = c
+            .prepare_cached("SELECT meter FROM throttles WHERE integration = ?1")?
+            .query_row([one.integration.as_str()], |row| row.get(0))
+            .optional()?;
+        let Some(text) = text else { continue };
+        let meter = rows::meter(&text).ok_or_else(|| {
+            Fail::corrupt(format!("integration {}: its throttle can't be read", one.integration))
+        })?;
+        found.insert(one.integration.clone(), meter);
+    }
+    Ok(found)
+}

@@ -1,0 +1,90 @@
+//! From SQLite's codes to sentences: classified here, while the code is still in hand.
+
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+
+use crate::ports::StoreError;
+
+/// Why a job failed: by SQLite, or by a rule of ours. `?` makes one of both.
+#[derive(Debug)]
+pub enum Fail {
+    Sql(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Fail {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Fail {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A job's result.
+pub type Done<T> = Result<T, Fail>;
+
+impl Fail {
+    /// A row that this program can't have written.
+    pub fn corrupt(sentence: String) -> Self {
+        Self::Store(StoreError::Corrupt(sentence))
+    }
+
+    /// The error for the caller; `file` is named in it.
+    pub fn told(self, file: &Path) -> StoreError {
+        match self {
+            Self::Sql(error) => sentence(&error, file),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+/// The class and the sentence of an SQLite error.
+pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
+    use StoreError::{Corrupt, Refused, Unavailable};
+    let file = file.display();
+    let Some(code) = error.sqlite_error_code() else {
+        return Corrupt(format!("store {file} holds something unexpected: {error}"));
+    };
+    match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Unavailable(format!(
+            "store {file} is locked by another process; it will be tried again (if this goes on, find and end \
+             the process that holds it)"
+        )),
+        ErrorCode::DiskFull => Unavailable(format!(
+            "store {file} can't grow: disk full; free some space, nothing is lost meanwhile"
+        )),
+        ErrorCode::SystemIoFailure => {
+            Unavailable(format!("store {file} can't be read or written ({error}); check the disk it is on"))
+        }
+        ErrorCode::ReadOnly => {
+            Refused(format!("store {file} is read-only: make the file and its folder writable for this user"))
+        }
+        ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
+            Refused(format!(
+                "store {file} can't be opened: check that this user may write the file and its folder"
+            ))
+        }
+        ErrorCode::NotADatabase => Corrupt(format!(
+            "store {file} is not an SQLite database: set store.url to another file, or move this one away"
+        )),
+        ErrorCode::DatabaseCorrupt => Corrupt(format!(
+            "store {file} is damaged ({error}): stop the worker and restore it from a backup, or recover it \
+             with sqlite3's .recover"
+        )),
+        _ => Corrupt(format!("store {file}: SQLite says: {error}")),
+    }
+}
+
+/// The same error once more: one failed commit is told to all whose work was in it.
+pub fn repeat(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(text) => StoreError::Unavailable(text.clone()),
+        StoreError::Refused(text) => StoreError::Refused(text.clone()),
+        StoreError::Corrupt(text) => StoreError::Corrupt(text.clone()),
+    }
+}

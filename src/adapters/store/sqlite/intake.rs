@@ -1,0 +1,308 @@
+//! Taking in a batch: what is known, the caller's decision, and what it changes.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::errors::Done;
+use super::notifications::{GATHERING, PENDING, wake_room};
+use super::{letters, registry};
+use crate::adapters::store::rows::{micros, properties, time};
+use crate::domain::envelope::Received;
+use crate::domain::frequency::Streak;
+use crate::domain::ids::{EventId, GatherKey, IntegrationId};
+use crate::domain::reason::{Outcome, SuppressReason};
+use crate::domain::story::Story;
+use crate::ports::{
+    CollationKey, Decide, DecidedEvent, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
+    NewNotification, StreakKey,
+};
+
+/// Runs one batch inside the writer's transaction.
+pub fn take_in(c: &Connection, query: &IntakeQuery, decide: Decide) -> Done<IntakeReceipt> {
+    let changes = decide(gather(c, query)?);
+    Batch { c, standings: HashMap::new(), ready: HashMap::new(), receipt: IntakeReceipt::default() }
+        .write(&changes)
+}
+
+fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
+    let mut state = IntakeState::default();
+    let mut known = c.prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 LIMIT 1")?;
+    for id in &query.events {
+        if known.exists([id.as_str()])? {
+            state.known.insert(id.clone());
+        }
+    }
+    for key in &query.streaks {
+        if let Some(streak) = streak(c, key)? {
+            state.streaks.insert(key.clone(), streak);
+        }
+    }
+    let mut until = c.prepare_cached("SELECT until FROM collations WHERE integration = ?1 AND of = ?2")?;
+    for key in &query.collations {
+        let found = until.query_row([key.integration.as_str(), &key.of], |row| row.get(0)).optional()?;
+        if let Some(micros) = found {
+            state.collations.insert(key.clone(), time(micros));
+        }
+    }
+    Ok(state)
+}
+
+fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
+    c.prepare_cached(
+        "SELECT failures, first_failed_at, newest, retell FROM streaks \
+         WHERE integration = ?1 AND monitor = ?2 AND region = ?3",
+    )?
+    .query_row([key.integration.as_str(), &key.monitor_uid, &key.region], |row| {
+        Ok(Streak {
+            failures: row.get(0)?,
+            first_failed_at: row.get::<_, Option<i64>>(1)?.map(time),
+            newest: row.get::<_, Option<i64>>(2)?.map(time),
+            retell: row.get(3)?,
+        })
+    })
+    .optional()
+}
+
+/// One batch on its way into the tables.
+struct Batch<'c> {
+    c: &'c Connection,
+    /// The integrations as they stand now; a decision may rest on what they were a moment ago.
+    standings: HashMap<IntegrationId, Option<registry::Standing>>,
+    /// Rooms that get something, and when the first of it is ready.
+    ready: HashMap<String, i64>,
+    receipt: IntakeReceipt,
+}
+
+/// A notification that is to be told.
+struct Telling<'a> {
+    room: &'a str,
+    story: &'a Story,
+    ready_at: i64,
+    gather: Option<&'a GatherKey>,
+}
+
+impl Batch<'_> {
+    fn write(mut self, changes: &IntakeChanges) -> Done<IntakeReceipt> {
+        for event in &changes.events {
+            self.event(event)?;
+        }
+        for (key, streak) in &changes.streaks {
+            self.streak(key, streak)?;
+        }
+        for (key, until) in &changes.collations {
+            self.collation(key, micros(*until))?;
+        }
+        for letter in &changes.letters {
+            letters::insert(self.c, letter)?;
+        }
+        self.receipt.letters = changes.letters.len();
+        for (room, ready_at) in &self.ready {
+            wake_room(self.c, room, *ready_at)?;
+        }
+        Ok(self.receipt)
+    }
+
+    fn event(&mut self, event: &DecidedEvent) -> Done<()> {
+        let mut stored: Option<i64> = None;
+        let mut opened = 0i64;
+        for new in &event.notifications {
+            if self.notification(event, new, &mut stored)? {
+                opened += 1;
+            }
+        }
+        if let Some(no) = stored {
+            self.c
+                .prepare_cached("UPDATE events SET open = open + ?2 WHERE no = ?1")?
+                .execute([no, opened])?;
+        }
+        Ok(())
+    }
+
+    /// Writes one notification unless it is known already. Returns whether it now needs its event.
+    fn notification(
+        &mut self,
+        event: &DecidedEvent,
+        new: &NewNotification,
+        stored: &mut Option<i64>,
+    ) -> Done<bool> {
+        let standing = self.standing(&new.integration)?;
+        let (story, ready_at, gather, retold) = match &new.fate {
+            Fate::Suppress { reason, detail } => {
+                self.suppress(event, new, *reason, detail)?;
+                return Ok(false);
+            }
+            Fate::Tell { story, ready_at, gather } => {
+                if let Some((reason, detail)) = registry::deaf(standing.as_ref()) {
+                    self.suppress(event, new, reason, &detail)?;
+                    return Ok(false);
+                }
+                (story, ready_at, gather.as_ref(), false)
+            }
+            Fate::Retell { story, ready_at } => {
+                if standing.is_none() {
+                    let detail = "the integration was removed before its dead letter was put back";
+                    self.end_buried(&event.id, &new.integration)?;
+                    self.suppress(event, new, SuppressReason::Removed, detail)?;
+                    return Ok(false);
+                }
+                (story, ready_at, None, true)
+            }
+        };
+        if retold {
+            self.end_buried(&event.id, &new.integration)?;
+        }
+        if self.is_known(&event.id, &new.integration)? {
+            return Ok(false);
+        }
+        let room = standing.map_or_else(|| new.room.as_str().to_owned(), |s| s.room);
+        let no = match *stored {
+            Some(no) => no,
+            None => *stored.insert(self.store(&event.id, &event.received)?),
+        };
+        let telling = Telling { room: &room, story, ready_at: micros(*ready_at), gather };
+        self.tell(event, &new.integration, no, &telling)?;
+        Ok(true)
+    }
+
+    fn standing(&mut self, id: &IntegrationId) -> Done<Option<registry::Standing>> {
+        if let Some(known) = self.standings.get(id) {
+            return Ok(known.clone());
+        }
+        let found = registry::standing(self.c, id)?;
+        self.standings.insert(id.clone(), found.clone());
+        Ok(found)
+    }
+
+    fn is_known(&self, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<bool> {
+        self.c
+            .prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 AND integration = ?2")?
+            .exists([event.as_str(), integration.as_str()])
+    }
+
+    /// A dead letter comes back: its earlier end makes room for the new beginning.
+    fn end_buried(&self, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<()> {
+        self.c
+            .prepare_cached(
+                "DELETE FROM notifications WHERE event = ?1 AND integration = ?2 AND state = 'dead-lettered'",
+            )?
+            .execute([event.as_str(), integration.as_str()])
+            .map(|_| ())
+    }
+
+    /// The number of the stored event, which is stored now if it is not yet.
+    fn store(&self, id: &EventId, received: &Received) -> rusqlite::Result<i64> {
+        self.c
+            .prepare_cached(
+                "INSERT INTO events (id, properties, body, received_at, open) VALUES (?1, ?2, ?3, ?4, 0) \
+                 ON CONFLICT (id) DO UPDATE SET open = open RETURNING no",
+            )?
+            .query_row(
+                params![
+                    id.as_str(),
+                    properties(&received.envelope),
+                    received.envelope.body,
+                    micros(received.at)
+                ],
+                |row| row.get(0),
+            )
+    }
+
+    fn tell(
+        &mut self,
+        event: &DecidedEvent,
+        integration: &IntegrationId,
+        event_no: i64,
+        telling: &Telling<'_>,
+    ) -> rusqlite::Result<()> {
+        let received_at = micros(event.received.at);
+        let state = if telling.ready_at <= received_at { PENDING } else { GATHERING };
+        self.c
+            .prepare_cached(
+                "INSERT INTO notifications (event, integration, room, event_no, state, reason, failures, \
+                 first_failed_at, gather, ready_at, received_at, decided_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+            )?
+            .execute(params![
+                event.id.as_str(),
+                integration.as_str(),
+                telling.room,
+                event_no,
+                state,
+                telling.story.reason.as_str(),
+                telling.story.failures,
+                telling.story.first_failed_at.map(micros),
+                telling.gather.map(GatherKey::as_str),
+                telling.ready_at,
+                received_at,
+            ])?;
+        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.ready_at);
+        *first = telling.ready_at.min(*first);
+        self.receipt.pending += 1;
+        Ok(())
+    }
+
+    fn suppress(
+        &mut self,
+        event: &DecidedEvent,
+        new: &NewNotification,
+        reason: SuppressReason,
+        detail: &str,
+    ) -> rusqlite::Result<()> {
+        let inserted = self
+            .c
+            .prepare_cached(
+                "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, \
+                 decided_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7) ON CONFLICT (event, integration) DO NOTHING",
+            )?
+            .execute(params![
+                event.id.as_str(),
+                new.integration.as_str(),
+                new.room.as_str(),
+                Outcome::Suppressed.as_str(),
+                reason.as_str(),
+                detail,
+                micros(event.received.at),
+            ])?;
+        if inserted > 0 {
+            *self.receipt.suppressed.entry(reason).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Streaks live as long as their integration; one that was removed a moment ago gets none anew.
+    fn streak(&mut self, key: &StreakKey, streak: &Streak) -> Done<()> {
+        if self.standing(&key.integration)?.is_none() {
+            return Ok(());
+        }
+        self.c
+            .prepare_cached(
+                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, retell) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
+                 failures = ?4, first_failed_at = ?5, newest = ?6, retell = ?7",
+            )?
+            .execute(params![
+                key.integration.as_str(),
+                key.monitor_uid,
+                key.region,
+                streak.failures,
+                streak.first_failed_at.map(micros),
+                streak.newest.map(micros),
+                streak.retell,
+            ])?;
+        Ok(())
+    }
+
+    fn collation(&mut self, key: &CollationKey, until: i64) -> Done<()> {
+        if self.standing(&key.integration)?.is_none() {
+            return Ok(());
+        }
+        self.c
+            .prepare_cached(
+                "INSERT INTO collations (integration, of, until) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (integration, of) DO UPDATE SET until = ?3",
+            )?
+            .execute(params![key.integration.as_str(), key.of, until])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Looking back: what became of an event, forgetting what is old, and the figures for the gauges.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::errors::Done;
+use super::notifications::outcome_of;
+use crate::adapters::store::rows::{micros, time};
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::ports::{Gauges, JournalEntry};
+
+/// All notifications of one event, by integration.
+pub fn explain(c: &Connection, event: &EventId) -> Done<Vec<JournalEntry>> {
+    let mut statement = c.prepare_cached(
+        "SELECT integration, state, reason, detail, received_at, decided_at, sent_at, attempts \
+         FROM notifications WHERE event = ?1 ORDER BY integration",
+    )?;
+    let mut rows = statement.query([event.as_str()])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(JournalEntry {
+            event: event.clone(),
+            integration: IntegrationId::new(row.get::<_, String>(0)?),
+            outcome: outcome_of(&row.get::<_, String>(1)?)?,
+            reason: row.get(2)?,
+            detail: row.get(3)?,
+            received_at: time(row.get(4)?),
+            decided_at: time(row.get(5)?),
+            sent_at: row.get::<_, Option<i64>>(6)?.map(time),
+            attempts: row.get(7)?,
+        });
+    }
+    Ok(entries)
+}
+
+/// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.
+/// What is open is never forgotten, nor are streaks: those live as long as their integration.
+pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let forgotten = c
+        .prepare_cached(
+            "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications \
+             WHERE event_no IS NULL AND decided_at < ?1 ORDER BY decided_at LIMIT ?2)",
+        )?
+        .execute(params![micros(before), limit])?;
+    c.prepare_cached(
+        "DELETE FROM collations WHERE (integration, of) IN \
+         (SELECT integration, of FROM collations WHERE until < ?1 ORDER BY until LIMIT ?2)",
+    )?
+    .execute(params![micros(before), limit])?;
+    Ok(forgotten)
+}
+
+/// How much waits, and for how long.
+pub fn gauges(c: &Connection, now: Timestamp) -> Done<Gauges> {
+    let count = |sql: &str| -> rusqlite::Result<u64> {
+        c.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+    };
+    let oldest: Option<i64> = c
+        .prepare_cached(
+            "SELECT min(at) FROM ( \
+               SELECT min(ready_at) AS at FROM notifications WHERE state = 'pending' \
+               UNION ALL SELECT min(ready_at) FROM notifications WHERE state = 'gathering')",
+        )?
+        .query_row([], |row| row.get(0))?;
+    let late = oldest.map_or(0, |at| micros(now).saturating_sub(at).max(0));
+    Ok(Gauges {
+        pending: count("SELECT count(*) FROM notifications WHERE event_no IS NOT NULL")?,
+        oldest_due_seconds: std::time::Duration::from_micros(late.unsigned_abs()).as_secs_f64(),
+        letters: count("SELECT count(*) FROM letters")?,
+    })
+}

@@ -1,0 +1,90 @@
+//! The outbox of the dead-letter queue: letters are written with the change that made them, and leave when
+//! the broker has confirmed them.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::errors::{Done, Fail};
+use super::notifications::{Ending, Open, end, find};
+use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::reason::{DeadLetterReason, Outcome};
+use crate::ports::Letter;
+
+/// Stores a letter that carries its own envelope: an event that could not be decided.
+pub fn insert(c: &Connection, letter: &Letter) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "INSERT INTO letters (event, integration, properties, body, reason, detail, attempts, last_status, \
+         first_attempt_at, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        letter.event.as_ref().map(EventId::as_str),
+        letter.integration.as_ref().map(IntegrationId::as_str),
+        properties(&letter.envelope),
+        letter.envelope.body,
+        letter.reason.as_str(),
+        letter.detail,
+        letter.attempts,
+        letter.last_status,
+        letter.first_attempt_at.map(micros),
+        micros(letter.at),
+    ])
+    .map(|_| ())
+}
+
+/// The oldest letters in the outbox.
+pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = c.prepare_cached(
+        "SELECT l.id, ifnull(l.properties, e.properties), ifnull(l.body, e.body), l.reason, l.detail, l.event, \
+         l.integration, l.attempts, l.last_status, l.first_attempt_at, l.at \
+         FROM letters l LEFT JOIN events e ON e.no = l.event_no ORDER BY l.id LIMIT ?1",
+    )?;
+    let mut found = Vec::new();
+    let mut rows = statement.query([limit])?;
+    while let Some(row) = rows.next()? {
+        let letter = read(row)?;
+        found.push(letter.ok_or_else(|| {
+            Fail::corrupt("the outbox of dead letters holds one that can't be read".to_owned())
+        })?);
+    }
+    Ok(found)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Option<Letter>> {
+    let stored: (Option<String>, Option<Vec<u8>>, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    let (Some(properties), Some(body), reason) = stored else { return Ok(None) };
+    let (Some(envelope), Some(reason)) = (envelope(&properties, body), DeadLetterReason::from_text(&reason))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Letter {
+        id: row.get(0)?,
+        envelope,
+        reason,
+        detail: row.get(4)?,
+        event: row.get::<_, Option<String>>(5)?.map(EventId::new),
+        integration: row.get::<_, Option<String>>(6)?.map(IntegrationId::new),
+        attempts: row.get(7)?,
+        last_status: row.get(8)?,
+        first_attempt_at: row.get::<_, Option<i64>>(9)?.map(time),
+        at: time(row.get(10)?),
+    }))
+}
+
+/// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more
+/// change nothing.
+pub fn buried(c: &Connection, ids: &[i64], at: Timestamp) -> Done<()> {
+    for id in ids {
+        let letter: Option<(Option<i64>, String, String)> = c
+            .prepare_cached("DELETE FROM letters WHERE id = ?1 RETURNING seq, reason, detail")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((Some(seq), reason, detail)) = letter else { continue };
+        if let Some(open) = find(c, seq)?.filter(Open::is_burying) {
+            let ending = Ending { outcome: Outcome::DeadLettered, reason: &reason, detail: &detail, at };
+            end(c, &open, &ending)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The embedded store: one SQLite file, one worker, and any number of short-lived verbs beside it.
+//!
+//! Every port's method becomes one job on a thread that owns a connection ([`threads`]). Changes are durable
+//! when a method returns: WAL with `synchronous=FULL`, commits shared by what is queued at the same time.
+//! Nothing here looks at a clock; times are arguments.
+
+mod claim;
+mod errors;
+mod intake;
+mod journal;
+mod letters;
+mod notifications;
+mod open;
+mod registry;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod tokens;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use self::threads::Line;
+use super::cipher::Cipher;
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::ports::{
+    Applied, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Journal, JournalEntry,
+    Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Store, StoreError, Stored,
+};
+
+/// Who opens a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes in and dispatches; alone on its file.
+    Worker,
+    /// A verb of the command line: looks things up and changes integrations beside a running worker.
+    Tool,
+}
+
+/// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
+pub struct SqliteStore {
+    // The order of the fields is the order of closing: the writer last, so that it can tidy up, then the lock.
+    reader: Line,
+    writer: Line,
+    cipher: Arc<Cipher>,
+    _lock: Option<File>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file at `path`, making it and its schema where needed. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// A second worker on one file, a file that is no database or not ours, a schema newer than this program,
+    /// a place that can't be written: each with a sentence that names the file and what to do.
+    pub fn open(path: &Path, role: Role, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
+        let opened = open::open(path, role)?;
+        Ok(Arc::new(Self {
+            reader: Line::reader(opened.reader, path)?,
+            writer: Line::writer(opened.writer, path)?,
+            cipher: Arc::new(cipher),
+            _lock: opened.lock,
+        }))
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
+        self.writer.run(move |c| intake::take_in(c, &query, decide)).await
+    }
+
+    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+        self.writer.run(move |c| claim::claim_rooms(c, &terms, now)).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.reader.run(claim::next_due).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        self.writer.run(move |c| settle::settle(c, &settlement)).await
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.reader.run(move |c| letters::letters(c, limit)).await
+    }
+
+    async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
+        let letters = letters.to_vec();
+        self.writer.run(move |c| letters::buried(c, &letters, at)).await
+    }
+
+    async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer.run(move |c| journal::forget(c, before, limit)).await
+    }
+
+    async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
+        self.reader.run(move |c| journal::gauges(c, now)).await
+    }
+}
+
+#[async_trait]
+impl Journal for SqliteStore {
+    async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
+        let event = event.clone();
+        self.reader.run(move |c| journal::explain(c, &event)).await
+    }
+}
+
+#[async_trait]
+impl Registry for SqliteStore {
+    async fn revision(&self) -> Result<u64, StoreError> {
+        self.reader.run(registry::revision).await
+    }
+
+    async fn list(&self) -> Result<Vec<Stored>, StoreError> {
+        let cipher = Arc::clone(&self.cipher);
+        self.reader.run(move |c| registry::list(c, &cipher)).await
+    }
+
+    async fn apply(
+        &self,
+        definitions: Vec<Definition>,
+        by: ManagedBy,
+        now: Timestamp,
+    ) -> Result<Applied, StoreError> {
+        let cipher = Arc::clone(&self.cipher);
+        self.writer.run(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
+    }
+
+    async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.writer.run(move |c| registry::remove(c, &id, now)).await
+    }
+
+    async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.writer.run(move |c| registry::pause(c, &id, now)).await
+    }
+
+    async fn resume(&self, id: &IntegrationId, _now: Timestamp) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.writer.run(move |c| registry::resume(c, &id)).await
+    }
+}

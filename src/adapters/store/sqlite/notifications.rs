@@ -1,0 +1,181 @@
+//! The named changes of a notification's row, shared by intake, settlements and the registry. Nothing else
+//! writes `state`; whatever ends a notification lets go of its event here.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::errors::{Done, Fail};
+use crate::adapters::store::rows::micros;
+use crate::domain::ids::IntegrationId;
+use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
+
+/// Its time has not come.
+pub const GATHERING: &str = "gathering";
+/// In its room's line.
+pub const PENDING: &str = "pending";
+/// Given up; its letter is in the outbox.
+pub const BURYING: &str = "burying";
+/// What `explain` says while a letter waits to be confirmed.
+pub const DEAD_LETTERING: &str = "dead-lettering";
+
+/// The part of a row that transitions look at.
+pub struct Open {
+    pub seq: i64,
+    pub room: String,
+    state: String,
+    event_no: Option<i64>,
+}
+
+impl Open {
+    /// Whether it still waits to be told.
+    pub fn waits(&self) -> bool {
+        self.state == PENDING || self.state == GATHERING
+    }
+
+    /// Whether its letter is in the outbox.
+    pub fn is_burying(&self) -> bool {
+        self.state == BURYING
+    }
+
+    /// Whether it is in its room already.
+    pub fn is_told(&self) -> bool {
+        self.state == Outcome::Sent.as_str() || self.state == Outcome::Digested.as_str()
+    }
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { seq: row.get(0)?, room: row.get(1)?, state: row.get(2)?, event_no: row.get(3)? })
+    }
+}
+
+/// The row of `seq`, if the journal still has it.
+pub fn find(c: &Connection, seq: i64) -> rusqlite::Result<Option<Open>> {
+    c.prepare_cached("SELECT seq, room, state, event_no FROM notifications WHERE seq = ?1")?
+        .query_row([seq], Open::read)
+        .optional()
+}
+
+/// All that wait to be told for one integration, in order.
+pub fn waiting_of(c: &Connection, integration: &IntegrationId) -> rusqlite::Result<Vec<Open>> {
+    c.prepare_cached(
+        "SELECT seq, room, state, event_no FROM notifications \
+         WHERE integration = ?1 AND event_no IS NOT NULL AND state IN ('pending', 'gathering') ORDER BY seq",
+    )?
+    .query_map([integration.as_str()], Open::read)?
+    .collect()
+}
+
+/// How a notification ends.
+pub struct Ending<'a> {
+    pub outcome: Outcome,
+    pub reason: &'a str,
+    pub detail: &'a str,
+    pub at: Timestamp,
+}
+
+/// Ends one, whatever it was, and lets go of its event.
+pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result<()> {
+    let at = micros(ending.at);
+    let told = matches!(ending.outcome, Outcome::Sent | Outcome::Digested);
+    c.prepare_cached(
+        "UPDATE notifications SET state = ?2, reason = ?3, detail = ?4, decided_at = ?5, sent_at = ?6, \
+         event_no = NULL, gather = NULL WHERE seq = ?1",
+    )?
+    .execute(params![
+        open.seq,
+        ending.outcome.as_str(),
+        ending.reason,
+        ending.detail,
+        at,
+        told.then_some(at)
+    ])?;
+    if open.state == BURYING {
+        // It is in the room after all: there is nothing to bury.
+        c.prepare_cached("DELETE FROM letters WHERE seq = ?1")?.execute([open.seq])?;
+    }
+    match open.event_no {
+        Some(no) => let_go(c, no),
+        None => Ok(()),
+    }
+}
+
+/// One notification less needs the event; the last one takes its body along.
+fn let_go(c: &Connection, event_no: i64) -> rusqlite::Result<()> {
+    let open: Option<i64> = c
+        .prepare_cached("UPDATE events SET open = open - 1 WHERE no = ?1 RETURNING open")?
+        .query_row([event_no], |row| row.get(0))
+        .optional()?;
+    if open.is_some_and(|open| open <= 0) {
+        c.prepare_cached("DELETE FROM events WHERE no = ?1")?.execute([event_no])?;
+    }
+    Ok(())
+}
+
+/// Ends all that wait for one integration as suppressed.
+pub fn suppress_waiting(
+    c: &Connection,
+    integration: &IntegrationId,
+    reason: SuppressReason,
+    detail: &str,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at };
+    for open in waiting_of(c, integration)? {
+        end(c, &open, &ending)?;
+    }
+    Ok(())
+}
+
+/// Counts an attempt, with the answer's status if there was an answer.
+pub fn count_attempt(c: &Connection, seq: i64, at: Timestamp, status: Option<u16>) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE notifications SET attempts = attempts + 1, first_attempt_at = ifnull(first_attempt_at, ?2), \
+         last_status = ?3 WHERE seq = ?1",
+    )?
+    .execute(params![seq, micros(at), status])
+    .map(|_| ())
+}
+
+/// Puts one that waits into the outbox of letters. It keeps its event until the letter is confirmed.
+pub fn bury(
+    c: &Connection,
+    seq: i64,
+    reason: DeadLetterReason,
+    detail: &str,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE notifications SET state = 'burying', reason = ?2, detail = ?3, decided_at = ?4, gather = NULL \
+         WHERE seq = ?1",
+    )?
+    .execute(params![seq, DEAD_LETTERING, detail, micros(at)])?;
+    c.prepare_cached(
+        "INSERT INTO letters (seq, event, integration, event_no, reason, detail, attempts, last_status, \
+         first_attempt_at, at) SELECT seq, event, integration, event_no, ?2, ?3, attempts, last_status, \
+         first_attempt_at, ?4 FROM notifications WHERE seq = ?1",
+    )?
+    .execute(params![seq, reason.as_str(), detail, micros(at)])
+    .map(|_| ())
+}
+
+/// Tells a room's row that something for it gets ready at `ready_at`. A held room hears of it when it is
+/// given back; one that can't send before `hold_until` stays asleep until then.
+pub fn wake_room(c: &Connection, room: &str, ready_at: i64) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "INSERT INTO rooms (room, due_at) VALUES (?1, ?2) ON CONFLICT (room) DO UPDATE SET \
+         due_at = CASE WHEN lease_until IS NOT NULL THEN due_at \
+           ELSE min(ifnull(due_at, 9223372036854775807), max(?2, ifnull(hold_until, ?2))) END, \
+         fresh_at = CASE WHEN lease_until IS NULL THEN fresh_at \
+           ELSE min(ifnull(fresh_at, 9223372036854775807), ?2) END",
+    )?
+    .execute(params![room, ready_at])
+    .map(|_| ())
+}
+
+/// The outcome that a stored state stands for.
+pub fn outcome_of(state: &str) -> Done<Outcome> {
+    match state {
+        GATHERING | BURYING => Ok(Outcome::Pending),
+        other => Outcome::from_text(other)
+            .ok_or_else(|| Fail::corrupt(format!("the journal holds an outcome that is none: {other:?}"))),
+    }
+}

@@ -1,0 +1,362 @@
+//! The integrations: their definitions, their states, and what a change means for what waits.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use secrecy::ExposeSecret;
+
+use super::errors::{Done, Fail};
+use super::notifications::{suppress_waiting, waiting_of, wake_room};
+use crate::adapters::store::cipher::Cipher;
+use crate::adapters::store::rows::micros;
+use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
+use crate::domain::integration::IntegrationState;
+use crate::domain::reason::SuppressReason;
+use crate::ports::{Applied, Definition, ManagedBy, StoreError, Stored};
+
+/// What intake and claims need to know of an integration.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub room: String,
+    pub token: TokenKey,
+    paused: bool,
+    suspended: Option<String>,
+}
+
+/// The integration's standing in this very transaction; `None` if there is no such integration.
+pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
+    c.prepare_cached("SELECT room, token, paused, suspended FROM integrations WHERE id = ?1")?
+        .query_row([id.as_str()], |row| {
+            Ok(Standing {
+                room: row.get(0)?,
+                token: TokenKey::new(row.get::<_, String>(1)?),
+                paused: row.get(2)?,
+                suspended: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+/// Why an integration is not to be told anything now, if so: a change that the decision had not seen yet.
+pub fn deaf(standing: Option<&Standing>) -> Option<(SuppressReason, String)> {
+    match standing {
+        None => Some((SuppressReason::Removed, "there is no such integration any more".to_owned())),
+        Some(Standing { paused: true, .. }) => Some((SuppressReason::Paused, String::new())),
+        Some(Standing { suspended: Some(reason), .. }) => Some((SuppressReason::Suspended, reason.clone())),
+        Some(_) => None,
+    }
+}
+
+/// The number of changes so far.
+pub fn revision(c: &Connection) -> Done<u64> {
+    let revision: i64 = c
+        .prepare_cached("SELECT value FROM meta WHERE name = 'revision'")?
+        .query_row([], |row| row.get(0))?;
+    Ok(revision.unsigned_abs())
+}
+
+/// Counts a change, and returns its number.
+fn raise_revision(c: &Connection) -> rusqlite::Result<i64> {
+    c.prepare_cached("UPDATE meta SET value = value + 1 WHERE name = 'revision' RETURNING value")?
+        .query_row([], |row| row.get(0))
+}
+
+fn managed_text(by: ManagedBy) -> &'static str {
+    match by {
+        ManagedBy::File => "file",
+        ManagedBy::Operator => "operator",
+    }
+}
+
+/// An integration's row, its room URL still encrypted.
+struct Kept {
+    id: IntegrationId,
+    json: String,
+    room_url: Vec<u8>,
+    room: RoomKey,
+    token: TokenKey,
+    paused: bool,
+    suspended: Option<String>,
+    managed_by: ManagedBy,
+}
+
+const COLUMNS: &str = "id, json, room_url, room, token, paused, suspended, managed_by";
+
+impl Kept {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: IntegrationId::new(row.get::<_, String>(0)?),
+            json: row.get(1)?,
+            room_url: row.get(2)?,
+            room: RoomKey::new(row.get::<_, String>(3)?),
+            token: TokenKey::new(row.get::<_, String>(4)?),
+            paused: row.get(5)?,
+            suspended: row.get(6)?,
+            managed_by: match row.get_ref(7)?.as_str()? {
+                "file" => ManagedBy::File,
+                _ => ManagedBy::Operator,
+            },
+        })
+    }
+
+    fn all(c: &Connection) -> rusqlite::Result<Vec<Self>> {
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations ORDER BY id"))?
+            .query_map([], Self::read)?
+            .collect()
+    }
+
+    fn find(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Self>> {
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations WHERE id = ?1"))?
+            .query_row([id.as_str()], Self::read)
+            .optional()
+    }
+
+    /// The one that an operator means, or why there is none.
+    fn named(c: &Connection, id: &IntegrationId) -> Done<Self> {
+        Self::find(c, id)?.ok_or_else(|| {
+            refused(format!("there is no integration {id}: `integrations list` shows those that are"))
+        })
+    }
+
+    fn into_stored(self, cipher: &Cipher, pending: u64) -> Done<Stored> {
+        let room_url = cipher.unseal(&self.id, &self.room_url)?;
+        let state = match (self.paused, self.suspended) {
+            (true, _) => IntegrationState::Paused,
+            (false, Some(reason)) => IntegrationState::Suspended { reason },
+            (false, None) => IntegrationState::Active,
+        };
+        Ok(Stored {
+            definition: Definition {
+                id: self.id,
+                json: self.json,
+                room_url,
+                room: self.room,
+                token: self.token,
+                paused: self.paused,
+            },
+            managed_by: self.managed_by,
+            state,
+            pending,
+        })
+    }
+}
+
+fn refused(sentence: String) -> Fail {
+    Fail::Store(StoreError::Refused(sentence))
+}
+
+/// All integrations, by id, with how much waits for each.
+pub fn list(c: &Connection, cipher: &Cipher) -> Done<Vec<Stored>> {
+    let mut pending: BTreeMap<String, i64> = c
+        .prepare_cached(
+            "SELECT integration, count(*) FROM notifications WHERE event_no IS NOT NULL GROUP BY integration",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    Kept::all(c)?
+        .into_iter()
+        .map(|kept| {
+            let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
+            kept.into_stored(cipher, waiting.unsigned_abs())
+        })
+        .collect()
+}
+
+/// Stores definitions; see `ports::Registry::apply`.
+pub fn apply(
+    c: &Connection,
+    cipher: &Cipher,
+    definitions: &[Definition],
+    by: ManagedBy,
+    now: Timestamp,
+) -> Done<Applied> {
+    let mut ids = HashSet::new();
+    if let Some(twice) = definitions.iter().find(|d| !ids.insert(&d.id)) {
+        return Err(refused(format!(
+            "integration {} is defined twice: an id names one integration",
+            twice.id
+        )));
+    }
+    let change = Change { c, cipher, by, now, revision: revision(c)? + 1 };
+    let mut applied = Applied::default();
+    for definition in definitions {
+        match Kept::find(c, &definition.id)? {
+            None => {
+                change.write(definition, true)?;
+                applied.added += 1;
+            }
+            Some(kept) if change.update(definition, &kept)? => applied.changed += 1,
+            Some(_) => applied.unchanged += 1,
+        }
+    }
+    if by == ManagedBy::File {
+        let gone = |kept: &Kept| kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
+        for kept in Kept::all(c)?.into_iter().filter(gone) {
+            delete(c, &kept.id, "it is no longer in the integrations file", now)?;
+            applied.removed += 1;
+        }
+    }
+    if applied.added + applied.changed + applied.removed > 0 {
+        raise_revision(c)?;
+    }
+    Ok(applied)
+}
+
+/// One `apply` under way.
+struct Change<'a> {
+    c: &'a Connection,
+    cipher: &'a Cipher,
+    by: ManagedBy,
+    now: Timestamp,
+    /// The number that this change will have.
+    revision: u64,
+}
+
+impl Change<'_> {
+    /// Takes over a definition of an integration that is there. Returns whether anything differs.
+    fn update(&self, new: &Definition, old: &Kept) -> Done<bool> {
+        if self.by == ManagedBy::Operator && old.managed_by == ManagedBy::File {
+            return Err(managed_by_file(&new.id));
+        }
+        let old_url = self.cipher.unseal(&old.id, &old.room_url)?;
+        let moved = old.room != new.room;
+        let new_url =
+            moved || old_url.expose_secret() != new.room_url.expose_secret() || old.token != new.token;
+        if !new_url && old.json == new.json && old.paused == new.paused && old.managed_by == self.by {
+            return Ok(false);
+        }
+        self.write(new, new_url)?;
+        if new.paused && !old.paused {
+            suppress_waiting(self.c, &new.id, SuppressReason::Paused, PAUSED, self.now)?;
+        }
+        if moved {
+            self.move_line(&new.id, &new.room)?;
+        }
+        let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
+        if heard_again {
+            retell_failing(self.c, &new.id)?;
+        }
+        Ok(true)
+    }
+
+    fn write(&self, new: &Definition, new_url: bool) -> Done<()> {
+        let sealed = self.cipher.seal(&new.id, &new.room_url)?;
+        let revision = i64::try_from(self.revision).unwrap_or(i64::MAX);
+        self.c
+            .prepare_cached(
+                "INSERT INTO integrations (id, json, room_url, room, token, paused, managed_by, url_revision) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET json = ?2, \
+                 room_url = CASE WHEN ?9 THEN ?3 ELSE room_url END, room = ?4, token = ?5, paused = ?6, \
+                 managed_by = ?7, suspended = CASE WHEN ?9 THEN NULL ELSE suspended END, \
+                 url_revision = CASE WHEN ?9 THEN ?8 ELSE url_revision END",
+            )?
+            .execute(params![
+                new.id.as_str(),
+                new.json,
+                sealed,
+                new.room.as_str(),
+                new.token.as_str(),
+                new.paused,
+                managed_text(self.by),
+                revision,
+                new_url,
+            ])?;
+        Ok(())
+    }
+
+    /// What waits goes to the new room's line, each to its place by the order of the events.
+    fn move_line(&self, id: &IntegrationId, room: &RoomKey) -> Done<()> {
+        for open in waiting_of(self.c, id)? {
+            let ready_at: Option<i64> = self
+                .c
+                .prepare_cached("UPDATE notifications SET room = ?2 WHERE seq = ?1 RETURNING ready_at")?
+                .query_row(params![open.seq, room.as_str()], |row| row.get(0))?;
+            wake_room(self.c, room.as_str(), ready_at.unwrap_or_else(|| micros(self.now)))?;
+        }
+        Ok(())
+    }
+}
+
+/// What `explain` adds to `integration-paused`.
+const PAUSED: &str = "the integration was paused while this waited";
+
+fn managed_by_file(id: &IntegrationId) -> Fail {
+    refused(format!("integration {id} is managed by integrations.file: change it there"))
+}
+
+/// An operator's own integration, or why it is not the operator's to change.
+fn own(c: &Connection, id: &IntegrationId) -> Done<Kept> {
+    let kept = Kept::named(c, id)?;
+    if kept.managed_by == ManagedBy::File { Err(managed_by_file(id)) } else { Ok(kept) }
+}
+
+/// Forgets an integration and all that is kept for it alone. Outcomes stay in the journal.
+fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done<()> {
+    suppress_waiting(c, id, SuppressReason::Removed, why, now)?;
+    for sql in [
+        "DELETE FROM integrations WHERE id = ?1",
+        "DELETE FROM streaks WHERE integration = ?1",
+        "DELETE FROM collations WHERE integration = ?1",
+        "DELETE FROM throttles WHERE integration = ?1",
+    ] {
+        c.prepare_cached(sql)?.execute([id.as_str()])?;
+    }
+    Ok(())
+}
+
+/// See `ports::Registry::remove`.
+pub fn remove(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
+    own(c, id)?;
+    delete(c, id, "the integration was removed while this waited", now)?;
+    raise_revision(c)?;
+    Ok(())
+}
+
+/// See `ports::Registry::pause`. Pausing what is paused changes nothing.
+pub fn pause(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
+    if own(c, id)?.paused {
+        return Ok(());
+    }
+    c.prepare_cached("UPDATE integrations SET paused = 1 WHERE id = ?1")?.execute([id.as_str()])?;
+    suppress_waiting(c, id, SuppressReason::Paused, PAUSED, now)?;
+    raise_revision(c)?;
+    Ok(())
+}
+
+/// See `ports::Registry::resume`. Resuming what is active changes nothing.
+pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
+    let kept = Kept::named(c, id)?;
+    let by_file = kept.managed_by == ManagedBy::File;
+    if by_file && kept.paused && kept.suspended.is_none() {
+        return Err(refused(format!("integration {id} is paused in integrations.file: change it there")));
+    }
+    if !kept.paused && kept.suspended.is_none() {
+        return Ok(());
+    }
+    c.prepare_cached("UPDATE integrations SET suspended = NULL, paused = (paused AND ?2) WHERE id = ?1")?
+        .execute(params![id.as_str(), by_file])?;
+    retell_failing(c, id)?;
+    raise_revision(c)?;
+    Ok(())
+}
+
+/// The room may have missed that these fail: the next failed run of each is told.
+fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
+    c.prepare_cached("UPDATE streaks SET retell = 1 WHERE integration = ?1 AND failures > 0")?
+        .execute([id.as_str()])
+        .map(|_| ())
+}
+
+/// Suspends an integration that its room refused, unless its URL was changed after `claimed_at`, the revision
+/// that the refused attempt was made by. Returns whether the refusal counts.
+pub fn suspend(c: &Connection, id: &IntegrationId, reason: &str, claimed_at: u64) -> Done<bool> {
+    let claimed_at = i64::try_from(claimed_at).unwrap_or(i64::MAX);
+    let suspended = c
+        .prepare_cached("UPDATE integrations SET suspended = ?2 WHERE id = ?1 AND url_revision <= ?3")?
+        .execute(params![id.as_str(), reason, claimed_at])?;
+    if suspended > 0 {
+        raise_revision(c)?;
+    }
+    Ok(suspended > 0)
+}

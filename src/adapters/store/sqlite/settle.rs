@@ -1,0 +1,238 @@
+//! Settling a step on a held room: the transitions, the room's new state, and when it is looked at again.
+
+use std::cmp::{max, min};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::claim::next_ready;
+use super::errors::Done;
+use super::notifications::{Ending, Open, bury, count_attempt, end, find, waiting_of};
+use super::{registry, tokens};
+use crate::adapters::store::rows::{meter_text, micros, time};
+use crate::domain::ids::{IntegrationId, RoomKey};
+use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason};
+use crate::ports::{Settled, Settlement, Then, Transition};
+
+/// A held room's row, as far as settling looks at it.
+struct Held {
+    lease: i64,
+    fresh_at: Option<i64>,
+    revision: u64,
+}
+
+/// Applies a settlement, or nothing if the room is no longer the settler's.
+pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
+    let Some(held) = held(c, s)? else { return Ok(Settled::LostClaim) };
+    for transition in &s.transitions {
+        apply(c, &s.room, &held, transition)?;
+    }
+    for calls in &s.calls {
+        tokens::spend(c, &s.room, calls, s.now)?;
+    }
+    for (integration, meter) in &s.throttles {
+        // One that was removed meanwhile leaves no meter behind.
+        c.prepare_cached(
+            "INSERT INTO throttles (integration, meter) SELECT id, ?2 FROM integrations WHERE id = ?1 \
+             ON CONFLICT (integration) DO UPDATE SET meter = ?2",
+        )?
+        .execute([integration.as_str(), &meter_text(meter)])?;
+    }
+    save_state(c, s)?;
+    let rest = match s.then {
+        Then::Hold => {
+            renew(c, s, held.lease)?;
+            return Ok(Settled::Applied);
+        }
+        Then::Release { due } => Rest { look_at: due, until: None },
+        Then::Rest { until } => Rest { look_at: Some(until), until: Some(until) },
+    };
+    release(c, s, &held, &rest)?;
+    Ok(Settled::Applied)
+}
+
+/// The room, if it is held by this very claim. A lease that has lapsed counts as long as nobody else has
+/// claimed the room.
+fn held(c: &Connection, s: &Settlement) -> rusqlite::Result<Option<Held>> {
+    let claim = i64::try_from(s.claim).unwrap_or(-1);
+    c.prepare_cached(
+        "SELECT lease, fresh_at, claimed_at_revision FROM rooms \
+         WHERE room = ?1 AND claim = ?2 AND lease_until IS NOT NULL",
+    )?
+    .query_row(params![s.room.as_str(), claim], |row| {
+        Ok(Held { lease: row.get(0)?, fresh_at: row.get(1)?, revision: row.get::<_, i64>(2)?.unsigned_abs() })
+    })
+    .optional()
+}
+
+fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -> Done<()> {
+    match transition {
+        Transition::Sent { seq, reason, at, status } => {
+            told(c, std::slice::from_ref(seq), Outcome::Sent, *reason, *at, *status)
+        }
+        Transition::Digested { seqs, reason, at, status } => {
+            told(c, seqs, Outcome::Digested, *reason, *at, *status)
+        }
+        Transition::Attempted { seqs, at, status, detail, plain_next } => {
+            for open in still_waiting(c, room, seqs)? {
+                count_attempt(c, open.seq, *at, *status)?;
+                c.prepare_cached("UPDATE notifications SET detail = ?2, plain = ?3 WHERE seq = ?1")?
+                    .execute(params![open.seq, detail, plain_next])?;
+            }
+            Ok(())
+        }
+        Transition::Suppressed { seqs, reason, detail, at } => {
+            let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at: *at };
+            end_waiting(c, room, seqs, &ending)
+        }
+        Transition::Expired { seqs, at, detail } => {
+            let ending = Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at };
+            end_waiting(c, room, seqs, &ending)
+        }
+        Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
+            for open in still_waiting(c, room, seqs)? {
+                if *attempted {
+                    count_attempt(c, open.seq, *at, *status)?;
+                }
+                bury(c, open.seq, *reason, detail, *at)?;
+            }
+            Ok(())
+        }
+        Transition::Broken { integration, seqs, detail, at, status } => {
+            let attempt = Refusal { seqs, detail, at: *at, status: *status };
+            broken(c, room, held, integration, &attempt)
+        }
+    }
+}
+
+/// What was posted is in the room, whatever the row became meanwhile.
+fn told(
+    c: &Connection,
+    seqs: &[i64],
+    outcome: Outcome,
+    reason: SendReason,
+    at: Timestamp,
+    status: u16,
+) -> Done<()> {
+    for seq in seqs {
+        let Some(open) = find(c, *seq)? else { continue };
+        if open.is_told() {
+            continue;
+        }
+        count_attempt(c, *seq, at, Some(status))?;
+        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at })?;
+    }
+    Ok(())
+}
+
+/// Those of `seqs` that still wait in this room's line.
+fn still_waiting(c: &Connection, room: &RoomKey, seqs: &[i64]) -> rusqlite::Result<Vec<Open>> {
+    let mut found = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        if let Some(open) = find(c, *seq)?
+            && open.waits()
+            && open.room == room.as_str()
+        {
+            found.push(open);
+        }
+    }
+    Ok(found)
+}
+
+fn end_waiting(c: &Connection, room: &RoomKey, seqs: &[i64], ending: &Ending<'_>) -> Done<()> {
+    for open in still_waiting(c, room, seqs)? {
+        end(c, &open, ending)?;
+    }
+    Ok(())
+}
+
+/// The attempt after which an integration is broken.
+struct Refusal<'a> {
+    seqs: &'a [i64],
+    detail: &'a str,
+    at: Timestamp,
+    status: Option<u16>,
+}
+
+fn broken(
+    c: &Connection,
+    room: &RoomKey,
+    held: &Held,
+    integration: &IntegrationId,
+    refusal: &Refusal<'_>,
+) -> Done<()> {
+    for open in still_waiting(c, room, refusal.seqs)? {
+        count_attempt(c, open.seq, refusal.at, refusal.status)?;
+    }
+    if !registry::suspend(c, integration, refusal.detail, held.revision)? {
+        // Its URL was changed after the claim: the refusal says nothing about the new one.
+        return Ok(());
+    }
+    for open in waiting_of(c, integration)? {
+        bury(c, open.seq, DeadLetterReason::IntegrationBroken, refusal.detail, refusal.at)?;
+    }
+    Ok(())
+}
+
+fn save_state(c: &Connection, s: &Settlement) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5 WHERE room = ?1",
+    )?
+    .execute(params![
+        s.room.as_str(),
+        meter_text(&s.state.meter),
+        s.state.retry.map(|retry| retry.failures),
+        s.state.retry.map(|retry| micros(retry.at)),
+        s.state.expired_untold,
+    ])
+    .map(|_| ())
+}
+
+/// A sign of life: the lease counts from now.
+fn renew(c: &Connection, s: &Settlement, lease: i64) -> rusqlite::Result<()> {
+    c.prepare_cached("UPDATE rooms SET lease_until = ?2, due_at = ?2 WHERE room = ?1")?
+        .execute(params![s.room.as_str(), micros(s.now).saturating_add(lease)])
+        .map(|_| ())
+}
+
+/// What the holder asks for when it gives the room back.
+struct Rest {
+    look_at: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+fn release(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<()> {
+    tokens::give_back(c, &s.room)?;
+    let retry = s.state.retry.map(|retry| retry.at);
+    // Before this nothing can go out to the room, whatever arrives.
+    let hold =
+        [retry, s.state.meter.blocked_until, rest.until].into_iter().flatten().filter(|at| *at > s.now).max();
+    let due = due(c, s, held, rest, hold)?;
+    c.prepare_cached(
+        "UPDATE rooms SET lease_until = NULL, fresh_at = NULL, hold_until = ?2, due_at = ?3 WHERE room = ?1",
+    )?
+    .execute(params![s.room.as_str(), hold.map(micros), due.map(micros)])?;
+    Ok(())
+}
+
+/// When to look at the room again: when the holder says, or earlier if something that it has not seen is
+/// ready before, but not before anything can be sent at all. Ready ones are never left without a time.
+fn due(
+    c: &Connection,
+    s: &Settlement,
+    held: &Held,
+    rest: &Rest,
+    hold: Option<Timestamp>,
+) -> Done<Option<Timestamp>> {
+    let not_before = |at: Timestamp| hold.map_or(at, |hold| max(at, hold));
+    let gathering = next_ready(c, &s.room)?.map(not_before);
+    let ready = c
+        .prepare_cached("SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' LIMIT 1")?
+        .exists([s.room.as_str()])?;
+    if !ready {
+        return Ok(gathering);
+    }
+    let asked = rest.look_at.unwrap_or_else(|| not_before(s.now));
+    let fresh = held.fresh_at.map(|at| not_before(time(at)));
+    Ok([Some(asked), fresh, gathering].into_iter().flatten().reduce(min))
+}
