@@ -57,7 +57,8 @@ impl<'a> ActivityText<'a> {
     /// The same facts as a card.
     pub fn card(&self, extras: Extras) -> Card {
         let a = self.activity;
-        let instance = attribute(&text::clamp(&a.model, WORD), named(&a.model_name, &a.model_uid));
+        let instance =
+            attribute(text::shown(Some(&a.model)).unwrap_or("Instance"), named(&a.model_name, &a.model_uid));
         let collection = attribute("Collection", named(&a.collection_name, &a.collection_uid));
         let attributes = vec![
             attribute("Who", named(&a.user_name, &a.user_id)),

@@ -1,0 +1,411 @@
+//! One notification, one message.
+
+use super::*;
+
+#[test]
+fn a_success() {
+    let message = told_run(
+        &integration(Detail::Full, Ping::Failures),
+        run(RunResult::Success),
+        story(SendReason::EveryRun, 0),
+    );
+    assert_eq!(
+        message.html,
+        format!(
+            "<a href=\"{MONITOR}?job=1e6ba2e3-1aaf\"><b>Orders health</b></a> <b>passed</b><br>\
+             Collection <a href=\"{COLLECTION}\">Orders</a> · Environment prod · Region us-east · Trigger schedule · \
+             2026-11-22 10:00 UTC<br>\
+             Passed 12 · Failed 0 · Errors 0 · Warnings 1 · Requests 7 · Average response 203 ms"
+        )
+    );
+    assert_eq!(
+        (message.color, message.notify, message.from.as_deref()),
+        (Color::Green, false, Some("Checkout on call"))
+    );
+}
+
+fn failing() -> MonitorRun {
+    let failures =
+        (1..=6).map(|n| failed_test("Get order", &format!("check {n}"), "expected 200 but got 404"));
+    MonitorRun {
+        metrics: metrics([5, 7, 0, 0, 7, 1423]),
+        failures: failures.collect(),
+        ..run(RunResult::Failure)
+    }
+}
+
+#[test]
+fn a_failure_in_full() {
+    let message =
+        told_run(&integration(Detail::Full, Ping::Failures), failing(), story(SendReason::Failure, 3));
+    let items: String =
+        (1..=5).map(|n| format!("<li><b>Get order</b> · check {n}: expected 200 but got 404</li>")).collect();
+    assert_eq!(
+        message.html,
+        format!(
+            "<a href=\"{MONITOR}?job=1e6ba2e3-1aaf\"><b>Orders health</b></a> <b>failed</b>: 7 of 12 tests, \
+             3rd failed run in a row since 2026-11-22 08:30 UTC<br>\
+             Collection <a href=\"{COLLECTION}\">Orders</a> · Environment prod · Region us-east · Trigger schedule · \
+             2026-11-22 10:00 UTC<br>\
+             Passed 5 · <b>Failed 7</b> · Errors 0 · Warnings 0 · Requests 7 · Average response 203 ms\
+             <ul>{items}<li><i>and 2 more</i></li></ul>"
+        )
+    );
+    assert_eq!((message.color, message.notify), (Color::Red, true));
+}
+
+#[test]
+fn a_failure_in_one_line() {
+    let message =
+        told_run(&integration(Detail::Compact, Ping::Never), failing(), story(SendReason::Failure, 1));
+    assert_eq!(
+        message.html,
+        format!(
+            "<a href=\"{MONITOR}?job=1e6ba2e3-1aaf\"><b>Orders health</b></a> <b>failed</b>: 7 of 12 tests · \
+             Passed 5 · <b>Failed 7</b> · Errors 0 · prod · us-east · 2026-11-22 10:00 UTC"
+        )
+    );
+    assert!(!message.notify);
+}
+
+#[test]
+fn headlines() {
+    use RunResult::{Abort, Error, Failure, Success};
+    let unknown = RunMetrics::default();
+    let cases = [
+        (
+            "an error is no failed test",
+            Error,
+            metrics([0, 0, 3, 0, 1, 9]),
+            story(SendReason::Failure, 1),
+            "<b>could not complete</b>: 3 errors, 0 failed tests",
+        ),
+        (
+            "both",
+            Error,
+            metrics([0, 1, 1, 0, 1, 9]),
+            story(SendReason::Failure, 2),
+            "<b>could not complete</b>: 1 error, 1 failed test, 2nd failed run in a row since 2026-11-22 08:30 UTC",
+        ),
+        (
+            "an error without figures",
+            Error,
+            unknown,
+            story(SendReason::Failure, 1),
+            "<b>could not complete</b>: error",
+        ),
+        ("a failure without figures", Failure, unknown, story(SendReason::Failure, 1), "<b>failed</b>"),
+        (
+            "a failure with errors",
+            Failure,
+            metrics([3, 1, 2, 0, 1, 9]),
+            story(SendReason::Failure, 1),
+            "<b>failed</b>: 1 of 4 tests, 2 errors",
+        ),
+        (
+            "an abort",
+            Abort,
+            unknown,
+            story(SendReason::Failure, 1),
+            "<b>was aborted</b> (stopped, or over the time limit)",
+        ),
+        (
+            "still failing",
+            Failure,
+            unknown,
+            story(SendReason::StillFailing, 11),
+            "<b>failed</b>, still failing, 11th failed run in a row since 2026-11-22 08:30 UTC",
+        ),
+        (
+            "the Nth",
+            Failure,
+            unknown,
+            story(SendReason::ThresholdReached, 3),
+            "<b>failed</b>, 3rd failed run in a row since 2026-11-22 08:30 UTC",
+        ),
+        (
+            "a recovery",
+            Success,
+            unknown,
+            story(SendReason::Recovered, 5),
+            "<b>recovered</b> after 5 failed runs, first at 2026-11-22 08:30 UTC",
+        ),
+        (
+            "a recovery from one",
+            Success,
+            unknown,
+            story(SendReason::Recovered, 1),
+            "<b>recovered</b> after 1 failed run, at 2026-11-22 08:30 UTC",
+        ),
+        (
+            "a recovery at an unknown time",
+            Success,
+            unknown,
+            Story { first_failed_at: None, ..story(SendReason::EveryRun, 2) },
+            "<b>recovered</b> after 2 failed runs",
+        ),
+        ("replayed", Failure, unknown, story(SendReason::Replayed, 0), "<b>failed</b> (replayed)"),
+    ];
+    for (name, result, metrics, story, want) in cases {
+        let message = told_run(
+            &integration(Detail::Full, Ping::Failures),
+            MonitorRun { metrics, ..run(result) },
+            story,
+        );
+        let headline = message.html.split("<br>").next().unwrap();
+        assert_eq!(headline.split_once("</a> ").unwrap().1, want, "{name}");
+    }
+}
+
+#[test]
+fn colours_by_result_and_pings_by_setting() {
+    let cases = [
+        (RunResult::Success, Color::Green, false),
+        (RunResult::Failure, Color::Red, true),
+        (RunResult::Error, Color::Red, true),
+        (RunResult::Abort, Color::Yellow, true),
+    ];
+    for (result, color, fails) in cases {
+        for (ping, notify) in [(Ping::Failures, fails), (Ping::All, true), (Ping::Never, false)] {
+            let message =
+                told_run(&integration(Detail::Full, ping), run(result), story(SendReason::EveryRun, 0));
+            assert_eq!((message.color, message.notify), (color, notify), "{result:?} {ping:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_leaves_its_line_out() {
+    let bare = MonitorRun {
+        monitor_uid: "5852-1e6b8957".to_owned(),
+        monitor_name: some(" \u{200B}"),
+        collection_uid: None,
+        collection_name: some(""),
+        environment_uid: None,
+        environment_name: None,
+        run_id: None,
+        region: None,
+        trigger: None,
+        started_at: None,
+        finished_at: None,
+        metrics: RunMetrics {
+            errors: Some(0),
+            total_latency_ms: Some(5),
+            request_count: Some(0),
+            ..RunMetrics::default()
+        },
+        ..run(RunResult::Success)
+    };
+    let message = told_run(&integration(Detail::Full, Ping::Failures), bare, story(SendReason::EveryRun, 0));
+    let name = format!("<a href=\"{MONITOR}\"><b>5852-1e6b8957</b></a>");
+    assert_eq!(
+        message.html,
+        format!("{name} <b>passed</b><br>2026-11-22 10:00 UTC<br>Errors 0 · Requests 0")
+    );
+}
+
+#[test]
+fn a_runs_card_has_the_same_facts() {
+    let message =
+        told_run(&integration(Detail::Full, Ping::Failures), failing(), story(SendReason::Failure, 3));
+    let card = message.card.unwrap();
+    assert_eq!(
+        card.title,
+        "Orders health failed: 7 of 12 tests, 3rd failed run in a row since 2026-11-22 08:30 UTC"
+    );
+    assert_eq!(card.url.as_deref(), Some(format!("{MONITOR}?job=1e6ba2e3-1aaf").as_str()));
+    let description = card.description.unwrap();
+    assert!(description.starts_with("Trigger schedule\nGet order · check 1: expected 200"), "{description}");
+    assert!(description.ends_with("\nand 2 more"), "{description}");
+    assert_eq!(card.date, Some(at("10:00:02")));
+    let facts: Vec<_> =
+        card.attributes.iter().map(|a| (a.label.as_str(), a.value.as_str(), a.style)).collect();
+    let want = [
+        ("Result", "failure", Some(Lozenge::Error)),
+        ("Collection", "Orders", None),
+        ("Environment", "prod", None),
+        ("Region", "us-east", None),
+        ("Passed", "5", None),
+        ("Failed", "7", Some(Lozenge::Error)),
+        ("Errors", "0", None),
+        ("Warnings", "0", None),
+        ("Requests", "7", None),
+        ("Average response", "203 ms", None),
+    ];
+    assert_eq!(facts, want);
+}
+
+#[test]
+fn a_cards_id_is_the_notifications() {
+    let (ours, mut theirs) = (integration(Detail::Full, Ping::Failures), activities_integration());
+    theirs.id = IntegrationId::new("feed");
+    let id = |integration: &Integration, event| {
+        let story = Story::plain(SendReason::Failure);
+        let told = Told { event, story: &story, received_at: received() };
+        render(integration, &told, &Links::postman(), Extras::default()).card.unwrap().id
+    };
+    let (one, two) = (
+        event("e1", Subject::Run(run(RunResult::Success))),
+        event("e2", Subject::Run(run(RunResult::Success))),
+    );
+    assert_eq!(id(&ours, &one), id(&ours, &one));
+    assert_ne!(id(&ours, &one), id(&ours, &two));
+    assert_ne!(id(&ours, &one), id(&theirs, &one));
+}
+
+const REQUEST: &str = "<a href=\"https://go.postman.co/request/5852-9c0aa1d2\">Get order</a>";
+
+#[test]
+fn an_activity() {
+    let message = told_activity(&activities_integration(), activity("update"));
+    assert_eq!(
+        message.html,
+        format!(
+            "Ana updated request {REQUEST}<br>Collection <a href=\"{COLLECTION}\">Orders</a> · 2026-11-22 10:00 UTC"
+        )
+    );
+    assert_eq!(
+        (message.color, message.notify, message.from.as_deref()),
+        (Color::Gray, false, Some("Team feed"))
+    );
+    let card = message.card.unwrap();
+    assert_eq!(card.title, "Ana updated request Get order");
+    let facts: Vec<_> = card.attributes.iter().map(|a| (a.label.as_str(), a.value.as_str())).collect();
+    assert_eq!(
+        facts,
+        [("Who", "Ana"), ("Action", "update"), ("request", "Get order"), ("Collection", "Orders")]
+    );
+}
+
+#[test]
+fn sentences() {
+    let base = activity("update");
+    let cases = [
+        ("an unknown action", activity("frobnicate"), format!("Ana: frobnicate request {REQUEST}")),
+        ("a past form", activity("Created"), format!("Ana created request {REQUEST}")),
+        (
+            "Postman's sentence",
+            Activity { message: some("Ana updated the request Get order"), ..base.clone() },
+            format!("Ana updated the request {REQUEST}"),
+        ),
+        (
+            "… that names nobody",
+            Activity { message: some("Get order was moved"), ..base.clone() },
+            format!("Ana: {REQUEST} was moved"),
+        ),
+        (
+            "… that does not name the instance",
+            Activity { message: some("Ana tidied up <b>"), ..base.clone() },
+            format!("Ana tidied up &lt;b&gt; (request {REQUEST})"),
+        ),
+        (
+            "… in which the name is part of a word",
+            Activity { message: some("Ana updated a thing"), model_name: some("thin"), ..base.clone() },
+            "Ana updated a thing (request <a href=\"https://go.postman.co/request/5852-9c0aa1d2\">thin</a>)"
+                .to_owned(),
+        ),
+        (
+            "only a user id",
+            Activity { user_name: None, ..base.clone() },
+            format!("User 5852 updated request {REQUEST}"),
+        ),
+        (
+            "nobody",
+            Activity { user_name: None, user_id: None, ..base.clone() },
+            format!("Someone updated request {REQUEST}"),
+        ),
+        (
+            "its own link",
+            Activity { model_url: some("https://x.example/?a=1&b=2"), ..base.clone() },
+            "Ana updated request <a href=\"https://x.example/?a=1&amp;b=2\">Get order</a>".to_owned(),
+        ),
+        (
+            "a model without a page: its collection",
+            Activity { model: "folder".to_owned(), ..base.clone() },
+            format!("Ana updated folder <a href=\"{COLLECTION}\">Get order</a>"),
+        ),
+        (
+            "no page at all",
+            Activity {
+                model: "mock".to_owned(),
+                collection_uid: None,
+                model_name: some("\n"),
+                ..base.clone()
+            },
+            "Ana updated mock 5852-9c0aa1d2".to_owned(),
+        ),
+        (
+            "nothing but the required",
+            Activity {
+                model_uid: None,
+                model_name: None,
+                user_name: None,
+                user_id: None,
+                collection_uid: None,
+                ..base.clone()
+            },
+            "Someone updated request (unnamed)".to_owned(),
+        ),
+    ];
+    for (name, activity, want) in cases {
+        let message = told_activity(&activities_integration(), activity);
+        assert_eq!(message.html.split("<br>").next().unwrap(), want, "{name}");
+    }
+}
+
+#[test]
+fn an_activity_on_a_nameless_model_has_a_card_with_labels() {
+    let message =
+        told_activity(&activities_integration(), Activity { model: " ".to_owned(), ..activity("update") });
+    assert!(message.html.starts_with("Ana updated <a "), "{}", message.html);
+    assert!(message.card.unwrap().attributes.iter().any(|a| a.label == "Instance" && a.value == "Get order"));
+}
+
+#[test]
+fn what_takes_away_is_yellow() {
+    for (action, color) in
+        [("delete", Color::Yellow), ("Removed", Color::Yellow), ("create", Color::Gray), ("x", Color::Gray)]
+    {
+        assert_eq!(told_activity(&activities_integration(), activity(action)).color, color, "{action}");
+    }
+}
+
+#[test]
+fn a_compact_activity_is_one_line() {
+    let mut integration = activities_integration();
+    integration.message.detail = Detail::Compact;
+    let message =
+        told_activity(&integration, Activity { workspace_name: some("Shop"), ..activity("delete") });
+    assert_eq!(
+        message.html,
+        format!(
+            "Ana deleted request {REQUEST} · Collection <a href=\"{COLLECTION}\">Orders</a> · Workspace Shop · 2026-11-22 10:00 UTC"
+        )
+    );
+}
+
+#[test]
+fn expired_ones_are_mentioned_last() {
+    let event = event("e1", Subject::Activity(activity("update")));
+    let story = Story::plain(SendReason::Activity);
+    let told = Told { event: &event, story: &story, received_at: received() };
+    for (expired, want) in [
+        (1, "<br><i>1 older notification was not sent: it waited longer than allowed.</i>"),
+        (7, "<br><i>7 older notifications were not sent: they waited longer than allowed.</i>"),
+    ] {
+        let message = render(&activities_integration(), &told, &Links::postman(), Extras { expired });
+        assert!(message.html.ends_with(want), "{}", message.html);
+        assert!(message.card.unwrap().description.unwrap().contains("waited longer"));
+    }
+}
+
+#[test]
+fn a_test_says_that_it_is_one() {
+    let message = checker::checked(render_test(&integration(Detail::Full, Ping::Failures)));
+    assert_eq!(
+        message.html,
+        "<b>Test message</b> of the integration <b>Checkout on call</b><br>\
+         This room is set up. Nothing has happened: no run failed and nobody changed anything."
+    );
+    assert_eq!((message.color, message.notify), (Color::Purple, false));
+}
