@@ -120,10 +120,14 @@ impl<'a> Digest<'a> {
         self.span.map(|(first, last)| Phrase::text(&text::span(first, last))).unwrap_or_default()
     }
 
-    fn blocks(&self, links: &Links) -> Vec<Block> {
+    /// What stands below the headline. Made only as far as it is taken.
+    fn blocks<'d>(&'d self, links: &'d Links) -> Box<dyn Iterator<Item = Block> + 'd> {
         match self.repeated() {
-            Some(repeated) => vec![Block::Line(Phrase::joined([repeated.place(links), self.when()], DOT))],
-            None => self.tallies.blocks(links).chain(self.groups.blocks(links)).collect(),
+            Some(repeated) => {
+                let place = Phrase::joined([repeated.place(links), self.when()], DOT);
+                Box::new(std::iter::once(Block::Line(place)))
+            }
+            None => Box::new(self.tallies.blocks(links).chain(self.groups.blocks(links))),
         }
     }
 
@@ -144,8 +148,7 @@ impl<'a> Digest<'a> {
         extras: Extras,
     ) -> Card {
         let some = |n: u64| Some(n).filter(|n| *n > 0);
-        let lines = self.blocks(links);
-        let lines = lines.iter().take(CARD_LINES).map(|block| block.phrase().plain().to_owned());
+        let lines = self.blocks(links).take(CARD_LINES).map(|block| block.phrase().plain().to_owned());
         card::Parts {
             id: card::id(items.iter().map(|(integration, told)| (&integration.id, &told.event.id))),
             title: headline,

@@ -1,5 +1,6 @@
 //! What rooms read, word for word, and that nothing an event can hold breaks it.
 
+mod activities;
 mod checker;
 mod digests;
 mod hostile;

@@ -7,7 +7,7 @@ fn runs(results: &[(&str, &str, RunResult, u32)]) -> Vec<(Event, Story)> {
         let run = MonitorRun {
             monitor_uid: (*uid).to_owned(),
             monitor_name: some(name),
-            finished_at: Some(at(&format!("10:{n:02}:00"))),
+            finished_at: Some(at(&format!("10:{:02}:00", n % 60))),
             ..run(*result)
         };
         (event(&format!("r{n}"), Subject::Run(run)), story(SendReason::Failure, *failures))
