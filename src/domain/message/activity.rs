@@ -103,7 +103,8 @@ pub(super) fn sentence(links: &Links, event: &Event, activity: &Activity) -> Phr
 
 fn postmans(message: &str, links: &Links, event: &Event, activity: &Activity) -> Phrase {
     let message = Phrase::value(message, SENTENCE);
-    let message = message.plain();
+    // More may follow on the line ("4 more times"), so its full stop is left out.
+    let message = message.plain().strip_suffix('.').unwrap_or(message.plain());
     let user = shown_value(activity.user_name.as_deref(), NAME);
     let who = match find_word(message, user.plain()) {
         None if !user.is_empty() => user.say(": "),

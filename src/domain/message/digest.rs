@@ -1,9 +1,9 @@
 //! How several notifications read as one message: how many of what, worst first, everything with its link.
 //!
 //! ```text
-//! 14 runs failed in 3 monitors, 2 recovered; 5 activities (merged: this room's message limit was reached) · 2026-11-22 10:00 to 10:55 UTC
+//! 14 runs failed in 3 monitors, 2 recovered; 5 activities (merged: this room's message limit was reached) · …
 //!   • Orders health (prod, us-east): 2 could not complete, 4 failed; still failing, 7 failed runs in a row since …
-//!   • Login (prod): 1 failed, 1 passed; now passing
+//!   • Login (prod): 1 failed, 1 passed; now passing after 1 failed run, at 2026-11-22 10:00 UTC
 //! Collection Orders · Workspace Shop
 //!   • Ana updated request Get order ×4
 //!   • Ben deleted folder Old
@@ -104,7 +104,11 @@ impl<'a> Digest<'a> {
             return repeated.sentence(links).say(&again);
         }
         let activities = self.activities.len() as u64;
-        let activities = (activities > 0).then(|| count(activities, "activity", "activities"));
+        let activities = (activities > 0).then(|| match self.why {
+            // The first was told when it happened.
+            SendReason::Collated => count(activities, "more activity", "more activities"),
+            _ => count(activities, "activity", "activities"),
+        });
         let counts = [Some(self.tallies.headline()).filter(|runs| !runs.is_empty()), activities];
         let counts: Vec<String> = counts.into_iter().flatten().collect();
         let counts = if counts.is_empty() { "Nothing new".to_owned() } else { counts.join("; ") };

@@ -177,9 +177,9 @@ impl Block {
     }
 }
 
-/// Puts `blocks` together in at most `limit` UTF-16 units of HTML: lines and lists, cut between two blocks where the next
-/// does not fit. `total` is how many things there are to tell of; what the items did not tell is named at
-/// the end ("and 7 more"). `tail` always stands last.
+/// Puts `blocks` together in at most `limit` UTF-16 units of HTML: lines and lists, cut between two blocks
+/// where the next does not fit. `total` is how many things there are to tell of; what the items did not tell
+/// is counted at the end ("and 7 more"). `tail` always stands last.
 ///
 /// `limit` must leave room for the tail and that ending; the callers' are a few hundred units.
 pub fn page(
@@ -193,37 +193,9 @@ pub fn page(
     let cut_short = Phrase::text("… (shortened)").italic();
     // The widest ending: a number has never more digits than the total.
     let ending = more(total).units().max(cut_short.units()) + tail.as_ref().map_or(0, Phrase::units);
-    let mut page = Page { html: String::new(), units: 0, place: Place::Start };
-    let room = limit.saturating_sub(ending + ENDING_TAGS);
 
-    let (mut told, mut cut) = (0, false);
-    // A heading goes in with its first item, so that none stands alone above "and 7 more".
-    let mut heading: Option<Phrase> = None;
-    for block in blocks {
-        let (line, item) = match block {
-            Block::Line(line) => (heading.replace(line), None),
-            Block::Item(item, count) => (heading.take(), Some((item, count))),
-        };
-        let needed =
-            line.as_ref().map_or(0, Page::line_units) + item.as_ref().map_or(0, |(i, _)| Page::item_units(i));
-        if page.units + needed > room {
-            (cut, heading) = (true, None);
-            break;
-        }
-        if let Some(line) = line {
-            page.line(&line);
-        }
-        if let Some((item, count)) = item {
-            page.item(&item);
-            told += count;
-        }
-    }
-    if let Some(line) = heading {
-        match page.units + Page::line_units(&line) <= room {
-            true => page.line(&line),
-            false => cut = true,
-        }
-    }
+    let mut page = Page { html: String::new(), units: 0, place: Place::Start };
+    let (told, cut) = page.fill(blocks, limit.saturating_sub(ending + ENDING_TAGS));
     match (total.saturating_sub(told), cut) {
         (0, false) => {}
         (0, true) => page.line(&cut_short),
@@ -257,6 +229,35 @@ enum Place {
 }
 
 impl Page {
+    /// Puts in what fits into `room`, from the first block on. Gives back how many things the items tell of,
+    /// and whether anything was left out.
+    fn fill(&mut self, blocks: impl IntoIterator<Item = Block>, room: usize) -> (u64, bool) {
+        let mut told = 0;
+        // A line goes in with the item below it, so that no heading stands alone above "and 7 more".
+        let mut held: Option<Phrase> = None;
+        // The `None` at the end lets go of the last line.
+        for block in blocks.into_iter().map(Some).chain([None]) {
+            let (line, item) = match block {
+                Some(Block::Line(line)) => (held.replace(line), None),
+                Some(Block::Item(item, count)) => (held.take(), Some((item, count))),
+                None => (held.take(), None),
+            };
+            let of_line = line.as_ref().map_or(0, Self::line_units);
+            let of_item = item.as_ref().map_or(0, |(item, _)| Self::item_units(item));
+            if self.units + of_line + of_item > room {
+                return (told, true);
+            }
+            if let Some(line) = line {
+                self.line(&line);
+            }
+            if let Some((item, count)) = item {
+                self.item(&item);
+                told += count;
+            }
+        }
+        (told, false)
+    }
+
     /// The most that a line can add.
     fn line_units(line: &Phrase) -> usize {
         LINE_END.len() + line.units()

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::activity;
 use super::html::{Block, Phrase};
 use super::links::Links;
+use super::{activity, text};
 use crate::domain::event::{Activity, Event};
 
 /// The same done by the same user to the same instance, so many times.
@@ -53,7 +53,7 @@ pub(super) struct Groups<'a> {
 
 /// The uid, else the name: what a thing is told apart by.
 fn identity<'a>(uid: &'a Option<String>, name: &'a Option<String>) -> &'a str {
-    uid.as_deref().or(name.as_deref()).unwrap_or_default()
+    text::shown(uid.as_deref()).or(name.as_deref()).unwrap_or_default()
 }
 
 fn instance_of(a: &Activity) -> (&str, &str) {

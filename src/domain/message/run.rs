@@ -199,11 +199,10 @@ pub(super) fn monitor_name(run: &MonitorRun) -> Phrase {
 /// How the run ended, in words that can't be mistaken: an error is no failed test.
 fn ending(run: &MonitorRun, story: &Story) -> Phrase {
     let m = &run.metrics;
-    let bold = |words: &str| Phrase::text(words).bold();
     let errors = m.errors.map(|n| count(n, "error", "errors"));
     match run.result {
-        RunResult::Success if story.failures > 0 => bold("recovered").say(&after(story)),
-        RunResult::Success => bold("passed"),
+        RunResult::Success if story.failures > 0 => Phrase::text("recovered").say(&after(story)),
+        RunResult::Success => Phrase::text("passed"),
         RunResult::Failure => {
             let tests = m.failed_tests.filter(|failed| *failed > 0).map(|failed| match m.passed_tests {
                 Some(passed) => {
@@ -211,14 +210,14 @@ fn ending(run: &MonitorRun, story: &Story) -> Phrase {
                 }
                 None => count(failed, "failed test", "failed tests"),
             });
-            explained(bold("failed"), [tests, errors.filter(|_| m.errors > Some(0))])
+            explained(Phrase::text("failed"), [tests, errors.filter(|_| m.errors > Some(0))])
         }
         RunResult::Error => {
             let errors = errors.filter(|_| m.errors > Some(0)).or(Some("error".to_owned()));
             let tests = m.failed_tests.map(|failed| count(failed, "failed test", "failed tests"));
-            explained(bold("could not complete"), [errors, tests])
+            explained(Phrase::text("could not complete"), [errors, tests])
         }
-        RunResult::Abort => bold("was aborted").say(" (stopped, or over the time limit)"),
+        RunResult::Abort => Phrase::text("was aborted").say(" (stopped, or over the time limit)"),
     }
 }
 
@@ -227,8 +226,11 @@ fn explained(what: Phrase, by: [Option<String>; 2]) -> Phrase {
     if by.is_empty() { what } else { what.say(": ").say(&by.join(", ")) }
 }
 
-/// What a recovery ends.
-fn after(story: &Story) -> String {
+/// What a recovery ends; nothing for a success that ends nothing.
+pub(super) fn after(story: &Story) -> String {
+    if story.failures == 0 {
+        return String::new();
+    }
     let runs = count(story.failures.into(), "failed run", "failed runs");
     match story.first_failed_at {
         Some(at) if story.failures == 1 => format!(" after {runs}, at {}", text::time(at)),
@@ -237,7 +239,7 @@ fn after(story: &Story) -> String {
     }
 }
 
-fn since(story: &Story) -> String {
+pub(super) fn since(story: &Story) -> String {
     story.first_failed_at.map(|at| format!(" since {}", text::time(at))).unwrap_or_default()
 }
 

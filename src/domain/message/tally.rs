@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use super::Color;
 use super::html::{Block, Phrase};
 use super::links::Links;
-use super::run::{NAME, WORD, monitor_name, named, shown_value};
-use super::text::{self, count};
+use super::run::{NAME, WORD, after, monitor_name, named, shown_value, since};
+use super::text::count;
 use crate::domain::event::{MonitorRun, RunResult};
 use crate::domain::story::Told;
 
@@ -64,14 +64,14 @@ impl<'a> Tally<'a> {
         let counts = RESULTS.iter().zip(self.counts).filter(|(_, n)| *n > 0);
         let counts: Vec<String> = counts.map(|((_, word), n)| format!("{n} {word}")).collect();
         let line = name.say(": ").say(&counts.join(", "));
-        let since = story.first_failed_at.map(|at| format!(" since {}", text::time(at))).unwrap_or_default();
+        let still_failing = Phrase::text("still failing").bold();
         match (self.is_failing(), story.failures) {
             (true, 2..) => {
-                let streak = format!(", {} failed runs in a row{since}", story.failures);
-                line.say("; ").then(Phrase::text("still failing").bold()).say(&streak)
+                let streak = format!(", {} failed runs in a row{}", story.failures, since(story));
+                line.say("; ").then(still_failing).say(&streak)
             }
-            (true, _) => line.say("; ").then(Phrase::text("still failing").bold()),
-            (false, _) if self.recovered => line.say("; now passing"),
+            (true, _) => line.say("; ").then(still_failing),
+            (false, _) if self.recovered => line.say("; now passing").say(&after(story)),
             (false, _) => line,
         }
     }

@@ -52,7 +52,7 @@ fn over_budget_worst_first() {
              (merged: this room&#39;s message limit was reached) · 2026-11-22 10:00 to 10:05 UTC",
             "<ul><li>", &link("d", "Dead"), ": 1 could not complete; <b>still failing</b>, 7 failed runs in a row since 2026-11-22 08:30 UTC</li>",
             "<li>", &link("c", "Broken"), ": 2 failed; <b>still failing</b>, 2 failed runs in a row since 2026-11-22 08:30 UTC</li>",
-            "<li>", &link("b", "Mended"), ": 1 failed, 1 passed; now passing</li>",
+            "<li>", &link("b", "Mended"), ": 1 failed, 1 passed; now passing after 1 failed run, at 2026-11-22 08:30 UTC</li>",
             "<li>", &link("a", "Fine"), ": 1 passed</li></ul>",
             &format!("<b>Collection <a href=\"{COLLECTION}\">Orders</a></b>"),
             &format!("<ul><li>Ana updated request {REQUEST} ×2</li><li>Ana deleted request {REQUEST}</li></ul>"),
@@ -117,13 +117,28 @@ fn collated_repeats_are_one_sentence() {
 }
 
 #[test]
+fn collated_repeats_with_postmans_sentence() {
+    let said = |message: &str| Activity { message: some(message), ..activity("update") };
+    let same = activities(&[said("Ana updated Get order."), said("Ana updated Get order.")]);
+    let differing = activities(&[said("Ana changed the url"), said("Ana changed the body")]);
+    for (events, want) in [
+        (same, format!("Ana updated {REQUEST} 2 more times<br>")),
+        (differing, format!("Ana updated request {REQUEST} 2 more times<br>")),
+    ] {
+        let message =
+            told_together(&activities_integration(), &events, SendReason::Collated, Extras::default());
+        assert!(message.html.starts_with(&want), "{}", message.html);
+    }
+}
+
+#[test]
 fn collated_actions_that_differ_are_listed() {
     let events = activities(&[activity("update"), activity("rename"), activity("update")]);
     let message = told_together(&activities_integration(), &events, SendReason::Collated, Extras::default());
     assert_eq!(
         message.html,
         format!(
-            "<b>3 activities</b> · 2026-11-22 10:00 to 10:02 UTC<br><b>Collection <a href=\"{COLLECTION}\">Orders</a></b>\
+            "<b>3 more activities</b> · 2026-11-22 10:00 to 10:02 UTC<br><b>Collection <a href=\"{COLLECTION}\">Orders</a></b>\
              <ul><li>Ana updated request {REQUEST} ×2</li><li>Ana renamed request {REQUEST}</li></ul>"
         )
     );
