@@ -1,4 +1,136 @@
 //! What is posted: HipChat's room notification as a value, and how notifications become one.
+//!
+//! [`render`] tells one notification, [`render_digest`] several, [`render_test`] none. All are pure and take any
+//! event whatever: values are cleaned, escaped and clamped, and a message is within HipChat's limits because it
+//! is only ever put together from whole phrases that fit (`html`). `tests` tries to break that.
+//!
+//! Reading order: `run` and `activity` (what a message looks like), `digest` with `tally` and `repeats`, then
+//! `html`, `links`, `card`, `text`.
+
+mod activity;
+mod card;
+mod digest;
+mod html;
+mod links;
+mod repeats;
+mod run;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
+
+use super::event::Subject;
+use super::integration::{Integration, Ping};
+use super::reason::SendReason;
+use super::story::Told;
+use activity::ActivityText;
+use html::{Block, MESSAGE_LIMIT, Phrase};
+use run::RunText;
+
+/// HipChat's limit on `from`, kept in UTF-16 units.
+const FROM_LIMIT: usize = 64;
+
+/// Whose message it is and where its links go.
+#[derive(Debug, Clone, Copy)]
+pub struct Style<'a> {
+    pub integration: &'a Integration,
+    pub links: &'a Links,
+}
+
+/// What a message has to say beside its notifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// Older notifications of this room that expired untold.
+    pub expired: u32,
+}
+
+impl Extras {
+    fn line(self) -> Option<Phrase> {
+        let words = match self.expired {
+            0 => return None,
+            1 => "1 older notification was not sent: it waited longer than allowed.".to_owned(),
+            n => format!("{n} older notifications were not sent: they waited longer than allowed."),
+        };
+        Some(Phrase::text(&words).italic())
+    }
+}
+
+/// The message that tells one notification of `integration`.
+pub fn render(integration: &Integration, told: &Told<'_>, links: &Links, extras: Extras) -> RoomMessage {
+    let style = Style { integration, links };
+    let (html, color, card) = match &told.event.subject {
+        Subject::Run(run) => {
+            let text = RunText::new(style, told, run);
+            (text.html(extras), run::color(run.result), text.card(extras))
+        }
+        Subject::Activity(activity) => {
+            let text = ActivityText::new(style, told, activity);
+            (text.html(extras), activity::color(activity), text.card(extras))
+        }
+    };
+    let (notify, from) = (pings(integration, told), sender([integration]));
+    RoomMessage { html, color, notify, from, card: Some(card) }
+}
+
+/// The message that tells several notifications of one room, in the order of its line. `why` is
+/// `OverBudget`, `Collated` or `ScheduledDigest`. A single one that is merged for no other reason than the
+/// budget is told as if it stood alone.
+pub fn render_digest(
+    items: &[(&Integration, Told<'_>)],
+    links: &Links,
+    extras: Extras,
+    why: SendReason,
+) -> RoomMessage {
+    match items {
+        [(integration, told)] if why == SendReason::OverBudget => render(integration, told, links, extras),
+        _ => digest::render(items, links, extras, why),
+    }
+}
+
+/// A message that says of itself that it is a test and tells nothing else. Purple, which no other message is.
+pub fn render_test(integration: &Integration) -> RoomMessage {
+    let name = Phrase::value(label(integration), run::NAME).bold();
+    let line = Phrase::text("Test message").bold().say(" of the integration ").then(name);
+    let lines = [
+        line,
+        Phrase::text("This room is set up. Nothing has happened: no run failed and nobody changed anything."),
+    ];
+    RoomMessage {
+        html: html::page(lines.into_iter().map(Block::Line), 0, None, MESSAGE_LIMIT),
+        color: Color::Purple,
+        notify: integration.message.ping == Ping::All,
+        from: sender([integration]),
+        card: None,
+    }
+}
+
+/// Whether this notification wakes people.
+fn pings(integration: &Integration, told: &Told<'_>) -> bool {
+    match integration.message.ping {
+        Ping::All => true,
+        Ping::Failures => matches!(&told.event.subject, Subject::Run(run) if run.result.is_failed()),
+        Ping::Never => false,
+    }
+}
+
+/// `from`: the integration's name, always, since several may speak in one room; of a digest of several the
+/// first one's with the number of the others.
+fn sender<'a>(integrations: impl IntoIterator<Item = &'a Integration>) -> Option<String> {
+    let mut ids = std::collections::HashSet::new();
+    let mut integrations = integrations.into_iter().filter(|integration| ids.insert(&integration.id));
+    let first = label(integrations.next()?);
+    let others = match integrations.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    Some(text::clamp(first, FROM_LIMIT - others.len()) + &others)
+}
+
+fn label(integration: &Integration) -> &str {
+    text::shown(Some(&integration.name)).unwrap_or(integration.id.as_str())
+}
 
 /// HipChat's room notification. Every text is within HipChat's limits by the time it is in here.
 #[derive(Debug, Clone, PartialEq)]
