@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::event::{RunMetrics, RunResult};
 use super::super::ids::{RoomKey, TokenKey};
-use super::super::integration::{ActivityFilters, ActivityRule, MessageStyle, Throttle};
+use super::super::integration::{ActivityRule, MessageStyle, Throttle};
 use super::*;
 
 fn second(at: i64) -> Timestamp {
@@ -94,7 +94,7 @@ fn silence_is_explained_with_the_count_and_the_rule() {
 #[test]
 fn repeats_are_gathered_by_what_is_remembered() {
     let rule = ActivityRule::Each { collate: Duration::from_secs(60) };
-    let one = integration(Interest::TeamActivity { filters: ActivityFilters::default(), rule });
+    let one = integration(Interest::TeamActivity { filters: Box::default(), rule });
     let activity = Activity {
         action: "update".into(),
         model: "request".into(),

@@ -30,7 +30,7 @@ pub enum Interest {
     /// `kind = "monitor-results"`.
     MonitorResults { monitors: Vec<Glob>, rule: RunRule },
     /// `kind = "team-activity"`.
-    TeamActivity { filters: ActivityFilters, rule: ActivityRule },
+    TeamActivity { filters: Box<ActivityFilters>, rule: ActivityRule },
 }
 
 impl Interest {

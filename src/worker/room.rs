@@ -15,10 +15,13 @@ use crate::domain::message::{self, Extras, RoomMessage};
 use crate::domain::reason::{DeadLetterReason, WaitReason};
 use crate::domain::story::Told;
 use crate::formats;
-use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then, Wake};
+use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then};
 use crate::worker::catalogue::Snapshot;
 use crate::worker::dispatch::Dispatch;
 use crate::worker::wake::Stop;
+
+/// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
+const AT_ONCE: Then = Then::Release { due: None };
 
 /// What a step left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +63,15 @@ impl Dispatch {
         match next_step(line, &lookup, &self.terms.rules, now) {
             Step::Drop(transitions) => self.drop_untold(line, transitions).await,
             Step::Post { take, shape } if !stopping => self.tell(line, &take, shape, &snapshot).await,
-            Step::Post { .. } | Step::Empty => self.release(line, Wake::WhenReady).await,
+            Step::Post { .. } | Step::Empty => self.give_back(line, AT_ONCE).await,
             Step::WaitUntil { until, reason } => {
                 self.metrics.waits(reason);
                 tracing::debug!(room = %line.room, reason = reason.as_str(), %until, "the room waits");
-                self.release(line, Wake::NotBefore(until)).await
+                self.give_back(line, Then::Rest { until }).await
             }
             Step::Throttled { until } => {
                 self.metrics.waits(WaitReason::IntegrationThrottle);
-                self.release(line, Wake::Until(until)).await
+                self.give_back(line, Then::Release { due: Some(until) }).await
             }
         }
     }
@@ -103,7 +106,7 @@ impl Dispatch {
             (snapshot.integration(&head.integration), snapshot.target(&head.integration))
         else {
             // Removed since the step was decided; the next claim drops it.
-            return self.release(line, Wake::WhenReady).await;
+            return self.give_back(line, AT_ONCE).await;
         };
         let Some(message) = self.compose(line, take, shape, snapshot) else {
             return self.give_up_unwritable(line, take).await;
@@ -143,11 +146,7 @@ impl Dispatch {
         let broken = class == AnswerClass::Broken;
         let token_blocked = calls.blocked_until.is_some();
         // The store knows best what comes next where more has changed than this room's own state.
-        let then = if broken || token_blocked || line.waiting.is_empty() {
-            Then::Release(Wake::WhenReady)
-        } else {
-            Then::Hold
-        };
+        let then = if broken || token_blocked || line.waiting.is_empty() { AT_ONCE } else { Then::Hold };
         let mut settlement = self.settlement(line, transitions, then);
         settlement.calls = vec![calls];
         settlement.throttles = throttles;
@@ -208,7 +207,7 @@ impl Dispatch {
                             (integration.as_ref(), Told { event, story: &w.story, received_at })
                         })
                         .collect();
-                    message::render_digest(&items, why, links, extras)
+                    message::render_digest(&items, links, extras, why)
                 }
             };
             Some(if line.waiting[take[0]].plain { message.plain() } else { message })
@@ -216,8 +215,8 @@ impl Dispatch {
         catch_unwind(AssertUnwindSafe(compose)).ok().flatten()
     }
 
-    async fn release(&self, line: &RoomLine, wake: Wake) -> Result<Progress, StoreError> {
-        self.settle(self.settlement(line, Vec::new(), Then::Release(wake))).await
+    async fn give_back(&self, line: &RoomLine, then: Then) -> Result<Progress, StoreError> {
+        self.settle(self.settlement(line, Vec::new(), then)).await
     }
 
     fn settlement(&self, line: &RoomLine, transitions: Vec<Transition>, then: Then) -> Settlement {
@@ -243,7 +242,7 @@ impl Dispatch {
         Ok(match (settled, then) {
             (Settled::LostClaim, _) => Progress::Lost,
             (Settled::Applied, Then::Hold) => Progress::Goes,
-            (Settled::Applied, Then::Release(_)) => Progress::Released,
+            (Settled::Applied, Then::Release { .. } | Then::Rest { .. }) => Progress::Released,
         })
     }
 

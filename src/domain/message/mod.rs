@@ -226,17 +226,3 @@ impl Lozenge {
         }
     }
 }
-// placeholder
-use super::{integration::Integration, reason::SendReason, story::Told};
-#[derive(Debug)]
-pub struct Links;
-#[derive(Clone, Copy)]
-pub struct Extras {
-    pub expired: u32,
-}
-pub fn render(_i: &Integration, _t: &Told<'_>, _l: &Links, _e: Extras) -> RoomMessage {
-    unimplemented!()
-}
-pub fn render_digest(_i: &[(&Integration, Told<'_>)], _w: SendReason, _l: &Links, _e: Extras) -> RoomMessage {
-    unimplemented!()
-}

@@ -40,7 +40,7 @@ fn integration(detail: Detail, ping: Ping) -> Integration {
 
 fn activities_integration() -> Integration {
     let rule = ActivityRule::Each { collate: ActivityRule::DEFAULT_COLLATE };
-    let interest = Interest::TeamActivity { filters: ActivityFilters::default(), rule };
+    let interest = Interest::TeamActivity { filters: Box::default(), rule };
     Integration { interest, name: "Team feed".to_owned(), ..integration(Detail::Full, Ping::Failures) }
 }
 
