@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use crate::domain::event::{FailedTest, MonitorRun, RunMetrics, RunResult};
 
+use super::event::MAX_BODY_BYTES;
 use super::fields::{Fields, clean};
 use super::json::Json;
 use super::malformed::Malformed;
@@ -133,6 +134,7 @@ struct Executions {
     errors: u64,
     latency_ms: Option<u64>,
     failures: Vec<FailedTest>,
+    listed_bytes: usize,
 }
 
 impl Executions {
@@ -162,22 +164,25 @@ impl Executions {
                 }
                 self.failed += 1;
                 let message = messages.get(&(request.as_deref().unwrap_or(""), test)).copied();
-                self.failures.push(FailedTest {
-                    request: request.clone(),
-                    test: clean(test),
-                    message: message.and_then(clean),
-                });
+                self.list(request.as_deref(), Some(test), message);
             }
         }
         execution.each_object("errors", |error| {
             self.errors += 1;
-            self.failures.push(FailedTest {
-                request: request.clone(),
-                test: error.text("name")?,
-                message: error.text("message")?,
-            });
+            self.list(request.as_deref(), error.text("name")?.as_deref(), error.text("message")?.as_deref());
             Ok(())
         })
+    }
+
+    /// Keeps a failure, while all that are kept are no larger than a body may be: each repeats its request's
+    /// name, which could make gigabytes of one mebibyte.
+    fn list(&mut self, request: Option<&str>, test: Option<&str>, message: Option<&str>) {
+        let parts = [request, test, message];
+        self.listed_bytes = parts.iter().flatten().fold(self.listed_bytes, |sum, part| sum + part.len());
+        if self.listed_bytes <= MAX_BODY_BYTES {
+            let [request, test, message] = parts.map(|part| part.and_then(clean));
+            self.failures.push(FailedTest { request, test, message });
+        }
     }
 }
 

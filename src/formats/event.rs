@@ -56,7 +56,8 @@ fn carried_id(
     cloudevent_id: impl FnOnce() -> Option<(String, String)>,
 ) -> Result<Option<EventId>, Malformed> {
     let replayed = envelope.header(INTEGRATION_HEADER).and_then(|_| envelope.header(EVENT_HEADER));
-    let named = |field: &str, text: &str| (!text.is_empty()).then(|| (field.to_owned(), text.to_owned()));
+    let named =
+        |field: &str, text: &str| (!text.trim().is_empty()).then(|| (field.to_owned(), text.to_owned()));
     let carried = replayed
         .and_then(|id| named(EVENT_HEADER, id))
         .or_else(|| envelope.message_id.as_deref().and_then(|id| named("message_id", id)))

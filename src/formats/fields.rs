@@ -153,7 +153,7 @@ impl<'j, 'a> Fields<'j, 'a> {
             Some(other) => Err(Malformed::new(
                 self.at(name),
                 other.found(),
-                "send milliseconds as a number of 0 or more",
+                "send milliseconds as a number from 0 to 18446744073709551615",
             )),
         }
     }

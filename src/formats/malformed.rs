@@ -23,7 +23,7 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    /// Joins the three parts. Of `field` and `problem` at most a line's worth is kept.
+    /// Joins the three parts and shortens the field. Whoever words the problem shows values by [`quoted`].
     pub(super) fn new(field: impl fmt::Display, problem: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { field: shown(&field.to_string(), SHOWN_PATH_CHARS), problem: problem.into(), fix: fix.into() }
     }

@@ -1,7 +1,7 @@
 //! The published schemas, as they are printed by `schema` and used by tests and producers.
 //!
 //! JSON Schema 2020-12, and one AsyncAPI 3.0 document. They say what producers should send; the parser is
-//! more lenient, as the table in `tests/it/formats` shows case by case.
+//! more lenient, as `tests/it/formats/agreement.rs` shows case by case.
 
 /// Every schema's name and its text.
 pub const ALL: &[(&str, &str)] = &[

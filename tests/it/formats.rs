@@ -1,6 +1,7 @@
 //! Producers' bytes: every body form, every kind of bad input with its message, Newman reports, and the
 //! published schemas.
 
+mod agreement;
 mod envelopes;
 mod newman;
 mod reading;
@@ -13,6 +14,7 @@ use hipchat_notifier::domain::envelope::Envelope;
 use hipchat_notifier::domain::event::{Activity, Event, MonitorRun, Subject};
 use hipchat_notifier::domain::ids::EventId;
 use hipchat_notifier::formats::{Malformed, read_event};
+use serde_json::Value;
 
 /// A recorded body.
 fn fixture(name: &str) -> Vec<u8> {
@@ -41,4 +43,12 @@ fn activity_of(body: impl Into<Vec<u8>>) -> Activity {
         Subject::Activity(activity) => activity,
         Subject::Run(run) => panic!("an activity, not {run:?}"),
     }
+}
+
+/// `base` with the members of `extra` in place of its own.
+fn merged(mut base: Value, extra: Value) -> Value {
+    if let Value::Object(extra) = extra {
+        extra.into_iter().for_each(|(name, value)| base[name] = value);
+    }
+    base
 }

@@ -32,7 +32,7 @@ fn the_first_identity_there_is_counts() {
     let replay = [("x-event-id", "first"), ("x-integration-id", "i")];
     let cases: [IdCase<'_>; 9] = [
         (RUN, None, &[], None),
-        (RUN, Some(""), &[], None),
+        (RUN, Some(" "), &[], None),
         (RUN, Some("amqp"), &[], Some("amqp")),
         (&structured.to_string(), None, &[], Some("ce")),
         (&structured.to_string(), Some("amqp"), &[], Some("amqp")),

@@ -141,17 +141,17 @@ fn the_environment_is_told_where_it_has_a_name() {
 
 #[test]
 fn an_event_stays_below_the_limit_however_many_tests_fail() {
-    let failures: Vec<_> = (0..5_000)
+    let failures: Vec<_> = (0..500)
         .map(|n| {
             json!({"error": {"test": format!("t{n}"), "message": "\u{1}".repeat(3_000)}, "at": "assertion:0 in x"})
         })
         .collect();
-    let stats = json!({"assertions": {"total": 5_000, "failed": 5_000}});
+    let stats = json!({"assertions": {"total": 500, "failed": 500}});
     let body = made(&report(&json!({"stats": stats, "failures": failures})));
     assert!(body.to_string().len() < MAX_BODY_BYTES);
     let run = run_of(body.to_string());
-    assert_eq!(run.metrics.failed_tests, Some(5_000));
-    assert!(run.failures.len() > 10 && run.failures.len() < 5_000, "{}", run.failures.len());
+    assert_eq!(run.metrics.failed_tests, Some(500));
+    assert!(run.failures.len() > 10 && run.failures.len() < 500, "{}", run.failures.len());
 }
 
 #[test]

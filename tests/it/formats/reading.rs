@@ -258,3 +258,11 @@ fn five_thousand_failed_tests_are_read() {
     let run = run_of(body.to_string());
     assert_eq!((run.failures.len(), run.metrics.failed_tests), (5_000, Some(5_000)));
 }
+
+#[test]
+fn a_long_request_name_is_not_repeated_without_end() {
+    let tests: serde_json::Map<_, _> = (0..30_000).map(|n| (format!("t{n}"), json!(false))).collect();
+    let executions = json!([{"item": {"name": "r".repeat(400_000)}, "assertions": tests}]);
+    let run = run_of(json!({"run": {"info": {"monitorId": "m"}, "executions": executions}}).to_string());
+    assert_eq!((run.failures.len(), run.metrics.failed_tests), (2, Some(30_000)));
+}

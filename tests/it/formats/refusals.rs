@@ -239,7 +239,8 @@ fn what_is_wrong_with_a_field_and_what_to_send() {
         ),
         (
             json!({"run": {"info": {"monitorId": "m"}, "executions": [{"response": {"responseTime": -1}}]}}),
-            "run.executions[0].response.responseTime: found the number -1; send milliseconds as a number of 0 or more"
+            "run.executions[0].response.responseTime: found the number -1; send milliseconds as a number from 0 to \
+             18446744073709551615"
                 .into(),
         ),
     ];
