@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Misconfigured;
-use super::parts::Parts;
+use super::parts::{IntegrationsText, Parts};
 use crate::ports::{Clock, ManagedBy, Registry};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
@@ -17,7 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct IntegrationsFile {
     path: PathBuf,
     parts: Parts,
-    seen: Option<Look>,
+    /// The files that hold room URLs, as the file named them when it was read last.
+    url_files: Vec<PathBuf>,
+    seen: Vec<Option<Look>>,
 }
 
 /// What tells a changed file from an unchanged one without reading it.
@@ -30,7 +32,7 @@ struct Look {
 impl IntegrationsFile {
     /// A file that was not applied yet.
     pub fn new(path: PathBuf, parts: Parts) -> Self {
-        Self { path, parts, seen: None }
+        Self { path, parts, url_files: Vec::new(), seen: Vec::new() }
     }
 
     /// Applies the file at start.
@@ -38,8 +40,9 @@ impl IntegrationsFile {
     /// # Errors
     /// [`Misconfigured`] with every fault of the file.
     pub async fn apply_first(&mut self) -> anyhow::Result<()> {
+        self.apply().await?;
         self.seen = self.look();
-        self.apply().await
+        Ok(())
     }
 
     /// Applies the file whenever it changes, until stopped. A file with faults changes nothing.
@@ -53,16 +56,17 @@ impl IntegrationsFile {
             if look == self.seen {
                 continue;
             }
-            self.seen = look;
             match self.apply().await {
                 Ok(()) => catalogue.hint(),
                 Err(error) => tracing::error!("the integrations stay as they are: {error:#}"),
             }
+            self.seen = self.look();
         }
     }
 
-    async fn apply(&self) -> anyhow::Result<()> {
-        let definitions = self.parts.read_integrations(&self.path)?;
+    async fn apply(&mut self) -> anyhow::Result<()> {
+        let IntegrationsText { definitions, url_files } = self.parts.read_integrations(&self.path)?;
+        self.url_files = url_files;
         let applied = self
             .parts
             .store
@@ -80,8 +84,11 @@ impl IntegrationsFile {
         Ok(())
     }
 
-    fn look(&self) -> Option<Look> {
-        let metadata = std::fs::metadata(&self.path).ok()?;
-        Some(Look { modified: metadata.modified().ok(), length: metadata.len() })
+    fn look(&self) -> Vec<Option<Look>> {
+        let look = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some(Look { modified: metadata.modified().ok(), length: metadata.len() })
+        };
+        std::iter::once(&self.path).chain(&self.url_files).map(look).collect()
     }
 }

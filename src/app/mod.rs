@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use self::integrations_file::IntegrationsFile;
 use self::parts::{Parts, dispatch_terms};
 use crate::adapters::rabbitmq::{self, BrokerHealth};
-use crate::adapters::store::Role;
+use crate::adapters::store::sqlite::Role;
 use crate::http::{Status, StatusServer};
 use crate::metrics::Metrics;
 use crate::ports::{Clock, LetterBox, Readiness};
@@ -122,7 +122,7 @@ impl Running {
             dispatch: dispatch.clone(),
             burial: burial.clone(),
         });
-        let options = parts::broker_options(&self.settings);
+        let options = parts::broker_options(&self.settings)?;
         let consumer = rabbitmq::consume(options, intake, self.health.clone(), self.stop.clone());
         tokio::pin!(consumer);
         tokio::select! {
@@ -146,7 +146,7 @@ impl Running {
     }
 
     fn burial(&self, wake: &Arc<Bell>) -> anyhow::Result<Burial> {
-        let options = parts::broker_options(&self.settings);
+        let options = parts::broker_options(&self.settings)?;
         Ok(Burial {
             store: self.parts.store.clone(),
             letter_box: Arc::new(rabbitmq::RabbitLetterBox::new(options)) as Arc<dyn LetterBox>,
@@ -171,7 +171,10 @@ impl Running {
 }
 
 /// Waits for SIGTERM or SIGINT and names it.
-async fn stop_signal() -> std::io::Result<&'static str> {
+///
+/// # Errors
+/// If the system lets no handler be set.
+pub async fn stop_signal() -> std::io::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(tokio::select! {

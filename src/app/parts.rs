@@ -1,5 +1,6 @@
 //! The concrete parts, built from settings: shared by `run` and by the verbs that look into the same store.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,14 +9,15 @@ use async_trait::async_trait;
 use super::Misconfigured;
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
-use crate::adapters::rabbitmq::{BrokerOptions, Topology};
-use crate::adapters::store::{Cipher, Role, SqliteStore};
+use crate::adapters::rabbitmq::{Address, BrokerOptions, Topology};
+use crate::adapters::store::cipher::Cipher;
+use crate::adapters::store::sqlite::{Role, SqliteStore};
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
 use crate::domain::message::Links;
 use crate::domain::retry::RetryRule;
 use crate::formats::integrations::{self, RoomRef, SecretSources};
-use crate::ports::{BrokerError, Clock, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
+use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
 use crate::settings::{Settings, StoreUrl, TokenIn};
 use crate::worker::catalogue::Open;
 use crate::worker::dispatch::DispatchTerms;
@@ -53,11 +55,19 @@ impl Parts {
         Box::new(move |stored| open_stored(stored, &egress))
     }
 
-    /// Reads an integrations file's text, with every fault in it.
+    /// The integration and its room, from what the store holds.
+    ///
+    /// # Errors
+    /// A sentence without secrets.
+    pub fn open_stored(&self, stored: &Stored) -> Result<(Integration, RoomTarget), String> {
+        open_stored(stored, &self.egress)
+    }
+
+    /// Reads an integrations file.
     ///
     /// # Errors
     /// [`Misconfigured`] with a line for each fault.
-    pub fn read_integrations(&self, path: &Path) -> Result<Vec<Definition>, Misconfigured> {
+    pub fn read_integrations(&self, path: &Path) -> Result<IntegrationsText, Misconfigured> {
         read_integrations(path, &self.egress)
     }
 }
@@ -72,23 +82,38 @@ impl Readiness for Parts {
     }
 }
 
-/// Reads an integrations file.
+/// What an integrations file says, and the other files it takes room URLs from.
+pub struct IntegrationsText {
+    pub definitions: Vec<Definition>,
+    pub url_files: Vec<PathBuf>,
+}
+
+/// Reads an integrations file; `-` is stdin.
 ///
 /// # Errors
 /// [`Misconfigured`] with a line for each fault.
-pub fn read_integrations(path: &Path, egress: &Egress) -> Result<Vec<Definition>, Misconfigured> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Misconfigured(format!("can't read {}: {error}", path.display())))?;
+pub fn read_integrations(path: &Path, egress: &Egress) -> Result<IntegrationsText, Misconfigured> {
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| Misconfigured(format!("can't read {}: {error}", path.display())))?;
+    let url_files = RefCell::new(Vec::new());
     let sources = SecretSources {
         env: &|name| std::env::var(name).ok(),
-        read_file: &|path| std::fs::read_to_string(path),
+        read_file: &|path| {
+            url_files.borrow_mut().push(path.to_owned());
+            std::fs::read_to_string(path)
+        },
         check_url: &|url| {
             let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
             Ok(RoomRef { token: hipchat::token_key(&target), room: target.room })
         },
     };
-    integrations::read_file_text(&text, &sources)
-        .map_err(|faults| Misconfigured(format!("{}:\n{faults}", path.display())))
+    let definitions = integrations::read_file_text(&text, &sources)
+        .map_err(|faults| Misconfigured(format!("{}:\n{faults}", path.display())))?;
+    Ok(IntegrationsText { definitions, url_files: url_files.into_inner() })
 }
 
 /// Who may be reached.
@@ -102,7 +127,11 @@ pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
     })
 }
 
-fn open_stored(stored: &Stored, egress: &Egress) -> Result<(Integration, RoomTarget), String> {
+/// The integration and its room, from what a store holds.
+///
+/// # Errors
+/// A sentence without secrets.
+pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<(Integration, RoomTarget), String> {
     let integration = integrations::integration_from(stored)?;
     let url = stored.definition.room_url.expose_secret();
     let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
@@ -175,9 +204,24 @@ fn hipchat_options(settings: &Settings) -> HipchatOptions {
 }
 
 /// How to reach the broker, and what to declare there.
-pub fn broker_options(settings: &Settings) -> BrokerOptions {
+///
+/// # Errors
+/// [`Misconfigured`] naming the key at fault.
+pub fn broker_options(settings: &Settings) -> Result<BrokerOptions, Misconfigured> {
     let a = &settings.amqp;
-    BrokerOptions {
+    let addresses = a
+        .urls
+        .iter()
+        .map(|url| {
+            let address: Result<Address, String> = url.expose().parse();
+            address.map_err(|fault| Misconfigured(format!("amqp.url ({url}): {fault}")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| Misconfigured(format!("amqp.ca_file: can't read {}: {error}", path.display())))
+    };
+    Ok(BrokerOptions {
         topology: Topology {
             exchange: a.exchange.clone(),
             queue: a.queue.clone(),
@@ -185,10 +229,9 @@ pub fn broker_options(settings: &Settings) -> BrokerOptions {
         },
         prefetch: a.prefetch,
         batch: a.batch,
-        heartbeat: a.heartbeat,
-        ca_file: a.ca_file.clone(),
-        ..BrokerOptions::default()
-    }
+        authorities_pem: a.ca_file.as_ref().map(read).transpose()?,
+        ..BrokerOptions::new(addresses)
+    })
 }
 
 /// A broker error as the verbs report it.
@@ -202,9 +245,4 @@ pub fn from_broker(error: BrokerError) -> anyhow::Error {
 /// A store error as the verbs report it: what can't be opened is a matter of configuration.
 pub fn from_store(error: StoreError) -> anyhow::Error {
     Misconfigured(error.to_string()).into()
-}
-
-/// The clock, for verbs that need no other part.
-pub fn clock() -> impl Clock {
-    SystemClock
 }

@@ -41,7 +41,8 @@ pub fn decide(rule: RunRule, streak: &mut Streak, run: &MonitorRun, received_at:
     if is_late(streak, run) {
         return late(rule, run);
     }
-    streak.newest = streak.newest.max(run.finished_at);
+    // A producer's clock that is ahead must not make every later run look late.
+    streak.newest = streak.newest.max(run.finished_at.map(|at| at.min(received_at)));
     if run.result.is_failed() {
         let failed_at = run.finished_at.or(run.started_at).unwrap_or(received_at);
         streak.failures = streak.failures.saturating_add(1);
@@ -151,7 +152,7 @@ mod tests {
                 'E' => RunResult::Error,
                 _ => RunResult::Abort,
             };
-            match decide(rule, &mut streak, &run(result, Some(i as i64)), second(0)) {
+            match decide(rule, &mut streak, &run(result, Some(i as i64)), second(99)) {
                 Verdict::Suppress(_) => '-',
                 Verdict::Tell(Story { reason: SendReason::Recovered, .. }) => 'r',
                 Verdict::Tell(_) if result.is_failed() => 'f',
@@ -231,6 +232,16 @@ mod tests {
             assert_eq!(decide(rule, &mut streak, &run(result, Some(9)), second(99)), expected, "{rule:?}");
             assert_eq!(streak, before, "{rule:?}");
         }
+    }
+
+    #[test]
+    fn a_run_from_the_future_does_not_make_later_ones_late() {
+        let mut streak = Streak::default();
+        let rule = RunRule::DEFAULT;
+        decide(rule, &mut streak, &run(RunResult::Success, Some(1_000_000)), second(50));
+        assert_eq!(streak.newest, Some(second(50)));
+        let next = decide(rule, &mut streak, &run(RunResult::Failure, Some(60)), second(60));
+        assert!(matches!(next, Verdict::Tell(_)));
     }
 
     #[test]

@@ -1,0 +1,190 @@
+//! `integrations …`: who hears of what, and whether their rooms can be reached.
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::args::{ApplyArgs, IntegrationArgs, IntegrationsVerb, Output, OutputArgs, RemoveArgs};
+use super::output::{self, say, table, visible};
+use crate::adapters::store::sqlite::Role;
+use crate::app::Misconfigured;
+use crate::app::parts::{self, Parts};
+use crate::domain::ids::IntegrationId;
+use crate::domain::integration::IntegrationState;
+use crate::domain::message;
+use crate::formats::integrations;
+use crate::ports::{AnswerClass, Clock, ManagedBy, Registry, RoomGateway, StoreError, Stored};
+use crate::settings::Settings;
+
+/// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
+pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
+    let parts = Parts::open(settings, Role::Tool)?;
+    let now = parts.clock.now();
+    match verb {
+        IntegrationsVerb::List(output) => list(&parts, output).await,
+        IntegrationsVerb::Show(args) => show(&parts, &args).await,
+        IntegrationsVerb::Apply(args) => apply(&parts, &args, now).await,
+        IntegrationsVerb::Remove(args) => remove(&parts, &args, now).await,
+        IntegrationsVerb::Pause(args) => {
+            let id = existing_id(&args.id)?;
+            parts.store.pause(&id, now).await.map_err(refused)?;
+            say(&format!("{id} is paused; events for it are suppressed until `integrations resume {id}`"));
+            Ok(())
+        }
+        IntegrationsVerb::Resume(args) => {
+            let id = existing_id(&args.id)?;
+            parts.store.resume(&id, now).await.map_err(refused)?;
+            say(&format!("{id} is active"));
+            Ok(())
+        }
+        IntegrationsVerb::Test(args) => test(&parts, &existing_id(&args.id)?).await,
+    }
+}
+
+async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
+    let all = parts.store.list().await?;
+    if output.output == Output::Json {
+        return output::json(&all.iter().map(summary).collect::<anyhow::Result<Vec<_>>>()?);
+    }
+    if all.is_empty() {
+        say("there are no integrations; add some with `integrations apply FILE`");
+        return Ok(());
+    }
+    let rows = all
+        .iter()
+        .map(|stored| {
+            let integration = integrations::integration_from(stored).map_err(anyhow::Error::msg)?;
+            Ok(vec![
+                stored.definition.id.to_string(),
+                state_in_words(&stored.state),
+                integration.interest.kind().to_owned(),
+                integration.interest.notify_on().to_owned(),
+                stored.pending.to_string(),
+                stored.definition.room.to_string(),
+            ])
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    table(&["ID", "STATE", "KIND", "NOTIFY ON", "PENDING", "ROOM"], &rows);
+    for stored in &all {
+        if let IntegrationState::Suspended { reason } = &stored.state {
+            say(&format!("{} is suspended: {}", stored.definition.id, visible(reason)));
+        }
+    }
+    Ok(())
+}
+
+fn state_in_words(state: &IntegrationState) -> String {
+    state.as_str().to_owned()
+}
+
+/// The contract's fields of one integration in a list.
+fn summary(stored: &Stored) -> anyhow::Result<serde_json::Value> {
+    let integration = integrations::integration_from(stored).map_err(anyhow::Error::msg)?;
+    let reason = match &stored.state {
+        IntegrationState::Suspended { reason } => Some(reason.as_str()),
+        IntegrationState::Paused => Some("paused by its owner"),
+        IntegrationState::Active => None,
+    };
+    Ok(json!({
+        "id": stored.definition.id.as_str(),
+        "name": integration.name,
+        "kind": integration.interest.kind(),
+        "room": stored.definition.room.as_str(),
+        "state": stored.state.as_str(),
+        "state_reason": reason,
+        "notify": integration.interest.notify_on(),
+        "pending": stored.pending,
+        "managed_by": managed_by(stored.managed_by),
+    }))
+}
+
+fn managed_by(by: ManagedBy) -> &'static str {
+    match by {
+        ManagedBy::File => "integrations.file",
+        ManagedBy::Operator => "operator",
+    }
+}
+
+async fn show(parts: &Parts, args: &IntegrationArgs) -> anyhow::Result<()> {
+    let stored = find(parts, &existing_id(&args.integration.id)?).await?;
+    let mut shown = summary(&stored)?;
+    let definition = integrations::to_json(&stored).map_err(anyhow::Error::msg)?;
+    if let (Some(shown), serde_json::Value::Object(definition)) = (shown.as_object_mut(), definition) {
+        shown.insert("definition".to_owned(), definition.into());
+    }
+    if args.output.output == Output::Json {
+        return output::json(&shown);
+    }
+    for key in ["id", "name", "kind", "room", "state", "state_reason", "pending", "managed_by"] {
+        match &shown[key] {
+            serde_json::Value::Null => {}
+            serde_json::Value::String(text) => say(&format!("{key:<13} {}", visible(text))),
+            other => say(&format!("{key:<13} {other}")),
+        }
+    }
+    say(&format!("definition    {}", serde_json::to_string_pretty(&shown["definition"])?));
+    Ok(())
+}
+
+async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Result<()> {
+    let definitions = parts.read_integrations(&args.file)?.definitions;
+    let applied = parts.store.apply(definitions, ManagedBy::Operator, now).await.map_err(refused)?;
+    if args.output.output == Output::Json {
+        return output::json(&json!({
+            "added": applied.added,
+            "changed": applied.changed,
+            "unchanged": applied.unchanged,
+        }));
+    }
+    say(&format!("{} added, {} changed, {} unchanged", applied.added, applied.changed, applied.unchanged));
+    Ok(())
+}
+
+async fn remove(parts: &Parts, args: &RemoveArgs, now: Timestamp) -> anyhow::Result<()> {
+    let id = existing_id(&args.integration.id)?;
+    let stored = find(parts, &id).await?;
+    if !args.yes {
+        bail!(
+            "removing {id} ends its {} pending notifications as suppressed and forgets its streaks; \
+             add --yes to do it",
+            stored.pending
+        );
+    }
+    parts.store.remove(&id, now).await.map_err(refused)?;
+    say(&format!("{id} is removed"));
+    Ok(())
+}
+
+/// Posts a marked test message at once: no line, no budget, no retries.
+async fn test(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
+    let stored = find(parts, id).await?;
+    let (integration, target) = parts.open_stored(&stored).map_err(Misconfigured)?;
+    let answer = parts.gateway.post(&target, &message::render_test(&integration)).await;
+    if answer.class == AnswerClass::Accepted {
+        say(&format!("{id}: the test message is in {}", integration.room));
+        return Ok(());
+    }
+    bail!("{id}: the test message did not get to {}: {}", integration.room, answer.detail)
+}
+
+async fn find(parts: &Parts, id: &IntegrationId) -> anyhow::Result<Stored> {
+    let all = parts.store.list().await?;
+    all.into_iter()
+        .find(|stored| stored.definition.id == *id)
+        .with_context(|| format!("there is no integration {id}; `integrations list` shows all"))
+}
+
+fn existing_id(text: &str) -> anyhow::Result<IntegrationId> {
+    if !IntegrationId::is_valid(text) {
+        bail!("{text:?} can't be an integration's id: 1 to 64 of a-z 0-9 -");
+    }
+    Ok(IntegrationId::new(text))
+}
+
+/// A refusal is an answer to the person who asked, not a matter of configuration.
+fn refused(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Refused(line) => anyhow::anyhow!(line),
+        other => parts::from_store(other),
+    }
+}

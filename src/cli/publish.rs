@@ -1,0 +1,115 @@
+//! `publish`: validates events and publishes them as a producer should.
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::args::{Output, PublishArgs};
+use super::events::{self, Document};
+use super::output::{self, say, visible};
+use crate::adapters::rabbitmq::{Publication, Publisher};
+use crate::app::parts;
+use crate::domain::envelope::Envelope;
+use crate::domain::ids::EventId;
+use crate::formats::{self, NewmanOptions};
+use crate::settings::Settings;
+
+/// The content type of a structured CloudEvent.
+const CLOUD_EVENT: &str = "application/cloudevents+json";
+
+/// Events published in one round of confirms.
+const ROUND: usize = 500;
+
+/// Publishes all events, or none if one of them is malformed.
+pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> {
+    let envelopes = envelopes(args)?;
+    let mut publisher =
+        Publisher::open(&parts::broker_options(settings)?, true).await.map_err(parts::from_broker)?;
+    let mut unheard = 0;
+    let mut published = Vec::new();
+    for round in envelopes.chunks(ROUND) {
+        let fates = publisher.publish(round).await.map_err(parts::from_broker)?;
+        for (envelope, fate) in round.iter().zip(fates) {
+            unheard += usize::from(fate != Publication::Confirmed);
+            let id = envelope.message_id.as_deref().unwrap_or_default();
+            let word = match fate {
+                Publication::Confirmed => "confirmed",
+                Publication::Unroutable => "unroutable",
+                Publication::Refused => "refused",
+            };
+            if args.output.output == Output::Human {
+                say(&format!("{word}  {}  {}", visible(id), visible(&envelope.routing_key)));
+            }
+            published.push(json!({"event_id": id, "routing_key": envelope.routing_key, "result": word}));
+        }
+    }
+    publisher.close().await;
+    if args.output.output == Output::Json {
+        output::json(&published)?;
+    }
+    if unheard > 0 {
+        bail!(
+            "{unheard} of {} events were not taken by the broker: an unroutable one has a routing key that no \
+             queue is bound for (monitor.… or activity.…), a refused one can be published again",
+            published.len()
+        );
+    }
+    Ok(())
+}
+
+fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
+    let documents = match &args.newman {
+        Some(report) => vec![newman(args, report)?],
+        None => {
+            let read = args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
+            read.into_iter().flatten().collect()
+        }
+    };
+    if args.id.is_some() && documents.len() != 1 {
+        bail!("--id names one event, but there are {}; leave it out to give each an id of its own", documents.len());
+    }
+    let mut faults = Vec::new();
+    let mut envelopes = Vec::new();
+    for document in documents {
+        let place = document.place.clone();
+        match envelope(args, document) {
+            Ok(envelope) => envelopes.push(envelope),
+            Err(malformed) => faults.push(format!("{place}: {malformed}")),
+        }
+    }
+    if !faults.is_empty() {
+        bail!("nothing was published, since {} events are malformed:\n{}", faults.len(), faults.join("\n"));
+    }
+    Ok(envelopes)
+}
+
+fn newman(args: &PublishArgs, report: &std::path::Path) -> anyhow::Result<Document> {
+    let options =
+        NewmanOptions { monitor_uid: args.monitor_uid.clone(), monitor_name: args.monitor_name.clone() };
+    let place = report.display().to_string();
+    let body = formats::event_from_newman(&events::read_bytes(report)?, &options)
+        .map_err(|malformed| anyhow::anyhow!("{place}: {malformed}"))?;
+    let body = serde_json::to_vec(&body).context("the event can't be written as JSON")?;
+    Ok(Document { place, body, cloud_event: false })
+}
+
+/// Reads the event as the worker would, and addresses it.
+fn envelope(args: &PublishArgs, document: Document) -> Result<Envelope, formats::Malformed> {
+    let mut envelope = Envelope {
+        body: document.body,
+        message_id: args.id.clone(),
+        content_type: Some(if document.cloud_event { CLOUD_EVENT.to_owned() } else { args.content_type.clone() }),
+        ..Envelope::default()
+    };
+    if let Some(team) = &args.team {
+        envelope.headers.insert("team".to_owned(), team.clone());
+    }
+    if let Some(key) = &args.routing_key {
+        envelope.routing_key.clone_from(key);
+    }
+    let event = formats::read_event(&envelope, || EventId::new(uuid::Uuid::now_v7().to_string()))?;
+    envelope.message_id = Some(event.id.to_string());
+    if args.routing_key.is_none() {
+        envelope.routing_key = formats::routing_key(&event);
+    }
+    Ok(envelope)
+}
