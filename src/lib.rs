@@ -1,6 +1,7 @@
 //! hipchat-notifier (tour to be written once the modules stand).
 
 pub mod adapters;
+pub mod cli;
 pub mod domain;
 pub mod formats;
 pub mod http;

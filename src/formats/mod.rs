@@ -1,1 +1,5 @@
 //! (to be written)
+
+pub mod duration;
+pub mod integrations;
+pub mod nearest;
