@@ -6,6 +6,7 @@
 //! settings on; nothing below them knows this module.
 
 mod faults;
+mod forms;
 mod layers;
 mod reader;
 mod sections;

@@ -8,11 +8,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use iri_string::template::UriTemplateStr;
-use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
-use url::Url;
 
+use super::forms::{amqp_url, bearer, link_template, peer, proxy_url, store_url};
 use super::reader::Reader;
 use super::sections::*;
 use crate::domain::pacing::Budget;
@@ -162,24 +160,6 @@ fn amqp_urls(r: &mut Reader) -> Option<Vec<SecretUrl>> {
     }
 }
 
-/// The problem's sentence holds nothing of the URL.
-fn amqp_url(text: &str) -> Result<SecretUrl, String> {
-    let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
-    if !matches!(url.scheme(), "amqp" | "amqps") {
-        return Err("it does not begin with amqp:// or amqps://".to_owned());
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err("it names no host".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("it has a \"#\"; in a password that is written %23".to_owned());
-    }
-    if url.path().trim_start_matches('/').contains('/') {
-        return Err("its virtual host has a \"/\"; that is written %2f".to_owned());
-    }
-    Ok(SecretUrl::new(text, &url))
-}
-
 fn amqp_name(r: &mut Reader, key: &str) -> Option<String> {
     r.parsed(key, "write a name of at most 255 bytes that does not begin with \"amq.\"", |name| {
         if name.starts_with("amq.") {
@@ -202,24 +182,6 @@ fn store(r: &mut Reader) -> Option<StoreSettings> {
     Some(StoreSettings { url })
 }
 
-fn store_url(text: &str) -> Result<StoreUrl, String> {
-    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
-        return Ok(StoreUrl::Postgres(SecretUrl::new(text, &url)));
-    }
-    let Some(path) = text.strip_prefix("sqlite:") else {
-        return Err("it does not begin with sqlite:".to_owned());
-    };
-    let path = path.strip_prefix("//").unwrap_or(path);
-    match path {
-        "" => Err("it names no file".to_owned()),
-        ":memory:" => Err("a store in memory forgets everything at a restart".to_owned()),
-        path if path.contains('?') => Err("it takes no parameters after \"?\"".to_owned()),
-        path if path.ends_with('/') => Err("it names a folder".to_owned()),
-        path => Ok(StoreUrl::Sqlite(PathBuf::from(path))),
-    }
-}
-
 fn http(r: &mut Reader) -> Option<HttpSettings> {
     const LISTEN: &str = "write ADDRESS:PORT, as in 127.0.0.1:8320 or [::1]:8320";
     let listen = r.parsed("http.listen", LISTEN, |text| {
@@ -228,9 +190,7 @@ fn http(r: &mut Reader) -> Option<HttpSettings> {
     let (one, other) = ("http.bearer_token", "http.bearer_token_file");
     let given = r.origin(one).is_some() || r.origin(other).is_some();
     let bearer_token = match r.either(one, other) {
-        Some(key) if key == one => {
-            r.parsed(key, "write visible ASCII characters without blanks", |text| bearer(text))
-        }
+        Some(key) if key == one => r.parsed(key, "write visible ASCII characters without blanks", bearer),
         Some(key) => r.parsed(key, "write the path of a file that holds the token alone", |path| {
             let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
             bearer(text.trim()).map_err(|problem| format!("what it holds is no token: {problem}"))
@@ -247,17 +207,6 @@ fn http(r: &mut Reader) -> Option<HttpSettings> {
     Some(HttpSettings { listen: listen?, bearer_token })
 }
 
-/// A token that can stand in a header.
-fn bearer(text: &str) -> Result<SecretString, String> {
-    if text.is_empty() {
-        Err("it is empty".to_owned())
-    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Err("it holds blanks or characters that no header may hold".to_owned())
-    } else {
-        Ok(SecretString::from(text))
-    }
-}
-
 fn egress(r: &mut Reader) -> Option<EgressSettings> {
     let allow = r.list("egress.allow")?;
     for (n, entry) in allow.iter().enumerate() {
@@ -267,26 +216,6 @@ fn egress(r: &mut Reader) -> Option<EgressSettings> {
         }
     }
     Some(EgressSettings { allow })
-}
-
-/// Whether an entry has the form of a host, an address (both also with a port) or a network.
-fn peer(entry: &str) -> Result<(), &'static str> {
-    if entry.contains("://") {
-        return Err("a URL");
-    }
-    if entry.contains('/') {
-        return entry.parse::<ipnet::IpNet>().map(drop).map_err(|_| "not a network");
-    }
-    if entry.contains('*') {
-        return Err("a pattern; those are not known here");
-    }
-    if entry.parse::<std::net::IpAddr>().is_ok() || entry.parse::<SocketAddr>().is_ok() {
-        return Ok(());
-    }
-    match Url::parse(&format!("http://{entry}/")) {
-        Ok(url) if url.username().is_empty() && url.password().is_none() && url.path() == "/" => Ok(()),
-        _ => Err("not a host"),
-    }
 }
 
 fn budget(r: &mut Reader, messages: &str, per: &str) -> Option<Budget> {
@@ -321,20 +250,6 @@ fn links(r: &mut Reader) -> LinkSettings {
     LinkSettings { templates }
 }
 
-/// The form of a template. Which variables there are is for the messages to say.
-fn link_template(template: &str) -> Result<(), String> {
-    if template.is_empty() {
-        return Ok(());
-    }
-    if !template.starts_with("https://") && !template.starts_with("http://") {
-        return Err("it does not begin with https:// or http://".to_owned());
-    }
-    match UriTemplateStr::new(template) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(format!("not a URI template (RFC 6570): {e}")),
-    }
-}
-
 fn hipchat(r: &mut Reader) -> Option<HipchatSettings> {
     let connect_timeout = r.duration("hipchat.connect_timeout", CALL);
     let timeout = r.duration("hipchat.timeout", CALL);
@@ -356,14 +271,6 @@ fn hipchat(r: &mut Reader) -> Option<HipchatSettings> {
         proxy,
         no_proxy: no_proxy?,
     })
-}
-
-fn proxy_url(text: &str) -> Result<SecretUrl, String> {
-    let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("it does not begin with http:// or https://".to_owned());
-    }
-    Ok(SecretUrl::new(text, &url))
 }
 
 fn dispatch(r: &mut Reader) -> Option<DispatchSettings> {

@@ -10,6 +10,8 @@
 mod faults;
 mod fields;
 mod read;
+mod room;
+mod rules;
 mod spec;
 mod words;
 
