@@ -277,6 +277,33 @@ mod tests {
         assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     }
 
+    #[derive(Clone, Copy)]
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+    }
+
+    impl MakeWriter<'_> for Broken {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            *self
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_stops_nothing() {
+        tracing::subscriber::with_default(json(level("info"), Broken), tell);
+        tracing::subscriber::with_default(human(level("info"), false, Broken), tell);
+    }
+
     #[test]
     fn a_human_line_has_the_fields_and_no_colours_where_there_is_no_terminal() {
         let memory = Memory::default();

@@ -2,8 +2,8 @@
 //!
 //! [`Settings::load`] reads the compiled-in `config/default.toml`, a TOML file, and the environment it is given,
 //! and either returns settings that can be used as they are, or every fault there is, each with the place where
-//! the value was set. The process's environment is never read here, and never changed. Only `app` and `cli` hand
-//! settings on; nothing below them knows this module.
+//! the value was set. The process's environment is never read here, and never changed. `app` and `cli` hand
+//! settings on and `telemetry` reads its own; nothing else knows this module.
 
 mod faults;
 mod forms;

@@ -56,12 +56,8 @@ pub(super) fn settings(r: &mut Reader) -> Option<Settings> {
     if let (Some(max_age), Some(keep)) = (notifications, journal) {
         not_above(r, ("notifications.max_age", max_age), ("journal.keep", keep));
     }
-    if let (Some(hipchat), Some(dispatch)) = (&hipchat, dispatch)
-        && hipchat.timeout >= dispatch.lease
-    {
-        let problem =
-            format!("not longer than {}: a slow call would cost its room", r.described("hipchat.timeout"));
-        r.fault("dispatch.lease", problem, "make it longer, or hipchat.timeout shorter");
+    if let (Some(hipchat), Some(dispatch)) = (&hipchat, dispatch) {
+        lease_outlasts_call(r, dispatch, hipchat);
     }
     Some(Settings {
         amqp: amqp?,
@@ -80,6 +76,15 @@ pub(super) fn settings(r: &mut Reader) -> Option<Settings> {
         shutdown: ShutdownSettings { grace: grace? },
         log: log?,
     })
+}
+
+/// A worker that waits for one slow answer must not lose its room meanwhile.
+fn lease_outlasts_call(r: &mut Reader, dispatch: DispatchSettings, hipchat: &HipchatSettings) {
+    if hipchat.timeout >= dispatch.lease {
+        let problem =
+            format!("not longer than {}: a slow call would cost its room", r.described("hipchat.timeout"));
+        r.fault("dispatch.lease", problem, "make it longer, or hipchat.timeout shorter");
+    }
 }
 
 /// Notes a fault if the first of two durations is above the second.
