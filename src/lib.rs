@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod app;
+pub mod cli;
 pub mod domain;
 pub mod formats;
 pub mod http;

@@ -1,1 +1,326 @@
-//! (to be written)
+//! Logs: one subscriber for the process, for people or for machines.
+//!
+//! Lines go to stderr, so that stdout stays what a verb prints. Times are RFC 3339 in UTC. Both formats carry
+//! the fields of the event and of the spans around it; in JSON all of them stand at the top level of the object,
+//! so that a search for an event's id finds every line about it, wherever the id was attached.
+//!
+//! # Field names
+//! | field | is |
+//! | --- | --- |
+//! | `event_id` | the event's identity |
+//! | `integration_id` | the integration |
+//! | `room` | the room's public name, without token |
+//! | `attempt` | which HTTP call of a message, counted from 1 |
+//! | `status` | the room's server's answer |
+//! | `outcome`, `reason` | the words of `domain::reason` |
+//! | `error` | a sentence for people |
+//!
+//! # Secrets
+//! Nothing here redacts: a filter over text would miss the next form of a secret. Tokens, room URLs and
+//! passwords are `SecretString` or `settings::SecretUrl` from where they are read, whose `Debug` and `Display`
+//! do not show them, and adapters strip URLs from errors before they hand them on.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// Silenced unless the level names them: the worker tells of its sessions itself, in one line each.
+const QUIET: &str = "lapin=off";
+
+/// Names that the line itself uses; fields of these names are left out.
+const OWN: [&str; 4] = ["timestamp", "level", "target", "message"];
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("log.level: {0}")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    #[error("logging is set up already")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up logging for the process. To be called once.
+///
+/// # Errors
+/// When the level's directives cannot be read (validated settings can), or logging is set up already.
+pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
+    let terminal = io::stderr().is_terminal();
+    let by_place = if terminal { LogFormat::Human } else { LogFormat::Json };
+    match settings.format.unwrap_or(by_place) {
+        LogFormat::Human => human(filter(settings)?, terminal, Stderr).try_init()?,
+        LogFormat::Json => json(filter(settings)?, Stderr).try_init()?,
+    }
+    Ok(())
+}
+
+fn filter(settings: &LogSettings) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("{QUIET},{}", settings.level))
+}
+
+/// One compact line an event.
+fn human<W>(filter: EnvFilter, colours: bool, writer: W) -> impl Subscriber + Send + Sync + 'static
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .compact()
+        .with_ansi(colours)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .log_internal_errors(false)
+        .finish()
+}
+
+/// One flat object an event.
+fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync + 'static
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .fmt_fields(JsonFields::new())
+        .event_format(FlatJson)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .finish()
+}
+
+/// Stderr that may go away. A worker whose log reader has died goes on working; `eprintln!` would panic.
+#[derive(Debug, Clone, Copy)]
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        *self
+    }
+}
+
+/// `{"timestamp", "level", "target", "message", …fields}`. The library's own JSON nests the spans' fields.
+struct FlatJson;
+
+impl<S> FormatEvent<S, JsonFields> for FlatJson
+where
+    S: Subscriber + for<'l> LookupSpan<'l>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        // From the outermost span inwards, then the event: the nearest value of a name wins.
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let text = extensions.get::<FormattedFields<JsonFields>>().map(|f| f.fields.as_str());
+            if let Some(Ok(Value::Object(span_fields))) = text.map(serde_json::from_str) {
+                fields.0.extend(span_fields);
+            }
+        }
+        fields.0.remove("message");
+        event.record(&mut fields);
+        let line = line(event, fields.0).map_err(|_| fmt::Error)?;
+        writeln!(writer, "{line}")
+    }
+}
+
+fn line(event: &Event<'_>, mut fields: Map<String, Value>) -> Result<String, serde_json::Error> {
+    let mut time = String::new();
+    // Fails only for clocks beyond the year 9999; the line is worth more than its time.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let message = fields.remove("message").unwrap_or_else(|| Value::String(String::new()));
+    let mut bytes = Vec::with_capacity(256);
+    let mut serializer = serde_json::Serializer::new(&mut bytes);
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("timestamp", &time)?;
+    map.serialize_entry("level", event.metadata().level().as_str())?;
+    map.serialize_entry("target", event.metadata().target())?;
+    map.serialize_entry("message", &message)?;
+    for (name, value) in fields.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+        map.serialize_entry(name, value)?;
+    }
+    map.end()?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// An event's fields as JSON values.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.put(field, value.to_string());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Memory {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl Memory {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn level(level: &str) -> EnvFilter {
+        filter(&LogSettings { format: None, level: level.to_owned() }).unwrap()
+    }
+
+    fn tell() {
+        let _outer = tracing::info_span!("event", event_id = "e-1", room = "outer").entered();
+        let _inner =
+            tracing::info_span!("room", room = "https://acme.example/v2/room/42", attempt = 1).entered();
+        tracing::info!(status = 204u64, level = "mine", reason = %"failure", "posted \"it\"\nto {}", "42");
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object_with_the_spans_fields() {
+        let memory = Memory::default();
+        tracing::subscriber::with_default(json(level("info"), memory.clone()), tell);
+        let text = memory.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: Value = serde_json::from_str(&text).unwrap();
+        for (name, expected) in [
+            ("level", Value::from("INFO")),
+            ("message", "posted \"it\"\nto 42".into()),
+            ("event_id", "e-1".into()),
+            ("room", "https://acme.example/v2/room/42".into()),
+            ("attempt", 1.into()),
+            ("status", 204.into()),
+            ("reason", "failure".into()),
+        ] {
+            assert_eq!(line[name], expected, "{name} in {text}");
+        }
+        assert!(text.starts_with("{\"timestamp\":\"2"), "{text}");
+        let time = line["timestamp"].as_str().unwrap();
+        assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    }
+
+    #[derive(Clone, Copy)]
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+    }
+
+    impl MakeWriter<'_> for Broken {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            *self
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_stops_nothing() {
+        tracing::subscriber::with_default(json(level("info"), Broken), tell);
+        tracing::subscriber::with_default(human(level("info"), false, Broken), tell);
+    }
+
+    #[test]
+    fn a_human_line_has_the_fields_and_no_colours_where_there_is_no_terminal() {
+        let memory = Memory::default();
+        tracing::subscriber::with_default(human(level("info"), false, memory.clone()), tell);
+        let text = memory.text();
+        assert!(text.contains("event_id=\"e-1\"") && text.contains("status=204"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+
+    #[test]
+    fn the_broker_library_is_silent_unless_it_is_named() {
+        for (directives, lines) in [("info", 0), ("trace", 0), ("info,lapin=warn", 1)] {
+            let memory = Memory::default();
+            tracing::subscriber::with_default(json(level(directives), memory.clone()), || {
+                tracing::error!(target: "lapin::channel", "closed");
+            });
+            assert_eq!(memory.text().lines().count(), lines, "{directives}");
+        }
+    }
+}

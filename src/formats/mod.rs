@@ -8,11 +8,14 @@
 mod activity_webhook;
 mod api_run;
 mod cloudevent;
+pub mod duration;
 mod event;
 mod fields;
+pub mod integrations;
 mod json;
 mod malformed;
 mod monitor_webhook;
+pub mod nearest;
 mod newman;
 mod routing;
 pub mod schema;

@@ -1,0 +1,156 @@
+//! What stands below each verb's options: how to use it, with examples.
+
+pub const TOP: &str = "\
+Configuration: built-in defaults, then the file, then environment NOTIFIER__SECTION__KEY.
+Exit codes: 0 done, 1 failed, 2 usage, 78 configuration is wrong (all faults are listed).
+
+Examples:
+  hipchat-notifier check --rooms                  is everything in place?
+  hipchat-notifier run                            start the worker
+  hipchat-notifier publish run.json               publish an event
+  hipchat-notifier explain 5852-run-1             what became of it?
+
+`hipchat-notifier help VERB` tells of each verb.";
+
+pub const RUN: &str = "\
+Consumes the work queue, decides which integrations each event is news for, and posts to their rooms. Logs go to
+stderr. SIGTERM and SIGINT stop it cleanly: calls in flight may end within shutdown.grace, all else stays in the
+store and in the queue. A second signal ends it at once.
+
+Examples:
+  hipchat-notifier run --config /etc/hipchat-notifier/config.toml
+  NOTIFIER__AMQP__URL=amqp://worker:secret@rabbit/%2f NOTIFIER__LOG__FORMAT=json hipchat-notifier run";
+
+pub const CHECK: &str = "\
+Says of each part whether it is as it must be: every fault of the configuration and of the integrations file at
+once, whether the broker can be reached and what stands on it fits, whether the store can be opened.
+
+Examples:
+  hipchat-notifier check
+  hipchat-notifier check --rooms --output json";
+
+pub const PUBLISH: &str = "\
+Each event is validated before any is published, and published persistent, mandatory and confirmed: exit code 0
+means that the broker has all of them. Prints each event's id, for `explain`.
+
+Examples:
+  hipchat-notifier publish run.json activity.json --team acme
+  hipchat-notifier publish - --id 5852-run-1 < run.json
+  newman run api.json -r json --reporter-json-export report.json
+  hipchat-notifier publish --newman report.json --team acme --monitor-name Checkout
+  hipchat-notifier publish event.json --content-type application/cloudevents+json";
+
+pub const INTEGRATIONS: &str = "\
+What is changed takes effect in running workers within two seconds. Integrations that integrations.file manages
+are changed in that file only.
+
+Examples:
+  hipchat-notifier integrations apply integrations.toml
+  hipchat-notifier integrations list
+  hipchat-notifier integrations test checkout-on-call";
+
+pub const INTEGRATIONS_LIST: &str = "\
+Examples:
+  hipchat-notifier integrations list
+  hipchat-notifier integrations list --output json";
+
+pub const INTEGRATIONS_SHOW: &str = "\
+Examples:
+  hipchat-notifier integrations show checkout-on-call
+  hipchat-notifier integrations show checkout-on-call --output json";
+
+pub const INTEGRATIONS_APPLY: &str = "\
+All of the file is applied, or, if anything in it is wrong, nothing: every fault is listed with its line, and the
+exit code is 78. A room URL that changes lifts a suspension.
+
+Examples:
+  hipchat-notifier integrations apply integrations.toml
+  generate-integrations | hipchat-notifier integrations apply -";
+
+pub const INTEGRATIONS_REMOVE: &str = "\
+Examples:
+  hipchat-notifier integrations remove checkout-on-call          shows what would be lost
+  hipchat-notifier integrations remove checkout-on-call --yes";
+
+pub const INTEGRATIONS_PAUSE: &str = "\
+What waits for the room ends as suppressed (integration-paused).
+
+Example:
+  hipchat-notifier integrations pause checkout-on-call";
+
+pub const INTEGRATIONS_RESUME: &str = "\
+A monitor that is failing is told anew with its next failed run, since the room may not know of it.
+
+Example:
+  hipchat-notifier integrations resume checkout-on-call";
+
+pub const INTEGRATIONS_TEST: &str = "\
+Posts at once, past the frequency rule and the room's line, and prints what HipChat answered.
+
+Example:
+  hipchat-notifier integrations test checkout-on-call";
+
+pub const EXPLAIN: &str = "\
+An id that is not in the journal exits 1: it was never seen, no integration wanted it, or it is older than
+journal.keep.
+
+Examples:
+  hipchat-notifier explain 5852-run-1
+  hipchat-notifier explain 5852-run-1 --output json";
+
+pub const SIMULATE: &str = "\
+Runs the events through the same decisions in the given order and prints what would be sent, word for word, and
+why the rest would not. Nothing is read but the files, nothing is sent.
+
+Examples:
+  hipchat-notifier simulate --integrations integrations.toml runs/*.json
+  hipchat-notifier simulate --integrations integrations.toml --output json - < events.jsonl";
+
+pub const DEAD_LETTERS: &str = "\
+Looking never removes a letter. `replay` and `discard` show the count first and want --yes.
+
+Examples:
+  hipchat-notifier dead-letters list
+  hipchat-notifier dead-letters replay --reason retries-exhausted --yes";
+
+pub const DEAD_LETTERS_LIST: &str = "\
+Examples:
+  hipchat-notifier dead-letters list
+  hipchat-notifier dead-letters list --each --integration checkout-on-call --limit 20
+  hipchat-notifier dead-letters list --each --since 2026-11-22T00:00:00Z --output json";
+
+pub const DEAD_LETTERS_SHOW: &str = "\
+Examples:
+  hipchat-notifier dead-letters show ID
+  hipchat-notifier dead-letters show ID --output json";
+
+pub const DEAD_LETTERS_REPLAY: &str = "\
+A letter of one integration goes to that integration alone, past its frequency rule; one without an integration
+is treated as a new event. Each leaves the dead-letter queue only when the broker has it in the work queue.
+
+Examples:
+  hipchat-notifier dead-letters replay --integration checkout-on-call        shows the count
+  hipchat-notifier dead-letters replay --integration checkout-on-call --yes
+  hipchat-notifier dead-letters replay ID ID --yes --rate 10";
+
+pub const DEAD_LETTERS_DISCARD: &str = "\
+Examples:
+  hipchat-notifier dead-letters discard --reason malformed-event             shows the count
+  hipchat-notifier dead-letters discard --until 2026-11-01T00:00:00Z --yes
+  hipchat-notifier dead-letters discard ID --yes";
+
+pub const SCHEMA: &str = "\
+Examples:
+  hipchat-notifier schema --list
+  hipchat-notifier schema > asyncapi.json
+  hipchat-notifier schema monitor-run";
+
+pub const SANDBOX: &str = "\
+Validates as strictly as HipChat did, enforces both rate limits with their headers, fails on request, and shows
+the rooms on a page at its address. Point integrations at http://127.0.0.1:8330/v2/room/42/notification?auth_token=…
+and let the worker reach it with egress.allow = [\"127.0.0.1\"].
+
+Examples:
+  hipchat-notifier sandbox
+  hipchat-notifier sandbox --room 42:secret --room 'Ops:other' --room-limit 5/10s
+  hipchat-notifier sandbox --listen 127.0.0.1:0 --room-limit none --token-limit none";
