@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use super::answer::{Answer, Limits};
 use super::connection::Scissors;
 use super::faults::{Fault, Kind, Manners};
-use super::rooms::{CallKind, Posted, Room};
+use super::room::{Answered, CallKind, Posted, Room};
 use super::server::Shared;
 
 /// The longest request body. HipChat's own bound is not known; no valid notification comes near this one.
@@ -99,10 +99,11 @@ fn token_of(head: &request::Parts) -> Option<String> {
 
 /// The call as HipChat would have handled it. `instead` is the fault that answers in place of a success.
 async fn process(shared: &Shared, call: &Call, body: Body, instead: Option<&Fault>) -> Answer {
+    let journal = &shared.rooms.journal;
     let fault = instead.map(|fault| fault.kind.as_str());
     let refused = |answer: Answer, token| {
-        let status = Some(answer.status.as_u16());
-        let room = call.room.as_ref().and_then(|room| shared.rooms.note(room, call.kind, status, fault));
+        let answered = Answered { status: Some(answer.status.as_u16()), fault };
+        let room = call.room.as_ref().and_then(|room| room.note(journal, call.kind, answered));
         let room =
             room.filter(|_| call.kind == CallKind::Message && answer.status != StatusCode::UNAUTHORIZED);
         answer.with(Limits { token, room })
@@ -133,8 +134,8 @@ async fn process(shared: &Shared, call: &Call, body: Body, instead: Option<&Faul
     match notification(shared, &call.head.headers, body).await {
         Err(answer) => refused(answer, calls),
         Ok(content) => {
-            let status = answered_status(instead);
-            match shared.rooms.post(room, &token, content, fault, status) {
+            let answered = Answered { status: answered_status(instead), fault };
+            match room.post(journal, Arc::clone(&token.fingerprint), content, answered) {
                 Posted::Accepted { standing } => {
                     Answer::accepted().with(Limits { token: calls, room: standing })
                 }
@@ -211,8 +212,8 @@ async fn fail(shared: &Shared, call: &Call, body: Body, fault: &Fault, scissors:
         }
         limits = answer.limits;
     } else if let Some(room) = &call.room {
-        limits.room =
-            shared.rooms.note(room, call.kind, answered_status(Some(fault)), Some(fault.kind.as_str()));
+        let answered = Answered { status: answered_status(Some(fault)), fault: Some(fault.kind.as_str()) };
+        room.note(&shared.rooms.journal, call.kind, answered);
     }
     wait(shared, fault).await;
     let body = match fault.kind {
