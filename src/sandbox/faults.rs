@@ -28,7 +28,7 @@ pub enum Kind {
     /// The usual answer, but late (`latency_ms`), or with the limits told differently (`reset_style`,
     /// `retry_after`, `headers`).
     Answer,
-    /// `status`, with `body` and `headers`.
+    /// `status`, with `body` (HipChat's error body if left out) and `headers`.
     Status,
     /// `status` (302 if left out), to `location`.
     Redirect,

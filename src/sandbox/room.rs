@@ -201,7 +201,7 @@ impl Room {
         let standing = record.window.standing(now);
         if !fits {
             record.over_limit += 1;
-            let answered = Answered { status: Some(429), ..answered };
+            let answered = Answered { status: Some(429), fault: None };
             let attempt =
                 RawAttempt { call, at: received_at, kind: CallKind::Message, answered, sequence: None };
             record.remember(attempt);
