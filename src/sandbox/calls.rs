@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{self, HeaderValue};
+use axum::http::header;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, request};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
@@ -16,7 +16,9 @@ use percent_encoding::percent_decode_str;
 use super::answer::{Answer, Limits};
 use super::connection::Scissors;
 use super::faults::{Fault, Kind, Manners};
-use super::rooms::{CallKind, Posted, Room};
+use super::limits::Standing;
+use super::room::{Answered, CallKind, Posted, Room};
+use super::rooms::Token;
 use super::server::Shared;
 
 /// The longest request body. HipChat's own bound is not known; no valid notification comes near this one.
@@ -99,64 +101,81 @@ fn token_of(head: &request::Parts) -> Option<String> {
 
 /// The call as HipChat would have handled it. `instead` is the fault that answers in place of a success.
 async fn process(shared: &Shared, call: &Call, body: Body, instead: Option<&Fault>) -> Answer {
-    let fault = instead.map(|fault| fault.kind.as_str());
-    let refused = |answer: Answer, token| {
-        let status = Some(answer.status.as_u16());
-        let room = call.room.as_ref().and_then(|room| shared.rooms.note(room, call.kind, status, fault));
-        let room =
-            room.filter(|_| call.kind == CallKind::Message && answer.status != StatusCode::UNAUTHORIZED);
-        answer.with(Limits { token, room })
+    let journal = &shared.rooms.journal;
+    let mut calls = None;
+    let answer = match entry(shared, call, &mut calls) {
+        Err(answer) => answer,
+        Ok(_) if call.kind == CallKind::AuthTest => Answer::auth_test(),
+        Ok((room, token)) => match notification(shared, &call.head.headers, body).await {
+            Err(answer) => answer,
+            Ok(content) => {
+                let answered = ending(StatusCode::NO_CONTENT, instead);
+                let (answer, standing) =
+                    match room.post(journal, Arc::clone(&token.fingerprint), content, answered) {
+                        Posted::Accepted { standing } => (Answer::accepted(), standing),
+                        Posted::OverLimit { standing } => (over_limit(), standing),
+                    };
+                return answer.with(Limits { token: calls, room: standing });
+            }
+        },
     };
+    // No message got into the room, but the room's record says that one was tried.
+    let answered = ending(answer.status, instead);
+    let standing = call.room.as_ref().and_then(|room| room.note(journal, call.kind, answered));
+    let is_stranger = matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED);
+    let is_told = call.kind == CallKind::Message && !is_stranger;
+    answer.with(Limits { token: calls, room: standing.filter(|_| is_told) })
+}
+
+/// Whether the call may enter the room at all. Counts it against the token's limit, and puts what that has left
+/// into `calls`.
+fn entry<'call>(
+    shared: &Shared,
+    call: &'call Call,
+    calls: &mut Option<Standing>,
+) -> Result<(&'call Arc<Room>, Arc<Token>), Answer> {
     if call.head.method != Method::POST || call.room_name.is_none() {
-        let answer =
-            Answer::error(StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed here: use POST");
-        return refused(answer, None);
+        let message = "This method is not allowed here: use POST";
+        return Err(Answer::error(StatusCode::METHOD_NOT_ALLOWED, message));
     }
     let admitted = token_of(&call.head).and_then(|secret| Some((shared.rooms.admit(&secret)?, secret)));
     let Some((token, secret)) = admitted else {
-        return refused(Answer::error(StatusCode::UNAUTHORIZED, "Invalid OAuth session"), None);
+        return Err(Answer::error(StatusCode::UNAUTHORIZED, "Invalid OAuth session"));
     };
-    let (fits, calls) = shared.rooms.take_call(&token);
+    let (fits, standing) = shared.rooms.take_call(&token);
+    *calls = standing;
     if !fits {
-        return refused(Answer::error(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"), calls);
+        return Err(over_limit());
     }
     let Some(room) = &call.room else {
-        return refused(Answer::error(StatusCode::NOT_FOUND, "Room not found"), calls);
+        return Err(Answer::error(StatusCode::NOT_FOUND, "Room not found"));
     };
     if !shared.rooms.opens(&secret, room) {
-        let answer = Answer::error(StatusCode::FORBIDDEN, "This token is for another room");
-        return refused(answer, calls);
+        return Err(Answer::error(StatusCode::FORBIDDEN, "This token is for another room"));
     }
-    if call.kind == CallKind::AuthTest {
-        return refused(Answer::auth_test(), calls);
-    }
-    match notification(shared, &call.head.headers, body).await {
-        Err(answer) => refused(answer, calls),
-        Ok(content) => {
-            let status = answered_status(instead);
-            match shared.rooms.post(room, &token, content, fault, status) {
-                Posted::Accepted { standing } => {
-                    Answer::accepted().with(Limits { token: calls, room: standing })
-                }
-                Posted::OverLimit { standing } => {
-                    Answer::error(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded")
-                        .with(Limits { token: calls, room: standing })
-                }
-            }
+    Ok((room, token))
+}
+
+fn over_limit() -> Answer {
+    Answer::error(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded")
+}
+
+/// How a call ends that would be answered with `status`: a fault takes the place of a success only.
+fn ending(status: StatusCode, instead: Option<&Fault>) -> Answered {
+    match instead {
+        Some(fault) if fault.kind == Kind::Answer || !status.is_success() => {
+            let fault = (fault.kind == Kind::Answer).then(|| fault.kind.as_str());
+            Answered { status: Some(status.as_u16()), fault }
         }
+        Some(fault) => struck(fault),
+        None => Answered { status: Some(status.as_u16()), fault: None },
     }
 }
 
-/// What the client of an accepted message is told, if anything.
-fn answered_status(instead: Option<&Fault>) -> Option<u16> {
-    match instead {
-        None => Some(StatusCode::NO_CONTENT.as_u16()),
-        Some(fault) => match fault.kind {
-            Kind::Answer => Some(StatusCode::NO_CONTENT.as_u16()),
-            Kind::Drop | Kind::Hang => None,
-            Kind::Status | Kind::Redirect | Kind::Trickle | Kind::Huge => Some(fault.status.as_u16()),
-        },
-    }
+/// How a call ends that the fault was done to.
+fn struck(fault: &Fault) -> Answered {
+    let status = !matches!(fault.kind, Kind::Drop | Kind::Hang);
+    Answered { status: status.then(|| fault.status.as_u16()), fault: Some(fault.kind.as_str()) }
 }
 
 async fn notification(
@@ -211,8 +230,7 @@ async fn fail(shared: &Shared, call: &Call, body: Body, fault: &Fault, scissors:
         }
         limits = answer.limits;
     } else if let Some(room) = &call.room {
-        limits.room =
-            shared.rooms.note(room, call.kind, answered_status(Some(fault)), Some(fault.kind.as_str()));
+        room.note(&shared.rooms.journal, call.kind, struck(fault));
     }
     wait(shared, fault).await;
     let body = match fault.kind {
@@ -221,19 +239,17 @@ async fn fail(shared: &Shared, call: &Call, body: Body, fault: &Fault, scissors:
             shared.closing().await;
             return cut(scissors);
         }
-        Kind::Trickle => trickled(fault),
-        Kind::Huge => huge(fault.mib),
-        Kind::Answer | Kind::Status | Kind::Redirect => {
-            fault.body.clone().map_or_else(Body::empty, Body::from)
-        }
+        Kind::Trickle => Some(trickled(fault)),
+        Kind::Huge => Some(huge(fault.mib)),
+        Kind::Answer | Kind::Status | Kind::Redirect => fault.body.clone().map(Body::from),
     };
-    let told = if fault.accept { limits } else { Limits::default() };
-    let answer = Answer { status: fault.status, body: None, limits: told };
-    let mut response = answer.into_response(&fault.manners);
-    if fault.body.as_ref().is_some_and(|body| !body.trim_start().starts_with(['{', '['])) {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    let reason = fault.status.canonical_reason().unwrap_or("Unknown");
+    let mut response = Answer::error(fault.status, reason).with(limits).into_response(&fault.manners);
+    if let Some(body) = body {
+        *response.body_mut() = body;
+    } else if !fault.status.is_client_error() && !fault.status.is_server_error() {
+        *response.body_mut() = Body::empty();
     }
-    *response.body_mut() = body;
     fault.adjust(response.headers_mut());
     response
 }

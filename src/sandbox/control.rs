@@ -29,7 +29,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::faults::{FaultSpec, Listed};
 use super::page;
-use super::rooms::{Attempt, Fed, RoomFigures, Rooms};
+use super::room::{Attempt, Fed, RoomFigures};
+use super::rooms::Rooms;
 use super::server::Shared;
 
 /// The most missed messages that are sent again to a page; it loads anew beyond.
@@ -94,7 +95,9 @@ pub(super) async fn attempts(
 }
 
 pub(super) async fn clear(State(shared): State<Arc<Shared>>) -> StatusCode {
-    shared.rooms.clear();
+    for room in shared.rooms.all() {
+        room.clear();
+    }
     StatusCode::NO_CONTENT
 }
 
@@ -140,7 +143,7 @@ pub(super) async fn events(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     // Subscribed before looking back, so that nothing falls in between.
-    let live = shared.rooms.follow();
+    let live = shared.rooms.journal.follow();
     let missed =
         last_seen.or(after).map_or_else(|| Some(VecDeque::new()), |after| missed(&shared.rooms, after));
     let follower = Follower::new(shared, live, missed);
@@ -153,7 +156,7 @@ pub(super) async fn events(
 
 /// The kept messages after this one, of all rooms in order; `None` when they are too many to send.
 fn missed(rooms: &Rooms, after: u64) -> Option<VecDeque<Fed>> {
-    if rooms.last_sequence().saturating_sub(after) > REPLAYED as u64 {
+    if rooms.journal.last_sequence().saturating_sub(after) > REPLAYED as u64 {
         return None;
     }
     let mut missed = Vec::new();

@@ -16,7 +16,7 @@
 //! | `answer` | HipChat's answers: bodies and limit headers |
 //! | `validate` | whether a request body is a room notification |
 //! | `limits` | sliding windows |
-//! | `rooms` | rooms, tokens, and what they received |
+//! | `rooms`, `room` | which rooms and tokens there are; what a room received |
 //! | `control` | `/sandbox/…`: listings, faults, the event stream |
 //! | `page`, `markup` | the page |
 
@@ -28,6 +28,7 @@ pub mod faults;
 mod limits;
 mod markup;
 mod page;
+mod room;
 mod rooms;
 mod server;
 mod validate;

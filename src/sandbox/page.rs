@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::markup::{escape, safe_url, sanitise, sanitise_card, text};
-use super::rooms::{Message, Room, rfc3339};
+use super::room::{Message, Room, rfc3339};
 use super::server::Shared;
 use super::validate::Format;
 
@@ -42,7 +42,7 @@ pub(super) async fn show(
     Query(Chosen { room }): Query<Chosen>,
 ) -> Response {
     // Read first: a message that arrives while the page is drawn is sent once more, and known by its number.
-    let after = shared.rooms.last_sequence();
+    let after = shared.rooms.journal.last_sequence();
     let rooms = shared.rooms.all();
     // A room is known to the script by its id, by whichever name it was asked for.
     let asked = room.filter(|name| !name.is_empty());

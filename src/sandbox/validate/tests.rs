@@ -21,8 +21,10 @@ fn card(extra: Value) -> Value {
     json!({"message": "m", "card": card})
 }
 
-/// Named bodies: whether HipChat's contract allows them, and, if not, field and rule of the answer.
-fn table() -> Vec<(&'static str, Value, Option<(&'static str, &'static str)>)> {
+/// A name, a body, and for a refused one the field and the rule of the answer.
+type Case = (&'static str, Value, Option<(&'static str, &'static str)>);
+
+fn table() -> Vec<Case> {
     let long = |length: usize| "x".repeat(length);
     vec![
         ("least", json!({"message": "m"}), None),

@@ -165,6 +165,13 @@ async fn an_error_can_be_answered_although_the_room_has_the_message() {
     assert_eq!(sandbox.post("a", &message()).await.status(), 500);
     assert_eq!(sandbox.messages("a").await.len(), 1);
     assert_eq!(sandbox.post("a", &json!({})).await.status(), 400, "an invalid one is refused as ever");
+    let attempts = sandbox.get("/sandbox/attempts").await;
+    assert_eq!((&attempts[0]["status"], &attempts[0]["fault"]), (&json!(500), &json!("status")));
+    assert_eq!((&attempts[1]["status"], &attempts[1]["fault"]), (&json!(400), &Value::Null));
+
+    sandbox.set_faults(json!([{"kind": "status", "status": 401, "room": "b"}])).await;
+    let body = json_of(sandbox.post("b", &message()).await).await;
+    assert_eq!(body, json!({"error": {"code": 401, "type": "Unauthorized", "message": "Unauthorized"}}));
 }
 
 #[tokio::test]
