@@ -143,10 +143,7 @@ pub async fn arrivals_wake_a_released_room(lab: &dyn Lab) {
 
 pub async fn arrivals_during_a_claim_are_not_missed(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    for (name, then) in [
-        ("none", RELEASE),
-        ("later", Then::Release { due: Some(at(3_600_000)) }),
-    ] {
+    for (name, then) in [("none", RELEASE), ("later", Then::Release { due: Some(at(3_600_000)) })] {
         desk.tell(&format!("{name}-1"), "a", 0).await;
         let line = desk.claim_one(10).await;
         desk.tell(&format!("{name}-2"), "a2", 5).await;

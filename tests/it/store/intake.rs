@@ -61,11 +61,14 @@ pub async fn what_was_taken_in_is_known_to_the_next(lab: &dyn Lab) {
     };
     let of = |of: &str| CollationKey { integration: integration("a"), of: of.into() };
     let newest = "2026-11-23T10:00:00.123456Z".parse().unwrap();
-    let streak =
-        Streak { failures: 2, first_failed_at: Some(at(-7)), newest: Some(newest), retell: false };
+    let streak = Streak { failures: 2, first_failed_at: Some(at(-7)), newest: Some(newest), retell: false };
     desk.change(IntakeChanges {
         events: vec![decided("e1", 0, &[("a", "1", passing())])],
-        streaks: vec![(key(""), Streak { failures: 1, ..streak }), (key("eu"), Streak::default()), (key(""), streak)],
+        streaks: vec![
+            (key(""), Streak { failures: 1, ..streak }),
+            (key("eu"), Streak::default()),
+            (key(""), streak),
+        ],
         collations: vec![(of("u/i"), at(300))],
         letters: Vec::new(),
     })

@@ -10,9 +10,9 @@ use hipchat_notifier::domain::pacing::Budget;
 use hipchat_notifier::domain::reason::{SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    ClaimTerms, DecidedEvent, Definition, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState, Journal,
-    JournalEntry, ManagedBy, NewNotification, Registry, RoomLine, Settled, Settlement, Store, StoreError, Then,
-    Transition,
+    ClaimTerms, DecidedEvent, Definition, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
+    Journal, JournalEntry, ManagedBy, NewNotification, Registry, RoomLine, Settled, Settlement, Store,
+    StoreError, Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -32,8 +32,7 @@ pub trait Lab: Send + Sync {
 
 pub const LEASE: Duration = Duration::from_secs(30);
 
-pub const TERMS: ClaimTerms =
-    ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN };
+pub const TERMS: ClaimTerms = ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN };
 
 /// So many milliseconds after the beginning of the test's time.
 pub fn at(ms: i64) -> Timestamp {
@@ -157,7 +156,13 @@ impl Desk {
         lines.remove(0)
     }
 
-    pub async fn settle(&self, line: &RoomLine, ms: i64, transitions: Vec<Transition>, then: Then) -> Settled {
+    pub async fn settle(
+        &self,
+        line: &RoomLine,
+        ms: i64,
+        transitions: Vec<Transition>,
+        then: Then,
+    ) -> Settled {
         self.0.settle(settlement(line, ms, transitions, then)).await.unwrap()
     }
 

@@ -75,7 +75,12 @@ pub async fn attempts_are_counted_and_kept(lab: &dyn Lab) {
     desk.tell("e1", "a", 0).await;
     let line = desk.claim_one(0).await;
     let retry = Some(Retry { failures: 1, at: at(50) });
-    let mut s = settlement(&line, 6, vec![attempted(seqs(&line), 5, None, true)], Then::Release { due: Some(at(50)) });
+    let mut s = settlement(
+        &line,
+        6,
+        vec![attempted(seqs(&line), 5, None, true)],
+        Then::Release { due: Some(at(50)) },
+    );
     s.state.retry = retry;
     desk.0.settle(s).await.unwrap();
     let entry = &desk.explain("e1").await[0];
@@ -151,8 +156,10 @@ pub async fn broken_takes_all_of_the_integration(lab: &dyn Lab) {
     assert_eq!(stored[0].state, IntegrationState::Suspended { reason: "room not found".into() });
     assert_eq!(stored[1].state, IntegrationState::Active);
     let letters = desk.0.letters(9).await.unwrap();
-    let told: Vec<_> = letters.iter().map(|l| (l.event.clone().unwrap().to_string(), l.attempts, l.last_status)).collect();
-    let expected = [("e1", 1, Some(404)), ("e3", 0, None), ("e4", 0, None)].map(|(e, n, s)| (e.to_owned(), n, s));
+    let told: Vec<_> =
+        letters.iter().map(|l| (l.event.clone().unwrap().to_string(), l.attempts, l.last_status)).collect();
+    let expected =
+        [("e1", 1, Some(404)), ("e3", 0, None), ("e4", 0, None)].map(|(e, n, s)| (e.to_owned(), n, s));
     assert_eq!(told, expected);
     assert!(letters.iter().all(|l| l.reason == DeadLetterReason::IntegrationBroken));
     assert_eq!(ids(&desk.claim_one(3).await), ["e2"], "the room's others go on");

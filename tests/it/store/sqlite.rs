@@ -113,11 +113,14 @@ async fn no_file_holds_a_token_or_an_unneeded_body() {
 async fn an_events_body_goes_with_its_last_notification() {
     let lab = SqliteLab::new();
     let desk = Desk::new(&lab).await;
-    desk.take(vec![decided("e1", 0, &[("a", "1", tell(0)), ("b", "2", tell(0)), ("c", "3", passing())])]).await;
+    desk.take(vec![decided("e1", 0, &[("a", "1", tell(0)), ("b", "2", tell(0)), ("c", "3", passing())])])
+        .await;
     let rows = || {
         let c = Connection::open(lab.path()).unwrap();
-        c.query_row("SELECT count(*), ifnull(sum(open), 0) FROM events", [], |row| Ok((row.get(0)?, row.get(1)?)))
-            .unwrap()
+        c.query_row("SELECT count(*), ifnull(sum(open), 0) FROM events", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap()
     };
     assert_eq!(rows(), (1, 2));
     let lines = desk.claim(0).await;
@@ -173,14 +176,19 @@ fn places_that_hold_no_store_are_told_apart() {
     bytes[120..4096].fill(0xa5);
     std::fs::write(at("damaged.db"), bytes).unwrap();
 
-    let cases: [(PathBuf, &str, &str); 7] = [
+    let cases: [(PathBuf, &str, &str); 8] = [
         (at("text.db"), "is not an SQLite database", "set store.url to another file"),
         (at("folder.db"), "is a folder", "name a file in it"),
         (at("other.db"), "another program's database", "set store.url"),
         (at("newer.db"), "has schema 77", "knows schemas up to 1"),
         (at("damaged.db"), "is damaged", "restore it from a backup"),
         (at("none/store.db"), "there is no folder", "make it first"),
-        // A place where nobody may make a file, not even root.
+        // Places where nobody may make a file, not even root.
+        (
+            PathBuf::from("/sys/store.db"),
+            "is read-only or not yours",
+            "make the file and its folder writable",
+        ),
         (PathBuf::from("/proc/store.db"), "/proc/store.db", "can't be opened"),
     ];
     for (path, what, remedy) in cases {
