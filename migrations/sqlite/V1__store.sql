@@ -49,7 +49,7 @@ CREATE TABLE notifications (
 
 CREATE INDEX notifications_line ON notifications (room, seq, ready_at) WHERE state = 'pending';
 CREATE INDEX notifications_gathering ON notifications (room, ready_at) WHERE state = 'gathering';
-CREATE INDEX notifications_open ON notifications (integration) WHERE event_no IS NOT NULL;
+CREATE INDEX notifications_open ON notifications (integration, seq, event_no) WHERE event_no IS NOT NULL;
 CREATE INDEX notifications_ended ON notifications (decided_at) WHERE event_no IS NULL;
 
 -- A room's pacing, its retries, and who holds it. Never deleted: `claim` must only grow.

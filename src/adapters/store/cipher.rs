@@ -65,11 +65,10 @@ impl Cipher {
     /// # Errors
     /// As above, or the file can't be made.
     pub fn load_or_create(path: &Path) -> Result<Self, StoreError> {
-        match path.try_exists() {
-            Ok(false) => create(path).map_err(|error| {
+        if let Ok(false) = path.try_exists() {
+            create(path).map_err(|error| {
                 StoreError::Refused(format!("key file {} can't be made: {error}", path.display()))
-            })?,
-            Ok(true) | Err(_) => {}
+            })?;
         }
         Self::from_key_file(path)
     }

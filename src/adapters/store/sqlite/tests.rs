@@ -1,1 +1,222 @@
-//! Tests
+//! What can only be seen from inside: faults of the disk and of other processes, made by pragmas on the
+//! store's own connection, and the plans of its hot queries.
+
+use std::path::PathBuf;
+
+use futures_util::FutureExt;
+use rusqlite::Connection;
+
+use super::*;
+use crate::domain::envelope::{Envelope, Received};
+use crate::domain::ids::RoomKey;
+use crate::domain::reason::{Outcome, SuppressReason};
+use crate::ports::{DecidedEvent, Fate, IntakeChanges, NewNotification};
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let cipher = Cipher::load_or_create(&folder.path().join("key")).unwrap();
+        let store = SqliteStore::open(&folder.path().join("store.db"), Role::Worker, cipher).unwrap();
+        Self { folder, store }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("store.db")
+    }
+
+    /// Runs a pragma on the writer's connection.
+    async fn pragma(&self, sql: &'static str) {
+        self.store.writer.run(move |c| Ok(c.execute_batch(sql)?)).await.unwrap();
+    }
+
+    async fn take(&self, id: &str) -> Result<IntakeReceipt, StoreError> {
+        let changes = IntakeChanges { events: vec![big_event(id)], ..IntakeChanges::default() };
+        self.store.take_in(IntakeQuery::default(), Box::new(move |_| changes)).await
+    }
+
+    async fn outcomes(&self, id: &str) -> Vec<Outcome> {
+        let entries = self.store.explain(&EventId::new(id)).await.unwrap();
+        entries.into_iter().map(|entry| entry.outcome).collect()
+    }
+}
+
+/// A suppressed event whose row takes up some pages.
+fn big_event(id: &str) -> DecidedEvent {
+    DecidedEvent {
+        id: EventId::new(id),
+        received: Received { envelope: Envelope::default(), at: Timestamp::UNIX_EPOCH },
+        notifications: vec![NewNotification {
+            integration: IntegrationId::new("a"),
+            room: RoomKey::new("r"),
+            fate: Fate::Suppress { reason: SuppressReason::StillPassing, detail: "x".repeat(20_000) },
+        }],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_survived() {
+    let f = Fixture::new();
+    f.take("before").await.unwrap();
+    f.pragma("PRAGMA max_page_count = 60").await;
+    let mut full = None;
+    for n in 0..40 {
+        if let Err(error) = f.take(&format!("e{n}")).await {
+            full = Some((n, error));
+            break;
+        }
+    }
+    let (n, error) = full.expect("60 pages are soon full");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("disk full; free some space"), "{error}");
+    assert_eq!(f.outcomes(&format!("e{n}")).await, [], "nothing of it was kept");
+    assert_eq!(f.outcomes(&format!("e{}", n - 1)).await, [Outcome::Suppressed]);
+
+    f.pragma("PRAGMA max_page_count = 100000").await;
+    f.take(&format!("e{n}")).await.unwrap();
+    assert_eq!(f.outcomes(&format!("e{n}")).await, [Outcome::Suppressed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_every_answer_is_true() {
+    let f = Arc::new(Fixture::new());
+    f.pragma("PRAGMA max_page_count = 60").await;
+    let tasks: Vec<_> = (0..60)
+        .map(|n| {
+            let f = Arc::clone(&f);
+            tokio::spawn(async move { f.take(&format!("e{n}")).await })
+        })
+        .collect();
+    let mut failed = 0;
+    for (n, task) in tasks.into_iter().enumerate() {
+        let result = task.await.unwrap();
+        let kept = f.outcomes(&format!("e{n}")).await;
+        match result {
+            Ok(_) => assert_eq!(kept, [Outcome::Suppressed]),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                assert_eq!(kept, []);
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 0 && failed < 60, "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_held_by_another_process_is_waited_for_then_told() {
+    let f = Fixture::new();
+    f.pragma("PRAGMA busy_timeout = 20").await;
+    let other = Connection::open(f.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = f.take("e1").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("is locked by another process"), "{error}");
+    assert_eq!(f.outcomes("e1").await, [], "reading goes on");
+    other.execute_batch("COMMIT").unwrap();
+    f.pragma("PRAGMA busy_timeout = 5000").await;
+
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (result, ()) = tokio::join!(f.take("e1"), async { other.execute_batch("COMMIT").unwrap() });
+    result.expect("it waits for its turn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_became_read_only_is_told() {
+    let f = Fixture::new();
+    f.pragma("PRAGMA query_only = 1").await;
+    let error = f.take("e1").await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    assert!(error.to_string().contains("is read-only: make the file and its folder writable"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_writes_what_was_queued_and_leaves_one_file() {
+    let f = Fixture::new();
+    // Queued by a caller that goes away while the writer waits for its turn.
+    let other = Connection::open(f.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(f.take("e1").now_or_never().is_none());
+    other.execute_batch("COMMIT").unwrap();
+    drop(other);
+    let path = f.path();
+    let Fixture { folder, store } = f;
+    drop(store);
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name == "store.db-wal"), "{names:?}");
+    let count: i64 = Connection::open(path)
+        .unwrap()
+        .query_row("SELECT count(*) FROM notifications WHERE event = 'e1'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_reach_the_disk_and_readers_do_not_write() {
+    let f = Fixture::new();
+    let of = |c: &Connection| -> rusqlite::Result<(String, i64)> {
+        let journal = c.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        Ok((journal, c.pragma_query_value(None, "synchronous", |row| row.get(0))?))
+    };
+    assert_eq!(f.store.writer.run(move |c| Ok(of(c)?)).await.unwrap(), ("wal".to_owned(), 2));
+    let error = f.store.reader.run(|c| Ok(c.execute_batch("DELETE FROM meta")?)).await.unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+}
+
+/// A line of any length is claimed as fast as a short one: no hot query looks at more rows than it returns.
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_queries_use_their_indexes() {
+    let f = Fixture::new();
+    let cases = [
+        ("SELECT room FROM rooms WHERE due_at <= 1 ORDER BY due_at, room LIMIT 9", "rooms_due"),
+        ("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL", "rooms_due"),
+        (
+            "SELECT detail FROM notifications WHERE room = 'r' AND state = 'pending' ORDER BY seq LIMIT 9",
+            "notifications_line",
+        ),
+        ("SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' LIMIT 1", "notifications_line"),
+        (
+            "SELECT min(ready_at) FROM notifications WHERE room = 'r' AND state = 'gathering'",
+            "notifications_gathering",
+        ),
+        (
+            "UPDATE notifications SET state = 'pending' \
+             WHERE room = 'r' AND state = 'gathering' AND ready_at <= 1",
+            "notifications_gathering",
+        ),
+        (
+            "SELECT seq FROM notifications WHERE integration = 'a' AND event_no IS NOT NULL \
+             AND state IN ('pending', 'gathering') ORDER BY seq",
+            "notifications_open",
+        ),
+        (
+            "SELECT seq FROM notifications WHERE event_no IS NULL AND decided_at < 1 ORDER BY decided_at LIMIT 9",
+            "notifications_ended",
+        ),
+        (
+            "SELECT min(ready_at) FROM notifications WHERE state = 'pending'",
+            "COVERING INDEX notifications_line",
+        ),
+        (
+            "SELECT count(*) FROM notifications WHERE event_no IS NOT NULL",
+            "COVERING INDEX notifications_open",
+        ),
+    ];
+    for (sql, index) in cases {
+        let plan = f
+            .store
+            .reader
+            .run(move |c| {
+                let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let steps = statement.query_map([], |row| row.get::<_, String>(3))?;
+                Ok(steps.collect::<rusqlite::Result<Vec<_>>>()?.join("; "))
+            })
+            .await
+            .unwrap();
+        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
+}

@@ -1,0 +1,223 @@
+//! Claiming and giving back rooms: order, readiness, leases, fences, and when a room is looked at again.
+
+use std::time::Duration;
+
+use hipchat_notifier::domain::ids::GatherKey;
+use hipchat_notifier::domain::reason::SendReason;
+use hipchat_notifier::ports::{ClaimTerms, Fate, Retry, RoomState, Settled, Then};
+
+use super::lab::*;
+
+/// Told at `ready`, together with others of `key`.
+fn gather(key: &str, ready: i64) -> Fate {
+    Fate::Tell { story: story(0), ready_at: at(ready), gather: Some(GatherKey::new(key)) }
+}
+
+pub async fn rooms_go_longest_due_first(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "b", 20).await;
+    desk.tell("e2", "c", 10).await;
+    desk.tell("e3", "a", 30).await;
+    desk.tell("e4", "c", 40).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(10)));
+    let two = ClaimTerms { rooms: 2, ..TERMS };
+    let first = desk.0.claim_rooms(two, at(50)).await.unwrap();
+    let rooms: Vec<_> = first.iter().map(|line| line.room.clone()).collect();
+    assert_eq!(rooms, [room("3"), room("2")]);
+    assert_eq!(ids(&first[0]), ["e2", "e4"]);
+    assert_eq!(desk.claim_one(50).await.room, room("1"));
+    assert!(desk.claim(50).await.is_empty());
+}
+
+pub async fn a_line_is_in_order_and_no_longer_than_asked(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for n in 0..10 {
+        let who = if n % 2 == 0 { "a" } else { "a2" };
+        // Times that go back don't change the order in which events came.
+        desk.tell(&format!("e{n}"), who, 100 - n).await;
+    }
+    let four = ClaimTerms { line: 4, ..TERMS };
+    let line = desk.0.claim_rooms(four, at(200)).await.unwrap().remove(0);
+    assert_eq!(ids(&line), ["e0", "e1", "e2", "e3"]);
+    let one = &line.waiting[1];
+    assert_eq!((&one.integration, one.story, one.ready_at), (&integration("a2"), story(1), at(99)));
+    assert_eq!((one.attempts, one.first_attempt_at, one.plain, &one.gather), (0, None, false, &None));
+    assert_eq!((&one.received.envelope, one.received.at), (&envelope("e1"), at(99)));
+    // What is left is due at once, though the holder asked for no time.
+    desk.finish(&line, 200, all_sent(&line, 200)).await;
+    assert_eq!(ids(&desk.claim_one(200).await), ["e4", "e5", "e6", "e7", "e8", "e9"]);
+}
+
+pub async fn what_gathers_comes_when_ready(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.take(vec![decided("g1", 0, &[("a", "1", gather("k", 500))])]).await;
+    desk.take(vec![decided("g2", 1, &[("a", "1", gather("k", 300))])]).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(300)));
+    assert!(desk.claim(299).await.is_empty());
+    desk.tell("e1", "a2", 2).await;
+    let line = desk.claim_one(2).await;
+    assert_eq!((ids(&line), line.next_ready_at), (vec!["e1".to_owned()], Some(at(300))));
+    desk.finish(&line, 3, all_sent(&line, 3)).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(300)), "whoever gathers is not forgotten");
+
+    let line = desk.claim_one(300).await;
+    assert_eq!((ids(&line), line.next_ready_at), (vec!["g2".to_owned()], Some(at(500))));
+    assert_eq!(line.waiting[0].gather, Some(GatherKey::new("k")));
+    // A due time for nothing that waits counts for nothing; what gathers does.
+    let far = Then::Release { due: Some(at(9_000)) };
+    desk.settle(&line, 301, all_sent(&line, 301), far).await;
+    let line = desk.claim_one(500).await;
+    assert_eq!((ids(&line), line.next_ready_at), (vec!["g1".to_owned()], None));
+}
+
+pub async fn a_claimed_room_is_nobody_elses(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    assert!(desk.claim(1).await.is_empty());
+    desk.tell("e2", "a", 2).await;
+    assert!(desk.claim(29_999).await.is_empty(), "also when something arrives");
+    assert_eq!(desk.settle(&line, 3, all_sent(&line, 3), Then::Hold).await, Settled::Applied);
+    assert!(desk.claim(30_001).await.is_empty());
+}
+
+pub async fn a_lapsed_claim_is_fenced_off(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let old = desk.claim_one(0).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(30_000)), "when the lease lapses");
+    let new = desk.claim_one(30_000).await;
+    assert!(new.claim > old.claim);
+    let mut late = settlement(&old, 30_001, all_sent(&old, 30_001), RELEASE);
+    late.state.expired_untold = 7;
+    assert_eq!(desk.0.settle(late).await.unwrap(), Settled::LostClaim);
+    assert_eq!(desk.fate("e1", "a").await, "pending failure");
+    assert_eq!(desk.settle(&new, 30_002, all_sent(&new, 30_002), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.fate("e1", "a").await, "sent failure");
+
+    // A lapsed claim that nobody has followed still holds.
+    desk.tell("e2", "a", 40_000).await;
+    let line = desk.claim_one(40_000).await;
+    assert_eq!(line.state.expired_untold, 0, "nothing of the late settlement was kept");
+    assert_eq!(desk.settle(&line, 90_000, all_sent(&line, 90_000), RELEASE).await, Settled::Applied);
+}
+
+pub async fn holding_renews_the_lease(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.settle(&line, 20_000, vec![], Then::Hold).await;
+    assert!(desk.claim(49_999).await.is_empty());
+    assert_eq!(ids(&desk.claim_one(50_000).await), ["e1"]);
+}
+
+pub async fn a_released_claim_is_over(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.settle(&line, 1, vec![], Then::Release { due: Some(at(50)) }).await;
+    assert_eq!(desk.settle(&line, 2, all_sent(&line, 2), RELEASE).await, Settled::LostClaim);
+    assert_eq!(desk.fate("e1", "a").await, "pending failure");
+}
+
+pub async fn releasing_says_when_to_look_again(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.settle(&line, 1, vec![], Then::Release { due: Some(at(700)) }).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(700)));
+    assert!(desk.claim(699).await.is_empty());
+    let line = desk.claim_one(700).await;
+    desk.finish(&line, 701, all_sent(&line, 701)).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), None);
+}
+
+pub async fn arrivals_wake_a_released_room(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.settle(&line, 1, vec![], Then::Release { due: Some(at(700)) }).await;
+    desk.tell("e2", "a2", 5).await;
+    assert_eq!(ids(&desk.claim_one(5).await), ["e1", "e2"]);
+}
+
+pub async fn arrivals_during_a_claim_are_not_missed(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (name, then) in [("none", RELEASE), ("later", Then::Release { due: Some(at(3_600_000)) })] {
+        desk.tell(&format!("{name}-1"), "a", 0).await;
+        let line = desk.claim_one(10).await;
+        desk.tell(&format!("{name}-2"), "a2", 5).await;
+        desk.take(vec![decided(&format!("{name}-3"), 6, &[("a", "1", gather("k", 20))])]).await;
+        desk.settle(&line, 11, vec![], then).await;
+        let line = desk.claim_one(11).await;
+        assert_eq!(line.waiting.len(), 2, "{name}");
+        assert_eq!(line.next_ready_at, Some(at(20)));
+        desk.finish(&line, 12, all_sent(&line, 12)).await;
+        let line = desk.claim_one(20).await;
+        desk.finish(&line, 21, all_sent(&line, 21)).await;
+    }
+}
+
+pub async fn a_resting_room_is_not_woken(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.tell("during", "a", 1).await;
+    desk.settle(&line, 2, vec![], Then::Rest { until: at(800) }).await;
+    desk.tell("after", "a", 5).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(800)));
+    assert!(desk.claim(799).await.is_empty());
+    let line = desk.claim_one(800).await;
+    assert_eq!(ids(&line), ["e1", "during", "after"]);
+    // The rest is over with the next claim.
+    desk.finish(&line, 801, all_sent(&line, 801)).await;
+    desk.tell("e2", "a", 802).await;
+    assert_eq!(ids(&desk.claim_one(802).await), ["e2"]);
+}
+
+pub async fn a_retrying_room_is_not_woken(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let mut blocked = RoomState::default();
+    blocked.meter.blocked_until = Some(at(600));
+    let retry = RoomState { retry: Some(Retry { failures: 1, at: at(600) }), ..RoomState::default() };
+    for (who, state) in [("a", retry), ("b", blocked)] {
+        desk.tell(&format!("{who}-1"), who, 0).await;
+        let line = desk.claim_one(0).await;
+        let mut s = settlement(&line, 1, vec![], Then::Release { due: Some(at(600)) });
+        s.state = state.clone();
+        desk.0.settle(s).await.unwrap();
+        desk.tell(&format!("{who}-2"), who, 5).await;
+        assert!(desk.claim(599).await.is_empty(), "{who}");
+        let line = desk.claim_one(600).await;
+        assert_eq!(line.state, state);
+        desk.finish(&line, 601, all_sent(&line, 601)).await;
+    }
+}
+
+pub async fn a_room_with_nothing_ready_is_not_handed_out(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    desk.take(vec![decided("g1", 0, &[("a2", "1", gather("k", 400))])]).await;
+    desk.tell("e2", "b", 1).await;
+    desk.0.pause(&integration("a"), at(1)).await.unwrap();
+    let one = ClaimTerms { rooms: 1, ..TERMS };
+    let lines = desk.0.claim_rooms(one, at(2)).await.unwrap();
+    assert_eq!(lines.len(), 1, "an empty room takes nobody's place");
+    assert_eq!(lines[0].room, room("2"));
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(400)));
+    assert_eq!(ids(&desk.claim_one(400).await), ["g1"]);
+}
+
+pub async fn a_crash_gives_rooms_back_at_once(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let long = ClaimTerms { lease: Duration::from_secs(3_600), ..TERMS };
+    let old = desk.0.claim_rooms(long, at(0)).await.unwrap().remove(0);
+    drop(desk);
+    let desk = Desk(lab.worker().await.unwrap());
+    let new = desk.claim_one(1).await;
+    assert_eq!(ids(&new), ["e1"]);
+    assert!(new.claim > old.claim);
+    assert_eq!(new.waiting[0].story.reason, SendReason::Failure);
+    assert_eq!(desk.settle(&old, 2, all_sent(&old, 2), RELEASE).await, Settled::LostClaim);
+}

@@ -1,0 +1,201 @@
+//! What is particular to the SQLite store: its files, its locks, and the sentences for what can be wrong.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hipchat_notifier::adapters::store::cipher::Cipher;
+use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
+use hipchat_notifier::ports::{ManagedBy, Registry, StoreError};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::lab::*;
+
+/// An SQLite file in a folder of its own.
+pub struct SqliteLab {
+    folder: TempDir,
+}
+
+impl SqliteLab {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("store.db")
+    }
+}
+
+#[async_trait]
+impl Lab for SqliteLab {
+    async fn worker(&self) -> Result<Arc<dyn AnyStore>, StoreError> {
+        Ok(open(&self.path(), Role::Worker)?)
+    }
+
+    async fn tool(&self) -> Result<Arc<dyn AnyStore>, StoreError> {
+        Ok(open(&self.path(), Role::Tool)?)
+    }
+}
+
+fn open(path: &Path, role: Role) -> Result<Arc<SqliteStore>, StoreError> {
+    let mut key = path.as_os_str().to_owned();
+    key.push(".key");
+    // Where no key can be made beside the file, the file is what the test is about.
+    let cipher = Cipher::load_or_create(Path::new(&key)).or_else(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        Cipher::load_or_create(&folder.path().join("key"))
+    })?;
+    SqliteStore::open(path, role, cipher)
+}
+
+fn refusal(path: &Path) -> StoreError {
+    open(path, Role::Worker).expect_err("it can't be opened")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_file_serves_one_worker() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let error = refusal(&lab.path());
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Refused(_)), "{text}");
+    assert!(text.starts_with("another worker is using "), "{text}");
+    assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
+    assert!(text.contains("one SQLite file serves one worker"), "{text}");
+    let tools = [lab.tool().await.unwrap(), lab.tool().await.unwrap()];
+    assert_eq!(tools[0].list().await.unwrap().len(), 4, "verbs work beside it");
+    drop(desk);
+    lab.worker().await.expect("the lock went with the first worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_can_be_opened_by_many_at_once() {
+    let lab = SqliteLab::new();
+    let path = lab.path();
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(|| open(&path, Role::Tool).map(drop))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for result in opened {
+        result.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_holds_a_token_or_an_unneeded_body() {
+    let lab = SqliteLab::new();
+    let desk = Desk(lab.worker().await.unwrap());
+    let token = "PLAINTEXTtoken0123456789";
+    desk.0.apply(vec![definition("a", "1", "x")], ManagedBy::Operator, at(0)).await.unwrap();
+    let mut secret = definition("a", "1", "x");
+    secret.room_url = secret_url("1", token);
+    desk.0.apply(vec![secret], ManagedBy::Operator, at(0)).await.unwrap();
+    desk.take(vec![decided("e1", 0, &[("a", "1", passing())])]).await;
+    let grep = |needle: &str| {
+        let files = std::fs::read_dir(lab.folder.path()).unwrap();
+        let hit = |bytes: Vec<u8>| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
+        files.filter(|f| hit(std::fs::read(f.as_ref().unwrap().path()).unwrap())).count()
+    };
+    assert!(grep("integration") > 0, "the search works on what is there");
+    for closed in [false, true] {
+        if closed {
+            lab.tool().await.unwrap();
+        }
+        assert_eq!(grep(token), 0);
+        assert_eq!(grep("body of e1"), 0, "a suppressed event leaves no body behind");
+    }
+    drop(desk);
+    assert_eq!(grep(token), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_events_body_goes_with_its_last_notification() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    desk.take(vec![decided("e1", 0, &[("a", "1", tell(0)), ("b", "2", tell(0)), ("c", "3", passing())])])
+        .await;
+    let rows = || {
+        let c = Connection::open(lab.path()).unwrap();
+        c.query_row("SELECT count(*), ifnull(sum(open), 0) FROM events", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap()
+    };
+    assert_eq!(rows(), (1, 2));
+    let lines = desk.claim(0).await;
+    desk.finish(&lines[0], 1, all_sent(&lines[0], 1)).await;
+    assert_eq!(rows(), (1, 1));
+    desk.0.remove(&integration("b"), at(2)).await.unwrap();
+    assert_eq!(rows(), (0, 0));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = SqliteLab::new();
+    let _desk = Desk::new(&lab).await;
+    for file in std::fs::read_dir(lab.folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", file.file_name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_is_refused_by_name() {
+    let lab = SqliteLab::new();
+    drop(Desk::new(&lab).await);
+    let other = lab.folder.path().join("other.key");
+    let cipher = Cipher::load_or_create(&other).unwrap();
+    let store = SqliteStore::open(&lab.path(), Role::Worker, cipher).unwrap();
+    let text = store.list().await.unwrap_err().to_string();
+    assert!(text.contains("integration a:") && text.contains("other.key"), "{text}");
+    let again = store.apply(vec![definition("a", "1", "t")], ManagedBy::Operator, at(1)).await;
+    assert!(again.is_err(), "nothing is written over what it can't read");
+}
+
+#[test]
+fn places_that_hold_no_store_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text.db"), "this is no database, but it is long enough to be one".repeat(50)).unwrap();
+    std::fs::create_dir(at("folder.db")).unwrap();
+    Connection::open(at("other.db")).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(open(&at("newer.db"), Role::Tool).unwrap());
+    Connection::open(at("newer.db"))
+        .unwrap()
+        .execute_batch(
+            "INSERT INTO refinery_schema_history SELECT 77, name, applied_on, checksum \
+             FROM refinery_schema_history",
+        )
+        .unwrap();
+    drop(open(&at("damaged.db"), Role::Tool).unwrap());
+    let mut bytes = std::fs::read(at("damaged.db")).unwrap();
+    bytes[120..4096].fill(0xa5);
+    std::fs::write(at("damaged.db"), bytes).unwrap();
+
+    let cases: [(PathBuf, &str, &str); 8] = [
+        (at("text.db"), "is not an SQLite database", "set store.url to another file"),
+        (at("folder.db"), "is a folder", "name a file in it"),
+        (at("other.db"), "another program's database", "set store.url"),
+        (at("newer.db"), "has schema 77", "knows schemas up to 1"),
+        (at("damaged.db"), "is damaged", "restore it from a backup"),
+        (at("none/store.db"), "there is no folder", "make it first"),
+        // Places where nobody may make a file, not even root.
+        (
+            PathBuf::from("/sys/store.db"),
+            "is read-only or not yours",
+            "make the file and its folder writable",
+        ),
+        (PathBuf::from("/proc/store.db"), "/proc/store.db", "can't be opened"),
+    ];
+    for (path, what, remedy) in cases {
+        let before = std::fs::read(&path).ok();
+        let text = refusal(&path).to_string();
+        assert!(text.contains(what) && text.contains(remedy), "{}: {text}", path.display());
+        assert!(!text.contains('\n'), "one line: {text}");
+        assert_eq!(std::fs::read(&path).ok(), before, "left as it was");
+    }
+}
