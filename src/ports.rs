@@ -117,6 +117,15 @@ pub enum Fate {
     Retell { story: Story, ready_at: Timestamp },
 }
 
+/// Takes events in as they come from the broker.
+#[async_trait]
+pub trait TakeIn: Send + Sync {
+    /// Returns when every event of the batch is durable: its outcomes, its notifications or its dead letter. The
+    /// events are in the order of their publishing. It tries the store for as long as needed, so there is no
+    /// error; the same batch may come again, and then changes nothing.
+    async fn take_in(&self, batch: Vec<Received>);
+}
+
 /// Decides a batch from what the store knows. Pure; called once inside the store's transaction.
 pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
 
