@@ -1,1 +1,61 @@
-//! (to be written)
+//! RabbitMQ: takes events in, buries dead letters, and lets an operator look at them, put them back or discard
+//! them. The only part that names lapin. It must not parse events or decide about them.
+//!
+//! - [`topology`] what stands on the broker;
+//! - [`consumer`] the loop that keeps a session for taking in, `session` one session, [`health`] what it tells;
+//! - [`letters`] the way into the dead-letter queue, [`dead_letters`] the operator's ways out of it;
+//! - [`publisher`] what the `publish` verb uses.
+//!
+//! lapin logs every ordinary disconnect as an error, and whole messages that came back: give the log filter
+//! `lapin=off`. All that matters is told from here.
+
+pub mod consumer;
+pub mod dead_letters;
+mod fault;
+pub mod health;
+pub mod letter;
+pub mod letters;
+mod link;
+pub mod options;
+mod press;
+pub mod publisher;
+mod session;
+pub mod topology;
+mod wire;
+
+pub use consumer::consume;
+pub use dead_letters::DeadLetters;
+pub use health::BrokerHealth;
+pub use letter::{LetterFilter, LetterSummary};
+pub use letters::RabbitLetterBox;
+pub use options::{Address, BrokerOptions};
+pub use publisher::{Publication, Publisher};
+pub use topology::Topology;
+
+use crate::ports::BrokerError;
+
+/// What `check` finds on the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Events ready in the work queue.
+    pub events: u32,
+    /// Workers that consume it or stand by.
+    pub workers: u32,
+    /// Letters ready in the dead-letter queue.
+    pub letters: u32,
+}
+
+/// Connects, declares the topology (what stands is left as it is) and counts what waits.
+pub async fn check(options: &BrokerOptions) -> Result<Standing, BrokerError> {
+    let connection = link::open_any(options, "check").await?;
+    let found = async {
+        topology::declare(&connection, &options.topology).await?;
+        let channel = link::channel(&connection).await?;
+        let work = session::count(&channel, &options.topology.queue).await?;
+        let letters = session::count(&channel, &options.topology.dead_letters).await?;
+        Ok(Standing { events: work.messages, workers: work.consumers, letters: letters.messages })
+    }
+    .await;
+    link::close(&connection).await;
+    found
+}

@@ -1,0 +1,124 @@
+//! Keeps a session for taking in events, for as long as the worker runs: whatever ends one, the next follows.
+//! One log line a session's end; decides nothing about events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::health::{BrokerHealth, SessionState};
+use super::options::BrokerOptions;
+use super::session::{End, Session, Terms, stopped};
+use crate::adapters::reconnect::Reconnect;
+use crate::ports::{BrokerError, Clock, TakeIn};
+
+/// What is wrong with the configuration of a running broker is for a person to mend: no hurry.
+const MISCONFIGURED: Duration = Duration::from_secs(30);
+/// An outage is told when it begins, and then once in this time.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// Takes in until `shutdown` turns true: then the batch in hand is finished and acknowledged, and the rest given
+/// back. A broker that is away is waited for.
+///
+/// # Errors
+/// [`BrokerError::Misconfigured`] if no session was had yet; later the same is logged, and tried again slowly.
+pub async fn consume(
+    options: BrokerOptions,
+    intake: Arc<dyn TakeIn>,
+    clock: Arc<dyn Clock>,
+    health: Arc<BrokerHealth>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), BrokerError> {
+    let mut sessions = Sessions::new();
+    let mut turn = 0;
+    while !*shutdown.borrow() {
+        let Some(address) = options.addresses.get(turn % options.addresses.len().max(1)) else {
+            return Err(BrokerError::Misconfigured("amqp.url names no broker".into()));
+        };
+        turn += 1;
+        let terms = Terms { options: &options, intake: &intake, clock: &clock, health: &health };
+        let opened = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break,
+            opened = Session::open(terms, address) => opened,
+        };
+        let wait = match opened {
+            Ok(mut session) => {
+                sessions.opened(&address.to_string());
+                let end = session.run(&mut shutdown).await;
+                if let End::Lost(why) = &end {
+                    health.connecting(why.as_str());
+                }
+                session.close().await;
+                match end {
+                    End::Shutdown => break,
+                    End::Lost(why) => sessions.lost(&address.redact(&why)),
+                }
+            }
+            Err(error) => {
+                health.connecting(error.to_string());
+                sessions.refused(error)?
+            }
+        };
+        tokio::select! {
+            () = stopped(&mut shutdown) => break,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    health.set(SessionState::Stopped);
+    Ok(())
+}
+
+/// What was had, and what was said of it.
+struct Sessions {
+    reconnect: Reconnect,
+    had_one: bool,
+    told: Option<Instant>,
+    untold: u32,
+}
+
+impl Sessions {
+    fn new() -> Self {
+        Self { reconnect: Reconnect::new(), had_one: false, told: None, untold: 0 }
+    }
+
+    fn opened(&mut self, address: &str) {
+        tracing::info!(broker = address, "taking in events from RabbitMQ");
+        self.had_one = true;
+        self.told = None;
+        self.untold = 0;
+        self.reconnect.reset();
+    }
+
+    fn lost(&mut self, why: &str) -> Duration {
+        let wait = self.reconnect.next_delay();
+        tracing::warn!(
+            wait_ms = wait.as_millis() as u64,
+            "the session with RabbitMQ ended: {why}; connecting anew, and what was not acknowledged comes again"
+        );
+        wait
+    }
+
+    /// A session that did not come about: how long to wait, or the error if it is not to be waited for.
+    fn refused(&mut self, error: BrokerError) -> Result<Duration, BrokerError> {
+        let wait = match &error {
+            BrokerError::Misconfigured(_) if !self.had_one => return Err(error),
+            BrokerError::Misconfigured(_) => MISCONFIGURED,
+            BrokerError::Unavailable(_) => self.reconnect.next_delay(),
+        };
+        if self.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+            self.untold += 1;
+            return Ok(wait);
+        }
+        let unsaid = std::mem::take(&mut self.untold);
+        self.told = Some(Instant::now());
+        match error {
+            BrokerError::Misconfigured(_) => {
+                tracing::error!(unsaid, "{error}; trying again every {} s", MISCONFIGURED.as_secs());
+            }
+            BrokerError::Unavailable(_) => tracing::warn!(unsaid, "{error}; trying again"),
+        }
+        Ok(wait)
+    }
+}

@@ -1,0 +1,337 @@
+//! The operator's ways to the dead-letter queue: look, put back, discard. Looking removes nothing: what is seen
+//! is held unacknowledged for the time of the look and then given back, in its order.
+//!
+//! Letters are taken by consumers with a small prefetch, one after another on one channel, and never by
+//! `basic.get`: what a quorum queue gave by that comes back in a random order.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+use tokio::time::Instant;
+
+use super::letter::{FullLetter, LetterFilter, LetterSummary};
+use super::options::BrokerOptions;
+use super::press::{Press, Sheet, Verdict};
+use super::session::count;
+use super::topology::short;
+use super::{link, wire};
+use crate::ports::BrokerError;
+
+/// Letters with their bodies that are held here at once.
+const HELD: u32 = 200;
+/// A quorum queue gives back what several consumers hold in the order of their names only up to this many.
+const CONSUMERS: u32 = 30;
+/// A letter that was counted and does not come within this is held by another look.
+const COMES: Duration = Duration::from_secs(3);
+/// How long the queue may take to have its letters back after a look.
+const SETTLES: Duration = Duration::from_secs(5);
+
+/// The dead-letter queue, for an operator. Each call has connections of its own.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    options: BrokerOptions,
+}
+
+/// What became of the letters that were to be put back or discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Gone from the dead-letter queue.
+    pub letters: usize,
+    /// Chosen, but not found (any more), by id.
+    pub missing: usize,
+}
+
+impl DeadLetters {
+    /// Connects to nothing yet.
+    pub fn new(options: BrokerOptions) -> Self {
+        Self { options }
+    }
+
+    /// The letters that match, the oldest in the queue first, `limit` at most.
+    pub async fn list(
+        &self,
+        filter: &LetterFilter,
+        limit: Option<usize>,
+    ) -> Result<Vec<LetterSummary>, BrokerError> {
+        let mut found = Vec::new();
+        self.each(filter, |letter, _| {
+            if limit.is_none_or(|limit| found.len() < limit) {
+                found.push(letter);
+            }
+            match limit {
+                Some(limit) if found.len() >= limit => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// Shows each letter that matches to `visit`, with how many were looked at so far, until it breaks.
+    pub async fn each(
+        &self,
+        filter: &LetterFilter,
+        mut visit: impl FnMut(LetterSummary, usize) -> ControlFlow<()> + Send,
+    ) -> Result<(), BrokerError> {
+        let mut look = Look::open(&self.options).await?;
+        let mut seen = 0;
+        while let Some(letter) = look.next().await? {
+            seen += 1;
+            let summary = LetterSummary::read(&letter);
+            if filter.matches(&summary) && visit(summary, seen).is_break() {
+                break;
+            }
+        }
+        look.close().await;
+        Ok(())
+    }
+
+    /// One letter with its event; `None` if no letter has this id.
+    pub async fn show(&self, id: &str) -> Result<Option<FullLetter>, BrokerError> {
+        let mut look = Look::open(&self.options).await?;
+        let mut found = None;
+        while let Some(letter) = look.next().await? {
+            let summary = LetterSummary::read(&letter);
+            if summary.id == id {
+                found = Some(FullLetter { summary, envelope: wire::envelope(letter) });
+                break;
+            }
+        }
+        look.close().await;
+        Ok(found)
+    }
+
+    /// Puts the letters with these ids back into the work queue. Each is removed only after the work queue has
+    /// it: if this ends in between, a letter is in both, and never in neither. `progress` is told how many are
+    /// done so far.
+    pub async fn replay(
+        &self,
+        ids: &HashSet<String>,
+        progress: impl FnMut(usize) + Send,
+    ) -> Result<Removed, BrokerError> {
+        let press = Press::new(link::open_any(&self.options, "replay").await?).await?;
+        let removed = self.remove(ids, Some(&press), progress).await;
+        press.close().await;
+        removed
+    }
+
+    /// Removes the letters with these ids for good.
+    pub async fn discard(
+        &self,
+        ids: &HashSet<String>,
+        progress: impl FnMut(usize) + Send,
+    ) -> Result<Removed, BrokerError> {
+        self.remove(ids, None, progress).await
+    }
+
+    async fn remove(
+        &self,
+        ids: &HashSet<String>,
+        press: Option<&Press>,
+        mut progress: impl FnMut(usize) + Send,
+    ) -> Result<Removed, BrokerError> {
+        let mut look = Look::open(&self.options).await?;
+        let mut found: HashSet<String> = HashSet::new();
+        let mut removed = Removed::default();
+        let result = async {
+            let mut chosen: Vec<Delivery> = Vec::new();
+            let mut done: Vec<u64> = Vec::new();
+            loop {
+                let next = look.next().await?;
+                let last = next.is_none();
+                if let Some(letter) = next {
+                    let id = LetterSummary::read(&letter).id;
+                    if ids.contains(&id) {
+                        found.insert(id);
+                        chosen.push(letter);
+                    }
+                }
+                let turn = last || look.exhausted();
+                if turn || chosen.len() >= HELD as usize {
+                    if let Some(press) = press {
+                        self.put_back(press, &chosen).await?;
+                    }
+                    done.extend(chosen.drain(..).map(|letter| letter.delivery_tag));
+                }
+                if turn && !done.is_empty() {
+                    look.remove(&done).await?;
+                    removed.letters += done.len();
+                    done.clear();
+                    progress(removed.letters);
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+        }
+        .await;
+        look.close().await;
+        removed.missing = ids.len() - found.len();
+        result.map(|()| removed)
+    }
+
+    async fn put_back(&self, press: &Press, letters: &[Delivery]) -> Result<(), BrokerError> {
+        let queue = &self.options.topology.queue;
+        let mut sheets = Vec::with_capacity(letters.len());
+        for letter in letters {
+            sheets.push(Sheet {
+                exchange: "".into(),
+                routing_key: short(queue)?,
+                properties: replayed(letter),
+                body: &letter.data,
+            });
+        }
+        let verdicts = press.print(&sheets).await?;
+        if verdicts.contains(&Verdict::Unroutable) {
+            return Err(BrokerError::Misconfigured(format!(
+                "queue '{queue}' is not there, so no letter was put back; start the worker once, which declares it"
+            )));
+        }
+        if verdicts.contains(&Verdict::Refused) {
+            return Err(BrokerError::Unavailable(format!(
+                "RabbitMQ could not store all letters in queue '{queue}'; none of them was removed from the \
+                 dead-letter queue, try again"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The letter's own properties, persistent, and where it came from at first.
+fn replayed(letter: &Delivery) -> BasicProperties {
+    let mut headers = letter.properties.headers().clone().unwrap_or_default();
+    let (exchange, routing_key) =
+        wire::origin(Some(&headers), letter.exchange.as_str(), letter.routing_key.as_str());
+    wire::set(&mut headers, wire::ORIGINAL_EXCHANGE, &exchange);
+    wire::set(&mut headers, wire::ORIGINAL_ROUTING_KEY, &routing_key);
+    letter.properties.clone().with_headers(headers).with_delivery_mode(2)
+}
+
+/// One pass over the letters that were ready when it began.
+struct Look {
+    connection: Connection,
+    channel: Channel,
+    queue: String,
+    /// Letters ready at the beginning.
+    standing: u32,
+    /// Taken so far.
+    taken: u32,
+    /// Of these, removed for good.
+    removed: u32,
+    chunk: u32,
+    /// How many letters the consumer may still give.
+    credit: u32,
+    named: u32,
+    consumer: Option<Consumer>,
+}
+
+impl Look {
+    async fn open(options: &BrokerOptions) -> Result<Self, BrokerError> {
+        let connection = link::open_any(options, "dead letters").await?;
+        let channel = link::channel(&connection).await?;
+        let queue = options.topology.dead_letters.clone();
+        let standing = count(&channel, &queue).await?.messages;
+        let chunk = standing.div_ceil(CONSUMERS).clamp(HELD, u32::from(u16::MAX));
+        let (taken, removed, credit, named) = (0, 0, 0, 0);
+        Ok(Self {
+            connection,
+            channel,
+            queue,
+            standing,
+            taken,
+            removed,
+            chunk,
+            credit,
+            named,
+            consumer: None,
+        })
+    }
+
+    /// The next letter, held until the look ends; `None` after those that were there when it began.
+    async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        if self.taken >= self.standing {
+            return Ok(None);
+        }
+        if self.credit == 0 {
+            self.subscribe().await?;
+        }
+        let Some(consumer) = self.consumer.as_mut() else { return Ok(None) };
+        let doing = format!("reading queue '{}'", self.queue);
+        match tokio::time::timeout(COMES, consumer.next()).await {
+            Err(_) => Ok(None),
+            Ok(Some(Ok(letter))) => {
+                self.taken += 1;
+                self.credit -= 1;
+                Ok(Some(letter))
+            }
+            Ok(Some(Err(error))) => Err(super::fault::during(&doing, &error)),
+            Ok(None) => Err(BrokerError::Unavailable(format!("the broker ended {doing}; was it deleted?"))),
+        }
+    }
+
+    /// Another consumer, with credit for the next letters; those before it keep what they hold.
+    async fn subscribe(&mut self) -> Result<(), BrokerError> {
+        self.retire().await?;
+        let prefetch = u16::try_from(self.chunk).unwrap_or(u16::MAX);
+        let qos = self.channel.basic_qos(prefetch, BasicQosOptions::default());
+        link::answer("setting the prefetch", qos).await?;
+        // The queue gives back in the order of these names.
+        self.named += 1;
+        let name = format!("look-{:06}", self.named);
+        let consume = self.channel.basic_consume(
+            short(&self.queue)?,
+            name.as_str().into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let doing = format!("reading queue '{}'", self.queue);
+        self.consumer = Some(link::answer(&doing, consume).await?);
+        self.credit = u32::from(prefetch);
+        Ok(())
+    }
+
+    /// Cancels the consumer that has given all it may: removing letters would give it credit again, for letters
+    /// that nobody reads. What it gave stays held.
+    async fn retire(&mut self) -> Result<(), BrokerError> {
+        let Some(consumer) = self.consumer.take() else { return Ok(()) };
+        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        link::answer("ending a look", cancel).await
+    }
+
+    /// Whether the consumer has given all that it may. Only then, or at the end, letters may be removed.
+    fn exhausted(&self) -> bool {
+        self.credit == 0
+    }
+
+    async fn remove(&mut self, tags: &[u64]) -> Result<(), BrokerError> {
+        self.retire().await?;
+        self.credit = 0;
+        for tag in tags {
+            let acked = self.channel.basic_ack(*tag, BasicAckOptions::default());
+            link::answer("removing a dead letter", acked).await?;
+            self.removed += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives back what is held and waits until the queue has it, so that the next look sees it.
+    async fn close(self) {
+        link::close_channel(&self.channel).await;
+        if let Ok(channel) = link::channel(&self.connection).await {
+            let expected = self.standing - self.removed.min(self.standing);
+            let deadline = Instant::now() + SETTLES;
+            while Instant::now() < deadline
+                && count(&channel, &self.queue).await.is_ok_and(|count| count.messages < expected)
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        link::close(&self.connection).await;
+    }
+}

@@ -1,0 +1,98 @@
+//! What the worker's session with the broker is doing, for `/readyz` and the log. Holds no connection.
+
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::time::Instant;
+
+/// Where the session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionState {
+    /// No session: why not.
+    Connecting { reason: String },
+    /// Deliveries can arrive.
+    Consuming,
+    /// Subscribed, while another worker takes the events in; healthy.
+    StandingBy,
+    /// The broker has blocked the connection: its reason.
+    Blocked { reason: String },
+    /// Shut down.
+    Stopped,
+}
+
+/// Shared between the session, which writes it, and whoever asks.
+#[derive(Debug)]
+pub struct BrokerHealth {
+    inner: Mutex<(SessionState, Instant)>,
+}
+
+impl Default for BrokerHealth {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BrokerHealth {
+    /// Before the first session.
+    pub fn new() -> Self {
+        let state = SessionState::Connecting { reason: "not connected yet".into() };
+        Self { inner: Mutex::new((state, Instant::now())) }
+    }
+
+    /// What the session is doing now.
+    pub fn state(&self) -> SessionState {
+        self.lock().0.clone()
+    }
+
+    /// Whether deliveries can arrive; if not, why not and since when. For `/readyz`.
+    pub fn ready(&self) -> Result<(), String> {
+        let (state, since) = self.lock().clone();
+        let seconds = since.elapsed().as_secs();
+        match state {
+            SessionState::Consuming | SessionState::StandingBy => Ok(()),
+            SessionState::Connecting { reason } => {
+                Err(format!("no session with RabbitMQ for {seconds} s: {reason}"))
+            }
+            SessionState::Blocked { reason } => {
+                Err(format!("RabbitMQ has blocked this connection for {seconds} s: {reason}"))
+            }
+            SessionState::Stopped => Err("shut down".into()),
+        }
+    }
+
+    /// Changes the state; the time since which it holds moves only when the kind of state does.
+    pub(super) fn set(&self, state: SessionState) {
+        let mut inner = self.lock();
+        if std::mem::discriminant(&inner.0) != std::mem::discriminant(&state) {
+            inner.1 = Instant::now();
+        }
+        inner.0 = state;
+    }
+
+    pub(super) fn connecting(&self, reason: impl Into<String>) {
+        self.set(SessionState::Connecting { reason: reason.into() });
+    }
+
+    /// A panic elsewhere can't leave this half-written, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, (SessionState, Instant)> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_says_why_not() {
+        let health = BrokerHealth::new();
+        assert!(health.ready().is_err_and(|why| why.contains("not connected yet")));
+        for state in [SessionState::Consuming, SessionState::StandingBy] {
+            health.set(state);
+            assert_eq!(health.ready(), Ok(()));
+        }
+        health.connecting("the queue was deleted");
+        assert!(health.ready().is_err_and(|why| why.contains("the queue was deleted")));
+        health.set(SessionState::Blocked { reason: "low on memory".into() });
+        assert!(health.ready().is_err_and(|why| why.contains("low on memory")));
+    }
+}

@@ -1,0 +1,190 @@
+//! The way into the dead-letter queue: the event's body byte for byte, with headers that say what happened.
+
+use async_trait::async_trait;
+use lapin::types::FieldTable;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use super::options::BrokerOptions;
+use super::press::{Press, Sheet, Verdict};
+use super::topology::short;
+use super::{link, topology, wire};
+use crate::ports::{BrokerError, Letter, LetterBox};
+
+/// What a header of ours may hold: headers share one frame, and a person reads them.
+const HEADER_BYTES: usize = 1024;
+/// Room in the frame for our own headers and AMQP's framing.
+const RESERVED_BYTES: usize = 16 << 10;
+/// Tells that headers of the event did not fit beside ours, and which.
+const HEADERS_DROPPED: &str = "x-headers-dropped";
+
+/// Puts letters into the dead-letter queue by a connection of its own, opened when it is first needed: a
+/// connection that publishes may be blocked by the broker, and one that consumes must not be.
+pub struct RabbitLetterBox {
+    options: BrokerOptions,
+    press: Mutex<Option<Press>>,
+}
+
+impl RabbitLetterBox {
+    /// Connects to nothing yet.
+    pub fn new(options: BrokerOptions) -> Self {
+        Self { options, press: Mutex::new(None) }
+    }
+
+    /// Gives the connection back.
+    pub async fn close(&self) {
+        if let Some(press) = self.press.lock().await.take() {
+            press.close().await;
+        }
+    }
+
+    async fn open(&self) -> Result<Press, BrokerError> {
+        let connection = link::open_any(&self.options, "letters").await?;
+        // Whatever was taken away since the last time stands again, so a letter finds its queue.
+        topology::declare(&connection, &self.options.topology).await?;
+        Press::new(connection).await
+    }
+
+    async fn print(&self, press: &Press, letters: &[Letter]) -> Result<(), BrokerError> {
+        let exchange = short(&self.options.topology.dead_letters)?;
+        let mut sheets = Vec::with_capacity(letters.len());
+        for letter in letters {
+            let envelope = &letter.envelope;
+            let headers = headers(letter, press.frame_max());
+            sheets.push(Sheet {
+                exchange: exchange.clone(),
+                routing_key: short(&envelope.routing_key)?,
+                properties: wire::properties(
+                    envelope.message_id.as_deref(),
+                    envelope.content_type.as_deref(),
+                    headers,
+                ),
+                body: &envelope.body,
+            });
+        }
+        let verdicts = press.print(&sheets).await?;
+        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
+        match (count(Verdict::Unroutable), count(Verdict::Refused)) {
+            (0, 0) => Ok(()),
+            (0, refused) => Err(BrokerError::Unavailable(format!(
+                "RabbitMQ could not store {refused} of {} dead letters; look for alarms on the broker",
+                letters.len()
+            ))),
+            (_, _) => Err(BrokerError::Unavailable(format!(
+                "exchange '{}' leads to no queue; it is declared anew",
+                self.options.topology.dead_letters
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl LetterBox for RabbitLetterBox {
+    async fn bury(&self, letters: &[Letter]) -> Result<(), BrokerError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let mut kept = self.press.lock().await;
+        // Taken out while in use: a round that is dropped in its middle leaves no half-used press behind.
+        if let Some(press) = kept.take().filter(Press::usable)
+            && self.print(&press, letters).await.is_ok()
+        {
+            *kept = Some(press);
+            return Ok(());
+        }
+        // A broken connection is noticed by its use, and one that was gone already says nothing of the broker.
+        let press = self.open().await?;
+        self.print(&press, letters).await?;
+        *kept = Some(press);
+        Ok(())
+    }
+}
+
+/// Whether a header tells of an earlier burial and must not stand beside the newest.
+fn is_of_a_letter(name: &str) -> bool {
+    const OURS: [&str; 9] = [
+        "x-event-id",
+        "x-integration-id",
+        "x-attempts",
+        "x-last-status",
+        "x-first-attempt-at",
+        "x-delivery-count",
+        wire::ORIGINAL_EXCHANGE,
+        wire::ORIGINAL_ROUTING_KEY,
+        wire::LETTER_ID,
+    ];
+    const FAMILIES: [&str; 5] =
+        ["x-dead-letter", "x-death", "x-first-death-", "x-last-death-", HEADERS_DROPPED];
+    name == "x-dead-lettered-at"
+        || OURS.contains(&name)
+        || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+/// The event's own headers, and the contract's (section 1, dead letters).
+fn headers(letter: &Letter, frame_max: usize) -> FieldTable {
+    let mut headers = FieldTable::default();
+    let envelope = &letter.envelope;
+    let mut own: Vec<(&str, &str)> = envelope
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .filter(|(name, _)| !is_of_a_letter(name))
+        .collect();
+    let dropped = drop_what_does_not_fit(&mut own, frame_max.saturating_sub(RESERVED_BYTES));
+    own.iter().for_each(|(name, value)| wire::set(&mut headers, name, value));
+
+    let mut set = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            wire::set(&mut headers, name, wire::cut(value, HEADER_BYTES));
+        }
+    };
+    set(HEADERS_DROPPED, (!dropped.is_empty()).then(|| dropped.join(", ")).as_deref());
+    set("x-dead-letter-reason", Some(letter.reason.as_str()));
+    set("x-dead-letter-detail", Some(&letter.detail));
+    set("x-event-id", letter.event.as_ref().map(|id| id.as_str()));
+    set("x-integration-id", letter.integration.as_ref().map(|id| id.as_str()));
+    set("x-attempts", Some(&letter.attempts.to_string()));
+    set("x-last-status", letter.last_status.map(|status| status.to_string()).as_deref());
+    set("x-first-attempt-at", letter.first_attempt_at.map(|at| at.to_string()).as_deref());
+    set("x-dead-lettered-at", Some(&letter.at.to_string()));
+    set(wire::ORIGINAL_EXCHANGE, Some(&envelope.exchange));
+    set(wire::ORIGINAL_ROUTING_KEY, Some(&envelope.routing_key));
+    set(wire::LETTER_ID, Some(&letter_id(letter)));
+    headers
+}
+
+/// AMQP sends all headers in one frame, and the broker ends the connection over one that is too large. So of an
+/// event that came with that much, the largest headers stay behind, and their names are told.
+fn drop_what_does_not_fit<'a>(own: &mut Vec<(&'a str, &'a str)>, room: usize) -> Vec<&'a str> {
+    /// A name's length, a type, a value's length.
+    const FRAMING: usize = 6;
+    let size = |header: &(&str, &str)| header.0.len() + header.1.len() + FRAMING;
+    let mut total: usize = own.iter().map(size).sum();
+    let mut dropped = Vec::new();
+    while total > room {
+        let Some(largest) = (0..own.len()).max_by_key(|i| size(&own[*i])) else { break };
+        let header = own.swap_remove(largest);
+        total -= size(&header);
+        dropped.push(header.0);
+    }
+    dropped
+}
+
+/// The same letter, buried again because its confirm was lost, has the same id.
+fn letter_id(letter: &Letter) -> String {
+    let mut hash = Sha256::new();
+    let text = |id: Option<&str>| id.unwrap_or_default().to_owned();
+    let parts = [
+        letter.id.to_string(),
+        text(letter.event.as_ref().map(|id| id.as_str())),
+        text(letter.integration.as_ref().map(|id| id.as_str())),
+        text(letter.envelope.message_id.as_deref()),
+        letter.at.to_string(),
+    ];
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.update(&letter.envelope.body);
+    hex::encode(&hash.finalize()[..8])
+}

@@ -1,0 +1,155 @@
+//! Where the broker is and how the worker behaves towards it. Holds the password; shows it to nobody.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use url::Url;
+
+use super::topology::Topology;
+
+/// Everything that the parts of this module need to know.
+#[derive(Debug, Clone)]
+pub struct BrokerOptions {
+    /// One broker, or several addresses of one cluster, tried in turn. Never empty.
+    pub addresses: Vec<Address>,
+    pub topology: Topology,
+    /// How many events the broker hands over before the first is acknowledged. It is the only bound on what is
+    /// held in memory.
+    pub prefetch: u16,
+    /// How many events at most are taken in at once.
+    pub batch: usize,
+    /// What the broker's own pages call the connections, after the program's name.
+    pub name: String,
+    /// PEM of the authorities to trust for `amqps` instead of the system's.
+    pub authorities_pem: Option<String>,
+}
+
+impl BrokerOptions {
+    /// The contract's names and the measured defaults, on these addresses.
+    pub fn new(addresses: Vec<Address>) -> Self {
+        Self {
+            addresses,
+            topology: Topology::default(),
+            prefetch: 1000,
+            batch: 256,
+            name: "worker".into(),
+            authorities_pem: None,
+        }
+    }
+}
+
+/// One broker's address. `Debug` and `Display` leave out user and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    uri: AMQPUri,
+}
+
+impl Address {
+    /// Seconds between heartbeats; a silent peer is given up after twice this.
+    const HEARTBEAT: u16 = 10;
+
+    /// The form that lapin connects to.
+    pub(super) fn uri(&self) -> AMQPUri {
+        self.uri.clone()
+    }
+
+    /// `host:port`, as name resolution wants it.
+    pub(super) fn host_and_port(&self) -> String {
+        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+    }
+
+    /// The user who logs in; not secret.
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    /// The virtual host.
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
+    /// Takes the password out of a text that others wrote.
+    pub(super) fn redact(&self, text: &str) -> String {
+        let password = &self.uri.authority.userinfo.password;
+        // A short one ("guest" apart) would turn ordinary words into stars; brokers do not echo passwords, this
+        // is the second lock on the door.
+        if password.len() < 6 { text.to_owned() } else { text.replace(password.as_str(), "***") }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `amqp://user:password@host:port/vhost` or `amqps://…`. The error never quotes the text, since
+    /// that holds the password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| {
+            format!("is not a URL ({error}); write it as amqp://user:password@host:5672/%2f")
+        })?;
+        if !matches!(url.scheme(), "amqp" | "amqps") {
+            return Err("must begin with amqp:// or amqps://".into());
+        }
+        let mut uri: AMQPUri = text.parse().map_err(|error| format!("is not an AMQP address ({error})"))?;
+        // lapin's parser takes an IP literal for no host at all.
+        match url.host_str() {
+            None | Some("") => {
+                return Err("names no host; write it as amqp://user:password@host:5672/%2f".into());
+            }
+            Some(host) => uri.authority.host = host.to_owned(),
+        }
+        uri.query.heartbeat.get_or_insert(Self::HEARTBEAT);
+        Ok(Self { uri })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.uri.scheme {
+            AMQPScheme::AMQP => "amqp",
+            AMQPScheme::AMQPS => "amqps",
+        };
+        write!(f, "{scheme}://{} (vhost '{}')", self.host_and_port(), self.uri.vhost)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_they_are_written() {
+        let cases = [
+            ("the default", "amqp://guest:guest@127.0.0.1:5672/%2f", "127.0.0.1:5672", "/"),
+            ("a vhost", "amqp://u:p@mq.example:1/team", "mq.example:1", "team"),
+            ("no port", "amqp://u:p@mq.example/%2f", "mq.example:5672", "/"),
+            ("TLS", "amqps://u:p@mq.example/%2f", "mq.example:5671", "/"),
+            ("IPv6", "amqp://u:p@[::1]:5673/%2f", "[::1]:5673", "/"),
+        ];
+        for (name, text, host_and_port, vhost) in cases {
+            let address: Address = text.parse().expect(name);
+            assert_eq!(address.host_and_port(), host_and_port, "{name}");
+            assert_eq!(address.vhost(), vhost, "{name}");
+            assert_eq!(address.uri().query.heartbeat, Some(10), "{name}");
+        }
+    }
+
+    #[test]
+    fn faults_are_named_and_the_password_is_not() {
+        for text in
+            ["amqp//u:hunter22@h", "http://u:hunter22@h/", "amqp:///x", "", "amqp://u:hunter22@h:port/"]
+        {
+            let error = text.parse::<Address>().expect_err(text);
+            assert!(!error.contains("hunter22") && !error.is_empty(), "{text}: {error}");
+        }
+        let address: Address = "amqp://u:hunter22@h/%2f".parse().expect("is valid");
+        assert!(!format!("{address:?} {address}").contains("hunter22"));
+        assert_eq!(address.redact("login as hunter22 failed"), "login as *** failed");
+    }
+}

@@ -1,0 +1,72 @@
+//! Publishing events as a producer should: persistent, mandatory, confirmed. What the `publish` verb uses.
+
+use lapin::types::FieldTable;
+
+use super::options::BrokerOptions;
+use super::press::{Press, Sheet, Verdict};
+use super::topology::short;
+use super::{link, topology, wire};
+use crate::domain::envelope::Envelope;
+use crate::ports::BrokerError;
+
+/// What became of one published event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publication {
+    /// A queue has it, durably.
+    Confirmed,
+    /// No queue is bound for its routing key: nobody will ever see it.
+    Unroutable,
+    /// The broker could not store it; try again.
+    Refused,
+}
+
+/// A connection for publishing events.
+pub struct Publisher {
+    press: Press,
+    exchange: String,
+}
+
+impl Publisher {
+    /// Connects. With `declare` the topology is declared first, so that events published before any worker ran
+    /// wait for it; without, nothing on the broker is touched.
+    pub async fn open(options: &BrokerOptions, declare: bool) -> Result<Self, BrokerError> {
+        let connection = link::open_any(options, "publish").await?;
+        if declare {
+            topology::declare(&connection, &options.topology).await?;
+        }
+        Ok(Self { press: Press::new(connection).await?, exchange: options.topology.exchange.clone() })
+    }
+
+    /// Publishes to the topology's exchange, or to the one that an event names; waits for every confirm. The
+    /// answers are in the order of the events. After an error it is not known which of them arrived; publishing
+    /// them again with the same ids does no harm.
+    pub async fn publish(&mut self, events: &[Envelope]) -> Result<Vec<Publication>, BrokerError> {
+        let mut sheets = Vec::with_capacity(events.len());
+        for event in events {
+            let mut headers = FieldTable::default();
+            event.headers.iter().for_each(|(name, value)| wire::set(&mut headers, name, value));
+            let exchange = if event.exchange.is_empty() { &self.exchange } else { &event.exchange };
+            sheets.push(Sheet {
+                exchange: short(exchange)?,
+                routing_key: short(&event.routing_key)?,
+                properties: wire::properties(
+                    event.message_id.as_deref(),
+                    event.content_type.as_deref(),
+                    headers,
+                ),
+                body: &event.body,
+            });
+        }
+        let publication = |verdict| match verdict {
+            Verdict::Confirmed => Publication::Confirmed,
+            Verdict::Unroutable => Publication::Unroutable,
+            Verdict::Refused => Publication::Refused,
+        };
+        Ok(self.press.print(&sheets).await?.into_iter().map(publication).collect())
+    }
+
+    /// Ends the connection.
+    pub async fn close(self) {
+        self.press.close().await;
+    }
+}

@@ -1,0 +1,291 @@
+//! One session: a connection, a channel, a consumer, from the first to the last. It never heals itself; when
+//! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
+//!
+//! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
+//! on another: what a lost channel held comes again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer, Event};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::health::{BrokerHealth, SessionState};
+use super::options::{Address, BrokerOptions};
+use super::topology::{self, short};
+use super::{fault, link, wire};
+use crate::domain::envelope::Received;
+use crate::ports::{BrokerError, Clock, TakeIn};
+
+/// How often the queue is asked whether events wait that do not arrive.
+const LOOK: Duration = Duration::from_secs(15);
+/// Bytes of one batch: bodies may be large, and a batch is one transaction.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was asked to.
+    Shutdown,
+    /// What happened, for the log and `/readyz`.
+    Lost(String),
+}
+
+/// What a session works with.
+pub(super) struct Terms<'a> {
+    pub options: &'a BrokerOptions,
+    pub intake: &'a Arc<dyn TakeIn>,
+    pub clock: &'a Arc<dyn Clock>,
+    pub health: &'a BrokerHealth,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// An established session.
+pub(super) struct Session<'a> {
+    terms: Terms<'a>,
+    connection: Connection,
+    channel: Channel,
+    /// For questions, so that a refusal does not end deliveries.
+    side: Channel,
+    consumer: Consumer,
+    events: Events,
+    watch: Watchdog,
+}
+
+impl<'a> Session<'a> {
+    /// Connects, declares and subscribes.
+    pub async fn open(terms: Terms<'a>, address: &Address) -> Result<Self, BrokerError> {
+        let connection = link::open(terms.options, address, "intake").await?;
+        let events: Events = Box::pin(connection.events_listener());
+        let BrokerOptions { topology, prefetch, .. } = terms.options;
+        topology::declare(&connection, topology).await?;
+        let side = link::channel(&connection).await?;
+        let standing = count(&side, &topology.queue).await?;
+        let channel = link::channel(&connection).await?;
+        let qos = channel.basic_qos(*prefetch, BasicQosOptions::default());
+        link::answer("setting the prefetch", qos).await?;
+        let consume = channel.basic_consume(
+            short(&topology.queue)?,
+            "intake".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
+        let alone = standing.consumers == 0;
+        terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
+        Ok(Self { terms, connection, channel, side, consumer, events, watch: Watchdog::default() })
+    }
+
+    /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
+    /// broker gives back what was not acknowledged.
+    pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = stopped(shutdown) => return End::Shutdown,
+                why = broken(&mut self.events, self.terms.health) => Some(why),
+                next = self.consumer.next() => self.deliver(next).await,
+                _ = look.tick() => self.look().await,
+            };
+            if let Some(why) = step {
+                return End::Lost(why);
+            }
+        }
+    }
+
+    /// Closes in bounded time. Closing, and not cancelling first, gives back the rest and the place as the
+    /// active consumer in one: a successor never decides later events before earlier ones that are still here.
+    pub async fn close(self) {
+        link::close_channel(&self.channel).await;
+        link::close(&self.connection).await;
+    }
+
+    /// Takes in one delivery and those that are here with it.
+    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<String> {
+        let Chunk { batch, last, end } = self.gather(first);
+        if let Some(last) = last {
+            self.watch.delivered();
+            self.terms.health.set(SessionState::Consuming);
+            if let Some(why) = self.take_in(batch).await {
+                return Some(why);
+            }
+            if let Err(why) = self.acknowledge(last).await {
+                return Some(end.unwrap_or(why));
+            }
+        }
+        end
+    }
+
+    /// What is here already, up to the size of a batch; waits for nothing.
+    fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Chunk {
+        let mut chunk = Chunk { batch: Vec::new(), last: None, end: None };
+        let (mut next, mut bytes) = (first, 0);
+        loop {
+            match next {
+                Some(Ok(delivery)) => {
+                    bytes += delivery.data.len();
+                    chunk.last = Some(delivery.delivery_tag);
+                    let at = self.terms.clock.now();
+                    chunk.batch.push(Received { envelope: wire::envelope(delivery), at });
+                }
+                Some(Err(error)) => {
+                    chunk.end = Some(fault::words(&error));
+                    return chunk;
+                }
+                None => {
+                    chunk.end =
+                        Some("the broker cancelled the consumer (the queue was deleted or moved)".into());
+                    return chunk;
+                }
+            }
+            if chunk.batch.len() >= self.terms.options.batch || bytes >= BATCH_BYTES {
+                return chunk;
+            }
+            match self.consumer.next().now_or_never() {
+                Some(ready) => next = ready,
+                None => return chunk,
+            }
+        }
+    }
+
+    /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
+    /// batches in hand. Returns why the session ended, if it did.
+    async fn take_in(&mut self, batch: Vec<Received>) -> Option<String> {
+        let intake = Arc::clone(self.terms.intake);
+        let mut taking = intake.take_in(batch);
+        let why = tokio::select! {
+            biased;
+            () = &mut taking => return None,
+            why = broken(&mut self.events, self.terms.health) => why,
+        };
+        self.terms.health.connecting(why.as_str());
+        taking.await;
+        Some(why)
+    }
+
+    async fn acknowledge(&self, last: u64) -> Result<(), String> {
+        let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
+        link::answer("acknowledging", acked).await.map_err(|error| error.to_string())
+    }
+
+    /// Asks the queue whether events wait although this consumer is idle.
+    async fn look(&mut self) -> Option<String> {
+        match count(&self.side, &self.terms.options.topology.queue).await {
+            Err(error) => Some(error.to_string()),
+            Ok(standing) => {
+                if standing.consumers <= 1 {
+                    self.terms.health.set(SessionState::Consuming);
+                }
+                self.watch.starved(standing).then(|| {
+                    format!("{} events wait, but none is delivered to the only consumer", standing.messages)
+                })
+            }
+        }
+    }
+}
+
+struct Chunk {
+    batch: Vec<Received>,
+    /// The tag of the last delivery in `batch`.
+    last: Option<u64>,
+    /// Why nothing comes after it.
+    end: Option<String>,
+}
+
+/// Notices a consumer that is subscribed and gets nothing while the queue grows.
+#[derive(Debug, Default)]
+struct Watchdog {
+    delivered: bool,
+    idle_looks: u32,
+}
+
+impl Watchdog {
+    /// Looks in a row without a delivery before the session is given up.
+    const PATIENCE: u32 = 2;
+
+    fn delivered(&mut self) {
+        self.delivered = true;
+    }
+
+    /// With other consumers one of them is the active one, and this one stands by.
+    fn starved(&mut self, standing: Count) -> bool {
+        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && standing.consumers <= 1;
+        self.idle_looks = if idle { self.idle_looks + 1 } else { 0 };
+        self.idle_looks >= Self::PATIENCE
+    }
+}
+
+/// What a queue says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count {
+    /// Ready to be delivered.
+    pub messages: u32,
+    /// Active and standing by.
+    pub consumers: u32,
+}
+
+/// Asks a queue without changing it.
+pub(super) async fn count(channel: &Channel, queue: &str) -> Result<Count, BrokerError> {
+    let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+    let asked = channel.queue_declare(short(queue)?, passive, FieldTable::default());
+    let found = link::answer(&format!("looking at queue '{queue}'"), asked).await?;
+    Ok(Count { messages: found.message_count(), consumers: found.consumer_count() })
+}
+
+/// Waits until the connection or a channel of it breaks, and says how.
+async fn broken(events: &mut Events, health: &BrokerHealth) -> String {
+    loop {
+        match events.next().await {
+            Some(Event::Error(error)) => return fault::words(&error),
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(%reason, "RabbitMQ has blocked the connection; waiting until it goes on");
+                health.set(SessionState::Blocked { reason });
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!("RabbitMQ has unblocked the connection");
+                health.set(SessionState::Consuming);
+            }
+            Some(_) => {}
+            None => return "the connection is closed".into(),
+        }
+    }
+}
+
+/// Waits for the word to stop; a sender that is gone is one.
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_barks_only_when_the_one_consumer_starves() {
+        let starving = Count { messages: 5, consumers: 1 };
+        let cases = [
+            ("nothing waits", Count { messages: 0, consumers: 1 }, false),
+            ("another is active", Count { messages: 5, consumers: 2 }, false),
+            ("starving", starving, true),
+        ];
+        for (name, standing, expected) in cases {
+            let mut watchdog = Watchdog::default();
+            assert!(!watchdog.starved(standing), "{name}: never at the first look");
+            assert_eq!(watchdog.starved(standing), expected, "{name}");
+        }
+        let mut watchdog = Watchdog::default();
+        assert!(!watchdog.starved(starving));
+        watchdog.delivered();
+        assert!(!watchdog.starved(starving), "a delivery starts the count anew");
+        assert!(!watchdog.starved(starving));
+    }
+}
