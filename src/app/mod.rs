@@ -123,7 +123,13 @@ impl Running {
             burial: burial.clone(),
         });
         let options = parts::broker_options(&self.settings)?;
-        let consumer = rabbitmq::consume(options, intake, self.health.clone(), self.stop.clone());
+        let consumer = rabbitmq::consume(
+            options,
+            intake,
+            self.parts.clock.clone(),
+            self.health.clone(),
+            self.stop.receiver(),
+        );
         tokio::pin!(consumer);
         tokio::select! {
             ended = &mut consumer => return ended.map_err(parts::from_broker),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use url::Url;
 
 use super::Misconfigured;
 use crate::adapters::clock::SystemClock;
@@ -21,7 +23,6 @@ use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreE
 use crate::settings::{Settings, StoreUrl, TokenIn};
 use crate::worker::catalogue::Open;
 use crate::worker::dispatch::DispatchTerms;
-use secrecy::ExposeSecret;
 
 /// Notifications loaded of one room's line at a time: the most that one digest tells.
 const LINE: usize = 500;
@@ -43,7 +44,7 @@ impl Parts {
     pub fn open(settings: &Settings, role: Role) -> anyhow::Result<Self> {
         let egress = egress(settings)?;
         let clock = Arc::new(SystemClock);
-        let gateway = HipchatGateway::new(hipchat_options(settings), egress.clone(), clock.clone())
+        let gateway = HipchatGateway::new(hipchat_options(settings)?, egress.clone(), clock.clone())
             .map_err(|error| Misconfigured(error.to_string()))?;
         let store = open_store(settings, role)?;
         Ok(Self { store, gateway: Arc::new(gateway), egress, clock })
@@ -189,9 +190,13 @@ pub fn links(settings: &Settings) -> anyhow::Result<Links> {
     Links::new(settings.links.templates.clone()).map_err(|error| Misconfigured(error.to_string()).into())
 }
 
-fn hipchat_options(settings: &Settings) -> HipchatOptions {
+fn hipchat_options(settings: &Settings) -> Result<HipchatOptions, Misconfigured> {
     let h = &settings.hipchat;
-    HipchatOptions {
+    let proxy = h.proxy.as_ref().map(|proxy| {
+        let url: Result<Url, _> = proxy.expose().parse();
+        url.map_err(|error| Misconfigured(format!("hipchat.proxy ({proxy}): {error}")))
+    });
+    Ok(HipchatOptions {
         connect_timeout: h.connect_timeout,
         timeout: h.timeout,
         token_in: match h.token_in {
@@ -199,8 +204,10 @@ fn hipchat_options(settings: &Settings) -> HipchatOptions {
             TokenIn::Query => hipchat::TokenIn::Query,
         },
         ca_file: h.ca_file.clone(),
+        proxy: proxy.transpose()?,
+        no_proxy: h.no_proxy.clone(),
         ..HipchatOptions::default()
-    }
+    })
 }
 
 /// How to reach the broker, and what to declare there.

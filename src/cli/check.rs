@@ -27,7 +27,8 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     findings.push(links(settings));
     if let Some(file) = &settings.integrations.file {
         let read = parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress));
-        let result = read.map(|read| format!("{} integrations", read.definitions.len())).map_err(|e| e.to_string());
+        let result =
+            read.map(|read| format!("{} integrations", read.definitions.len())).map_err(|e| e.to_string());
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);

@@ -52,8 +52,8 @@ fn split(bytes: &[u8], file: &str) -> anyhow::Result<Vec<Document>> {
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Box<RawValue>>() {
         let value = value.with_context(|| format!("{file} is not JSON after event {}", bodies.len()))?;
         if value.get().starts_with('[') {
-            let items: Vec<Box<RawValue>> =
-                serde_json::from_str(value.get()).with_context(|| format!("{file}: the array is not JSON"))?;
+            let items: Vec<Box<RawValue>> = serde_json::from_str(value.get())
+                .with_context(|| format!("{file}: the array is not JSON"))?;
             bodies.extend(items.into_iter().map(|item| item.get().as_bytes().to_vec()));
         } else {
             bodies.push(value.get().as_bytes().to_vec());

@@ -67,5 +67,6 @@ async fn verb(cli: Cli) -> anyhow::Result<()> {
 
 /// The environment's text variables; others can't be ours.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

@@ -60,12 +60,16 @@ fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
     let documents = match &args.newman {
         Some(report) => vec![newman(args, report)?],
         None => {
-            let read = args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
+            let read =
+                args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
             read.into_iter().flatten().collect()
         }
     };
     if args.id.is_some() && documents.len() != 1 {
-        bail!("--id names one event, but there are {}; leave it out to give each an id of its own", documents.len());
+        bail!(
+            "--id names one event, but there are {}; leave it out to give each an id of its own",
+            documents.len()
+        );
     }
     let mut faults = Vec::new();
     let mut envelopes = Vec::new();
@@ -97,7 +101,11 @@ fn envelope(args: &PublishArgs, document: Document) -> Result<Envelope, formats:
     let mut envelope = Envelope {
         body: document.body,
         message_id: args.id.clone(),
-        content_type: Some(if document.cloud_event { CLOUD_EVENT.to_owned() } else { args.content_type.clone() }),
+        content_type: Some(if document.cloud_event {
+            CLOUD_EVENT.to_owned()
+        } else {
+            args.content_type.clone()
+        }),
         ..Envelope::default()
     };
     if let Some(team) = &args.team {

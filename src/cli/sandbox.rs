@@ -17,10 +17,11 @@ pub async fn run(args: SandboxArgs) -> anyhow::Result<()> {
         token_limit: args.token_limit.into(),
         ..SandboxOptions::default()
     };
-    let sandbox =
-        Sandbox::bind(options).await.with_context(|| format!("can't listen on {}", args.listen))?;
+    let sandbox = Sandbox::bind(options).await.with_context(|| format!("can't listen on {}", args.listen))?;
     let address = sandbox.address();
-    say(&format!("sandbox: rooms at http://{address}/  (API at http://{address}/v2/, listings at /sandbox/rooms)"));
+    say(&format!(
+        "sandbox: rooms at http://{address}/  (API at http://{address}/v2/, listings at /sandbox/rooms)"
+    ));
     sandbox
         .serve(async {
             // Without signals there is only kill -9 left, which needs no help.

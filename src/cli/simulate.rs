@@ -14,8 +14,8 @@ use crate::app::parts;
 use crate::domain::envelope::Envelope;
 use crate::domain::event::Event;
 use crate::domain::ids::{GatherKey, IntegrationId};
-use crate::domain::integration::Integration;
 use crate::domain::intake::{Fate, IntakeState};
+use crate::domain::integration::Integration;
 use crate::domain::message::{self, Extras, Links, RoomMessage};
 use crate::domain::reason::SendReason;
 use crate::domain::story::{Story, Told};
@@ -48,10 +48,17 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let egress = parts::egress(settings)?;
     let definitions = parts::read_integrations(&args.integrations, &egress)?.definitions;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
-    let (snapshot, faults) = Snapshot::build(0, &stored, &|stored| parts::open_stored(stored, &egress));
+    let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     let links = parts::links(settings)?;
-    let mut simulation = Simulation { snapshot, links, ..Simulation::default() };
+    let mut simulation = Simulation {
+        snapshot,
+        links,
+        state: IntakeState::default(),
+        lines: Vec::new(),
+        held: BTreeMap::new(),
+        unwanted: 0,
+    };
     for file in &args.events {
         for document in events::read(file)? {
             simulation.take(document);
@@ -67,7 +74,6 @@ fn as_stored(definition: Definition) -> Stored {
     Stored { definition, managed_by: ManagedBy::Operator, state, pending: 0 }
 }
 
-#[derive(Default)]
 struct Simulation {
     snapshot: Snapshot,
     links: Links,
@@ -121,7 +127,12 @@ impl Simulation {
             Fate::Tell { story, gather: Some(key), .. } => {
                 line.decision = "digest";
                 line.reason = story.reason.to_string();
-                let held = Held { line: self.lines.len(), integration: integration.clone(), event: event.clone(), story };
+                let held = Held {
+                    line: self.lines.len(),
+                    integration: integration.clone(),
+                    event: event.clone(),
+                    story,
+                };
                 self.held.entry((integration.id.clone(), key)).or_default().push(held);
             }
             Fate::Tell { story, .. } | Fate::Retell { story, .. } => {

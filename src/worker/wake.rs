@@ -48,6 +48,11 @@ impl Stop {
         *self.0.borrow()
     }
 
+    /// The same as a plain channel, for adapters, which do not know this type: `true` asks to stop.
+    pub fn receiver(&self) -> watch::Receiver<bool> {
+        self.0.clone()
+    }
+
     /// Returns when stopping is asked for, or when nobody is left who could ask.
     pub async fn wait(&mut self) {
         // An error means that the switch is gone, which is a request to stop as well.

@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard};
 
+use async_trait::async_trait;
 use tokio::time::Instant;
+
+use crate::ports::Readiness;
 
 /// Where the session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,13 @@ pub struct BrokerHealth {
     inner: Mutex<(SessionState, Instant)>,
 }
 
+#[async_trait]
+impl Readiness for BrokerHealth {
+    async fn ready(&self) -> Result<(), String> {
+        self.verdict()
+    }
+}
+
 impl Default for BrokerHealth {
     fn default() -> Self {
         Self::new()
@@ -43,8 +53,8 @@ impl BrokerHealth {
         self.lock().0.clone()
     }
 
-    /// Whether deliveries can arrive; if not, why not and since when. For `/readyz`.
-    pub fn ready(&self) -> Result<(), String> {
+    /// Whether deliveries can arrive; if not, why not and since when.
+    fn verdict(&self) -> Result<(), String> {
         let (state, since) = self.lock().clone();
         let seconds = since.elapsed().as_secs();
         match state {
@@ -85,14 +95,14 @@ mod tests {
     #[test]
     fn ready_says_why_not() {
         let health = BrokerHealth::new();
-        assert!(health.ready().is_err_and(|why| why.contains("not connected yet")));
+        assert!(health.verdict().is_err_and(|why| why.contains("not connected yet")));
         for state in [SessionState::Consuming, SessionState::StandingBy] {
             health.set(state);
-            assert_eq!(health.ready(), Ok(()));
+            assert_eq!(health.verdict(), Ok(()));
         }
         health.connecting("the queue was deleted");
-        assert!(health.ready().is_err_and(|why| why.contains("the queue was deleted")));
+        assert!(health.verdict().is_err_and(|why| why.contains("the queue was deleted")));
         health.set(SessionState::Blocked { reason: "low on memory".into() });
-        assert!(health.ready().is_err_and(|why| why.contains("low on memory")));
+        assert!(health.verdict().is_err_and(|why| why.contains("low on memory")));
     }
 }

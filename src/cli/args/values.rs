@@ -39,6 +39,15 @@ impl FromStr for Limit {
     }
 }
 
+impl From<Limit> for Option<(u32, Duration)> {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::None => None,
+            Limit::Of { count, per } => Some((count, per)),
+        }
+    }
+}
+
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -182,7 +182,7 @@ impl IntegrationSpec {
                 rule: self.notify.run_rule()?,
             }),
             TEAM_ACTIVITY => Ok(Interest::TeamActivity {
-                filters: self.filters.compiled(),
+                filters: Box::new(self.filters.compiled()),
                 rule: self.notify.activity_rule()?,
             }),
             other => Err(format!("the kind \"{other}\"")),
