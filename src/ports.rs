@@ -144,7 +144,8 @@ pub struct RoomLine {
     /// Proves that the room is still held by whoever settles. A later claim has a higher one.
     pub claim: u64,
     pub state: RoomState,
-    /// The head of the line in the order of the events: at most the number asked for, only what is ready now.
+    /// The head of the line in the order of the events: at most the number asked for (less where
+    /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
     /// When the next notification that is still gathering gets ready, if there is one.
     pub next_ready_at: Option<Timestamp>,

@@ -20,7 +20,7 @@ macro_rules! conformance {
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
-                what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
+                a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
                 a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
