@@ -5,6 +5,7 @@ mod claims;
 mod intake;
 mod lab;
 mod letters;
+mod lives;
 mod registry;
 mod settle;
 mod sqlite;
@@ -34,6 +35,7 @@ macro_rules! conformance {
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
                 forgetting_spares_what_is_open, gauges_tell_the_load;
+            lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
                 a_new_room_takes_the_line_along, a_new_url_lifts_a_suspension,
