@@ -22,7 +22,7 @@ use crate::domain::story::{Story, Told};
 use crate::ports::{Clock, Definition, ManagedBy, Stored};
 use crate::settings::Settings;
 use crate::worker::catalogue::Snapshot;
-use crate::worker::intake::simulate_one;
+use crate::worker::intake::{Simulated, simulate_one};
 
 /// One decision, in the order of the events.
 struct Line {
@@ -100,8 +100,8 @@ impl Simulation {
                 detail: Some(letter.detail),
                 message: None,
             }),
-            Ok((_, fates)) if fates.is_empty() => self.unwanted += 1,
-            Ok((event, fates)) => {
+            Ok(simulated) if simulated.fates.is_empty() => self.unwanted += 1,
+            Ok(Simulated { event, fates }) => {
                 for (integration, fate) in fates {
                     self.decide(&event, integration, fate);
                 }

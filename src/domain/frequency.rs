@@ -288,7 +288,7 @@ mod tests {
         #[test]
         fn postmans_rule_agrees_with_a_plain_recount(runs in "[.FEA]{0,60}", failures in 1u32..6) {
             let mut expected = String::new();
-            for (i, c) in runs.chars().enumerate() {
+            for (i, c) in runs.char_indices() {
                 let before = runs[..i].chars().rev().take_while(|c| *c != '.').count();
                 expected.push(match c {
                     '.' if before > 0 => 'r',

@@ -22,7 +22,8 @@ pub struct RoomLine {
     /// Proves that the room is still held by whoever settles. A later claim has a higher one.
     pub claim: u64,
     pub state: RoomState,
-    /// The head of the line in the order of the events: at most the number asked for, only what is ready now.
+    /// The head of the line in the order of the events: at most the number asked for (less where
+    /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
     /// When the next notification that is still gathering gets ready, if there is one.
     pub next_ready_at: Option<Timestamp>,
@@ -309,6 +310,7 @@ fn endings(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: T
     let mut expired = Vec::new();
     let mut exhausted = Vec::new();
     let mut suppressed: BTreeMap<SuppressReason, Vec<i64>> = BTreeMap::new();
+    let mut returned = Vec::new();
     for w in &line.waiting {
         let silent = match integrations(&w.integration).map(|i| i.state.clone()) {
             None => Some(SuppressReason::Removed),
@@ -316,7 +318,11 @@ fn endings(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: T
             Some(IntegrationState::Suspended { .. }) => Some(SuppressReason::Suspended),
             Some(IntegrationState::Active) => None,
         };
-        if let Some(reason) = silent {
+        if let Some(reason) = silent
+            && w.story.reason == SendReason::Replayed
+        {
+            returned.push((w.seq, reason));
+        } else if let Some(reason) = silent {
             suppressed.entry(reason).or_default().push(w.seq);
         } else if let Some(first) = w.first_attempt_at {
             if later(first, rules.retry.give_up_after) <= now {
@@ -335,6 +341,15 @@ fn endings(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: T
             at: now,
         })
         .collect();
+    // Who replays a letter wants it told: it goes back to where it came from rather than into silence.
+    ends.extend(returned.into_iter().map(|(seq, reason)| Transition::DeadLettered {
+        seqs: vec![seq],
+        reason: DeadLetterReason::IntegrationBroken,
+        detail: format!("replayed, but not told ({reason}); resume the integration and replay again"),
+        at: now,
+        status: None,
+        attempted: false,
+    }));
     if !expired.is_empty() {
         let detail = format!("waited longer than {} (notifications.max_age)", in_words(rules.max_age));
         ends.push(Transition::Expired { seqs: expired, at: now, detail });

@@ -198,6 +198,16 @@ fn silent_integrations_and_old_notifications_end_before_anything_is_posted() {
 }
 
 #[test]
+fn a_replay_for_a_silent_integration_goes_back_to_the_dead_letters() {
+    for letter in ["p", "s"] {
+        let mut line = line(letter);
+        line.waiting[0].story.reason = SendReason::Replayed;
+        let Step::Drop(ends) = next(&line, 1) else { panic!("nothing dropped") };
+        assert_eq!(ends[0].outcome().unwrap(), (Outcome::DeadLettered, "integration-broken"), "{letter}");
+    }
+}
+
+#[test]
 fn what_was_tried_is_given_up_by_its_first_attempt_and_never_expires() {
     let mut line = line("a");
     line.waiting[0].attempts = 40;

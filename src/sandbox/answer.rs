@@ -141,6 +141,7 @@ fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the sandbox judges alone and by its own clock")]
 fn epoch_seconds(wait: Duration) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     whole_seconds(now.saturating_add(wait))

@@ -340,6 +340,7 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, keep: usize) {
     queue.push_back(item);
 }
 
+#[expect(clippy::disallowed_methods, reason = "the sandbox judges alone and by its own clock")]
 fn wall_clock() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

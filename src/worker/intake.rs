@@ -231,25 +231,34 @@ fn new_notification(integration: &Integration, fate: Fate) -> NewNotification {
     NewNotification { integration: integration.id.clone(), room: integration.room.clone(), fate }
 }
 
-/// An event read from a file, decided without a store: what `simulate` is made of.
+/// An event and what it becomes for each integration that wants it.
+pub struct Simulated {
+    pub event: Arc<Event>,
+    pub fates: Vec<(Arc<Integration>, Fate)>,
+}
+
+/// Decides an event without a store: what `simulate` is made of.
+///
+/// # Errors
+/// The dead letter that the event would become.
 pub fn simulate_one(
     envelope: Envelope,
     at: Timestamp,
     snapshot: &Snapshot,
     state: &mut IntakeState,
-) -> Result<(Arc<Event>, Vec<(Arc<Integration>, Fate)>), Letter> {
+) -> Result<Simulated, Box<Letter>> {
     match read(Received { envelope, at }, snapshot) {
-        Read::Undecidable(letter) => Err(letter),
+        Read::Undecidable(letter) => Err(Box::new(letter)),
         Read::Replay { event, integration, .. } => {
             let fate = Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: at };
-            Ok((event, vec![(integration, fate)]))
+            Ok(Simulated { event, fates: vec![(integration, fate)] })
         }
         Read::Event { event, wanted_by, .. } => {
-            if !state.known.insert(event.id.clone()) {
-                return Ok((event, Vec::new()));
+            let mut fates = Vec::new();
+            if state.known.insert(event.id.clone()) {
+                fates.extend(wanted_by.iter().map(|i| (i.clone(), state.decide(&event, i, at))));
             }
-            let fates = wanted_by.iter().map(|i| (i.clone(), state.decide(&event, i, at))).collect();
-            Ok((event, fates))
+            Ok(Simulated { event, fates })
         }
     }
 }

@@ -5,6 +5,7 @@ mod claims;
 mod intake;
 mod lab;
 mod letters;
+mod lives;
 mod registry;
 mod settle;
 mod sqlite;
@@ -20,7 +21,7 @@ macro_rules! conformance {
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
-                what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
+                a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
                 a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
@@ -34,6 +35,7 @@ macro_rules! conformance {
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
                 forgetting_spares_what_is_open, gauges_tell_the_load;
+            lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
                 a_new_room_takes_the_line_along, a_new_url_lifts_a_suspension,

@@ -13,7 +13,7 @@ use super::*;
 use crate::domain::event::{Activity, Event, FailedTest, MonitorRun, RunMetrics, RunResult};
 use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
 use crate::domain::integration::{
-    ActivityFilters, ActivityRule, Detail, IntegrationState, Interest, MessageStyle, RunRule, Throttle,
+    ActivityRule, Detail, IntegrationState, Interest, MessageStyle, RunRule, Throttle,
 };
 use crate::domain::story::Story;
 

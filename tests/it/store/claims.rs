@@ -48,6 +48,25 @@ pub async fn a_line_is_in_order_and_no_longer_than_asked(lab: &dyn Lab) {
     assert_eq!(ids(&desk.claim_one(200).await), ["e4", "e5", "e6", "e7", "e8", "e9"]);
 }
 
+pub async fn a_line_of_large_events_comes_in_parts(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for n in 0..12i64 {
+        let mut large = decided(&format!("e{n:02}"), n, &[("a", "1", tell(n))]);
+        large.received.envelope.body = vec![b'x'; 1024 * 1024];
+        desk.take(vec![large]).await;
+    }
+    let (mut seen, mut parts) = (Vec::new(), 0);
+    while seen.len() < 12 {
+        let line = desk.claim_one(100).await;
+        assert!(!line.waiting.is_empty() && line.waiting.len() <= 8, "{}", line.waiting.len());
+        seen.extend(ids(&line));
+        parts += 1;
+        desk.finish(&line, 100, all_sent(&line, 100)).await;
+    }
+    assert!(parts > 1);
+    assert!(seen.is_sorted(), "{seen:?}");
+}
+
 pub async fn what_gathers_comes_when_ready(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     desk.take(vec![decided("g1", 0, &[("a", "1", gather("k", 500))])]).await;

@@ -83,6 +83,32 @@ async fn a_new_file_can_be_opened_by_many_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_and_verbs_write_side_by_side() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let verbs: Vec<_> = (0..3)
+        .map(|verb| {
+            let path = lab.path();
+            tokio::spawn(async move {
+                for n in 0..10 {
+                    let tool = open(&path, Role::Tool).unwrap();
+                    let new = definition(&format!("v{verb}-{n}"), "1", "t");
+                    tool.apply(vec![new], ManagedBy::Operator, at(n)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for n in 0..60 {
+        desk.tell(&format!("e{n}"), "a", n).await;
+    }
+    for verb in verbs {
+        verb.await.unwrap();
+    }
+    assert_eq!(desk.0.list().await.unwrap().len(), 4 + 30);
+    assert_eq!(desk.claim_one(99).await.waiting.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_file_holds_a_token_or_an_unneeded_body() {
     let lab = SqliteLab::new();
     let desk = Desk(lab.worker().await.unwrap());

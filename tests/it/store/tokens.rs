@@ -119,4 +119,7 @@ pub async fn a_lapsed_claims_calls_count_as_spent(lab: &dyn Lab) {
     assert_eq!(grant(&claim(&desk, 0).await[0]).calls, 4);
     let line = claim(&desk, 30_000).await.remove(0);
     assert_eq!(grant(&line).calls, 1, "its holder may have made those four calls");
+    release(&desk, &line, 30_001, calls(0), 0).await;
+    let line = claim(&desk, 30_002).await.remove(0);
+    assert_eq!(grant(&line).calls, 1, "they are spent, not merely reserved");
 }

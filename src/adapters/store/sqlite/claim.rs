@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::{Done, Fail};
-use super::{registry, tokens};
+use super::{standing, tokens};
 use crate::adapters::store::rows::{self, micros, span, time};
 use crate::domain::envelope::Received;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
@@ -81,7 +81,7 @@ fn claim(
         .execute(params![room.as_str(), next_ready_at.map(micros)])?;
         return Ok(None);
     }
-    let revision = registry::revision(c)?;
+    let revision = standing::revision(c)?;
     let lapse = micros(later(now, terms.lease));
     let (claim, state) = c
         .prepare_cached(
@@ -124,6 +124,10 @@ pub fn next_ready(c: &Connection, room: &RoomKey) -> rusqlite::Result<Option<Tim
     Ok(micros.map(time))
 }
 
+/// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at
+/// once, so a number of notifications alone would not bound a worker's memory.
+const LINE_BYTES: usize = 4 * 1024 * 1024;
+
 /// A line's row before its event is read.
 struct Place {
     waiting: Waiting,
@@ -142,7 +146,17 @@ fn line(c: &Connection, events: &mut Events<'_>, room: &RoomKey, limit: usize) -
         )?
         .query_map(params![room.as_str(), limit], read_place)?
         .collect::<rusqlite::Result<_>>()?;
-    places.into_iter().map(|place| complete(events, place)).collect()
+    let mut waiting = Vec::with_capacity(places.len());
+    let mut bytes = 0;
+    for place in places {
+        let one = complete(events, place)?;
+        bytes += one.received.envelope.body.len();
+        waiting.push(one);
+        if bytes >= LINE_BYTES {
+            break;
+        }
+    }
+    Ok(waiting)
 }
 
 fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
@@ -219,7 +233,7 @@ fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>>
     }
     let mut needs: HashMap<TokenKey, u32> = HashMap::new();
     for (integration, count) in by_integration {
-        if let Some(standing) = registry::standing(c, integration)? {
+        if let Some(standing) = standing::standing(c, integration)? {
             *needs.entry(standing.token).or_default() += count;
         }
     }

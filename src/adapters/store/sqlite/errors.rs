@@ -64,8 +64,9 @@ pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
         ErrorCode::ReadOnly => {
             Refused(format!("store {file} is read-only: make the file and its folder writable for this user"))
         }
-        ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
-            Refused(format!(
+        ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+            // Also when the process has too many files open, which passes.
+            Unavailable(format!(
                 "store {file} can't be opened: check that this user may write the file and its folder"
             ))
         }

@@ -1,12 +1,14 @@
 //! Taking in a batch: what is known, the caller's decision, and what it changes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
 use super::notifications::{GATHERING, PENDING, wake_room};
-use super::{letters, registry};
+use super::{letters, standing};
 use crate::adapters::store::rows::{micros, properties, time};
 use crate::domain::envelope::Received;
 use crate::domain::frequency::Streak;
@@ -68,10 +70,33 @@ fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
 struct Batch<'c> {
     c: &'c Connection,
     /// The integrations as they stand now; a decision may rest on what they were a moment ago.
-    standings: HashMap<IntegrationId, Option<registry::Standing>>,
+    standings: HashMap<IntegrationId, Option<standing::Standing>>,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
     receipt: IntakeReceipt,
+}
+
+/// What a decision comes to, as its integration stands now.
+enum Now<'a> {
+    Told(&'a Story, Timestamp, Option<&'a GatherKey>),
+    Suppressed(SuppressReason, Cow<'a, str>),
+}
+
+/// A decision may be a moment older than a change of its integration; the change wins. A dead letter that
+/// was put back is told whatever the state, as long as there is somebody to tell: whoever put it back wants
+/// to see what becomes of it.
+fn fate_by_now<'a>(fate: &'a Fate, standing: Option<&standing::Standing>) -> Now<'a> {
+    let (told, deaf) = match fate {
+        Fate::Suppress { reason, detail } => return Now::Suppressed(*reason, detail.into()),
+        Fate::Tell { story, ready_at, gather } => {
+            (Now::Told(story, *ready_at, gather.as_ref()), standing::deaf(standing))
+        }
+        Fate::Retell { story, ready_at } => {
+            let gone = if standing.is_none() { standing::deaf(None) } else { None };
+            (Now::Told(story, *ready_at, None), gone)
+        }
+    };
+    deaf.map_or(told, |(reason, detail)| Now::Suppressed(reason, detail.into()))
 }
 
 /// A notification that is to be told.
@@ -126,32 +151,17 @@ impl Batch<'_> {
         new: &NewNotification,
         stored: &mut Option<i64>,
     ) -> Done<bool> {
-        let standing = self.standing(&new.integration)?;
-        let (story, ready_at, gather, retold) = match &new.fate {
-            Fate::Suppress { reason, detail } => {
-                self.suppress(event, new, *reason, detail)?;
-                return Ok(false);
-            }
-            Fate::Tell { story, ready_at, gather } => {
-                if let Some((reason, detail)) = registry::deaf(standing.as_ref()) {
-                    self.suppress(event, new, reason, &detail)?;
-                    return Ok(false);
-                }
-                (story, ready_at, gather.as_ref(), false)
-            }
-            Fate::Retell { story, ready_at } => {
-                if standing.is_none() {
-                    let detail = "the integration was removed before its dead letter was put back";
-                    self.end_buried(&event.id, &new.integration)?;
-                    self.suppress(event, new, SuppressReason::Removed, detail)?;
-                    return Ok(false);
-                }
-                (story, ready_at, None, true)
-            }
-        };
-        if retold {
+        if matches!(new.fate, Fate::Retell { .. }) {
             self.end_buried(&event.id, &new.integration)?;
         }
+        let standing = self.standing(&new.integration)?;
+        let (story, ready_at, gather) = match fate_by_now(&new.fate, standing.as_ref()) {
+            Now::Suppressed(reason, detail) => {
+                self.suppress(event, new, reason, &detail)?;
+                return Ok(false);
+            }
+            Now::Told(story, ready_at, gather) => (story, ready_at, gather),
+        };
         if self.is_known(&event.id, &new.integration)? {
             return Ok(false);
         }
@@ -160,16 +170,16 @@ impl Batch<'_> {
             Some(no) => no,
             None => *stored.insert(self.store(&event.id, &event.received)?),
         };
-        let telling = Telling { room: &room, story, ready_at: micros(*ready_at), gather };
+        let telling = Telling { room: &room, story, ready_at: micros(ready_at), gather };
         self.tell(event, &new.integration, no, &telling)?;
         Ok(true)
     }
 
-    fn standing(&mut self, id: &IntegrationId) -> Done<Option<registry::Standing>> {
+    fn standing(&mut self, id: &IntegrationId) -> Done<Option<standing::Standing>> {
         if let Some(known) = self.standings.get(id) {
             return Ok(known.clone());
         }
-        let found = registry::standing(self.c, id)?;
+        let found = standing::standing(self.c, id)?;
         self.standings.insert(id.clone(), found.clone());
         Ok(found)
     }

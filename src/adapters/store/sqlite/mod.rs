@@ -1,6 +1,6 @@
 //! The embedded store: one SQLite file, one worker, and any number of short-lived verbs beside it.
 //!
-//! Every port's method becomes one job on a thread that owns a connection ([`threads`]). Changes are durable
+//! Every port's method becomes one job on a thread that owns a connection (`threads`). Changes are durable
 //! when a method returns: WAL with `synchronous=FULL`, commits shared by what is queued at the same time.
 //! Nothing here looks at a clock; times are arguments.
 
@@ -13,6 +13,7 @@ mod notifications;
 mod open;
 mod registry;
 mod settle;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -121,7 +122,7 @@ impl Journal for SqliteStore {
 #[async_trait]
 impl Registry for SqliteStore {
     async fn revision(&self) -> Result<u64, StoreError> {
-        self.reader.run(registry::revision).await
+        self.reader.run(standing::revision).await
     }
 
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {

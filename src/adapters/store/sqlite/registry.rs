@@ -1,4 +1,4 @@
-//! The integrations: their definitions, their states, and what a change means for what waits.
+//! The integrations: their definitions, who may change them, and what a change means for what waits.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,59 +8,13 @@ use secrecy::ExposeSecret;
 
 use super::errors::{Done, Fail};
 use super::notifications::{suppress_waiting, waiting_of, wake_room};
+use super::standing::{raise_revision, revision};
 use crate::adapters::store::cipher::Cipher;
 use crate::adapters::store::rows::micros;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::integration::IntegrationState;
 use crate::domain::reason::SuppressReason;
 use crate::ports::{Applied, Definition, ManagedBy, StoreError, Stored};
-
-/// What intake and claims need to know of an integration.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    pub room: String,
-    pub token: TokenKey,
-    paused: bool,
-    suspended: Option<String>,
-}
-
-/// The integration's standing in this very transaction; `None` if there is no such integration.
-pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
-    c.prepare_cached("SELECT room, token, paused, suspended FROM integrations WHERE id = ?1")?
-        .query_row([id.as_str()], |row| {
-            Ok(Standing {
-                room: row.get(0)?,
-                token: TokenKey::new(row.get::<_, String>(1)?),
-                paused: row.get(2)?,
-                suspended: row.get(3)?,
-            })
-        })
-        .optional()
-}
-
-/// Why an integration is not to be told anything now, if so: a change that the decision had not seen yet.
-pub fn deaf(standing: Option<&Standing>) -> Option<(SuppressReason, String)> {
-    match standing {
-        None => Some((SuppressReason::Removed, "there is no such integration any more".to_owned())),
-        Some(Standing { paused: true, .. }) => Some((SuppressReason::Paused, String::new())),
-        Some(Standing { suspended: Some(reason), .. }) => Some((SuppressReason::Suspended, reason.clone())),
-        Some(_) => None,
-    }
-}
-
-/// The number of changes so far.
-pub fn revision(c: &Connection) -> Done<u64> {
-    let revision: i64 = c
-        .prepare_cached("SELECT value FROM meta WHERE name = 'revision'")?
-        .query_row([], |row| row.get(0))?;
-    Ok(revision.unsigned_abs())
-}
-
-/// Counts a change, and returns its number.
-fn raise_revision(c: &Connection) -> rusqlite::Result<i64> {
-    c.prepare_cached("UPDATE meta SET value = value + 1 WHERE name = 'revision' RETURNING value")?
-        .query_row([], |row| row.get(0))
-}
 
 fn managed_text(by: ManagedBy) -> &'static str {
     match by {
@@ -346,17 +300,4 @@ fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
     c.prepare_cached("UPDATE streaks SET retell = 1 WHERE integration = ?1 AND failures > 0")?
         .execute([id.as_str()])
         .map(|_| ())
-}
-
-/// Suspends an integration that its room refused, unless its URL was changed after `claimed_at`, the revision
-/// that the refused attempt was made by. Returns whether the refusal counts.
-pub fn suspend(c: &Connection, id: &IntegrationId, reason: &str, claimed_at: u64) -> Done<bool> {
-    let claimed_at = i64::try_from(claimed_at).unwrap_or(i64::MAX);
-    let suspended = c
-        .prepare_cached("UPDATE integrations SET suspended = ?2 WHERE id = ?1 AND url_revision <= ?3")?
-        .execute(params![id.as_str(), reason, claimed_at])?;
-    if suspended > 0 {
-        raise_revision(c)?;
-    }
-    Ok(suspended > 0)
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::claim::next_ready;
 use super::errors::Done;
 use super::notifications::{Ending, Open, bury, count_attempt, end, find, waiting_of};
-use super::{registry, tokens};
+use super::{standing, tokens};
 use crate::adapters::store::rows::{meter_text, micros, time};
 use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason};
@@ -164,7 +164,7 @@ fn broken(
     for open in still_waiting(c, room, refusal.seqs)? {
         count_attempt(c, open.seq, refusal.at, refusal.status)?;
     }
-    if !registry::suspend(c, integration, refusal.detail, held.revision)? {
+    if !standing::suspend(c, integration, refusal.detail, held.revision)? {
         // Its URL was changed after the claim: the refusal says nothing about the new one.
         return Ok(());
     }

@@ -1,0 +1,68 @@
+//! Where an integration stands in this very transaction, and the revision that counts changes: what intake,
+//! claims and settlements need of the registry.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::errors::Done;
+use crate::domain::ids::{IntegrationId, TokenKey};
+use crate::domain::reason::SuppressReason;
+
+/// What intake and claims need to know of an integration.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub room: String,
+    pub token: TokenKey,
+    paused: bool,
+    suspended: Option<String>,
+}
+
+/// The integration's standing in this very transaction; `None` if there is no such integration.
+pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
+    c.prepare_cached("SELECT room, token, paused, suspended FROM integrations WHERE id = ?1")?
+        .query_row([id.as_str()], |row| {
+            Ok(Standing {
+                room: row.get(0)?,
+                token: TokenKey::new(row.get::<_, String>(1)?),
+                paused: row.get(2)?,
+                suspended: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+/// Why an integration is not to be told anything now, if so: a change that the decision had not seen yet.
+pub fn deaf(standing: Option<&Standing>) -> Option<(SuppressReason, String)> {
+    match standing {
+        None => Some((SuppressReason::Removed, "there is no such integration any more".to_owned())),
+        Some(Standing { paused: true, .. }) => Some((SuppressReason::Paused, String::new())),
+        Some(Standing { suspended: Some(reason), .. }) => Some((SuppressReason::Suspended, reason.clone())),
+        Some(_) => None,
+    }
+}
+
+/// The number of changes so far.
+pub fn revision(c: &Connection) -> Done<u64> {
+    let revision: i64 = c
+        .prepare_cached("SELECT value FROM meta WHERE name = 'revision'")?
+        .query_row([], |row| row.get(0))?;
+    Ok(revision.unsigned_abs())
+}
+
+/// Counts a change, and returns its number.
+pub fn raise_revision(c: &Connection) -> rusqlite::Result<i64> {
+    c.prepare_cached("UPDATE meta SET value = value + 1 WHERE name = 'revision' RETURNING value")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Suspends an integration that its room refused, unless its URL was changed after `claimed_at`, the revision
+/// that the refused attempt was made by. Returns whether the refusal counts.
+pub fn suspend(c: &Connection, id: &IntegrationId, reason: &str, claimed_at: u64) -> Done<bool> {
+    let claimed_at = i64::try_from(claimed_at).unwrap_or(i64::MAX);
+    let suspended = c
+        .prepare_cached("UPDATE integrations SET suspended = ?2 WHERE id = ?1 AND url_revision <= ?3")?
+        .execute(params![id.as_str(), reason, claimed_at])?;
+    if suspended > 0 {
+        raise_revision(c)?;
+    }
+    Ok(suspended > 0)
+}
