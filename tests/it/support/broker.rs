@@ -6,7 +6,7 @@ use hipchat_notifier::adapters::rabbitmq::{Address, BrokerOptions, Topology, top
 use lapin::message::Delivery;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
-    QueueDeleteOptions, QueuePurgeOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -101,7 +101,8 @@ impl Broker {
     pub async fn depth(&self, queue: &str) -> u32 {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let channel = self.connection.create_channel().await.expect("a channel");
-        let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("a queue");
+        let found =
+            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("a queue");
         found.message_count()
     }
 
@@ -122,11 +123,6 @@ impl Broker {
         .await
     }
 
-    /// Empties a queue.
-    pub async fn purge(&self, queue: &str) {
-        self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purged");
-    }
-
     /// Deletes a queue.
     pub async fn delete_queue(&self, queue: &str) {
         self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
@@ -138,7 +134,8 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let (url, names) = (self.url.clone(), self.topology.clone());
         let cleaning = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let clean = async {
                 let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
                 let channel = connection.create_channel().await?;
@@ -146,7 +143,9 @@ impl Drop for Broker {
                     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
                 }
                 for exchange in [&names.exchange, &names.dead_letters] {
-                    channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await?;
+                    channel
+                        .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
+                        .await?;
                 }
                 connection.close(200, "done".into()).await
             };
