@@ -68,7 +68,9 @@ mod tests {
     #[test]
     fn a_success_starts_the_schedule_anew() {
         let mut reconnect = Reconnect::new();
-        (0..20).for_each(|_| drop(reconnect.next_delay()));
+        for _ in 0..20 {
+            reconnect.next_delay();
+        }
         reconnect.reset();
         assert!(reconnect.next_delay() <= FIRST.mul_f64(1.31));
     }
