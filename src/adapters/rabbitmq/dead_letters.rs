@@ -2,7 +2,9 @@
 //! is held unacknowledged for the time of the look and then given back, in its order.
 //!
 //! Letters are taken by consumers with a small prefetch, one after another on one channel, and never by
-//! `basic.get`: what a quorum queue gave by that comes back in a random order.
+//! `basic.get`: what a quorum queue gave by that comes back in a random order. And every look goes to the end of
+//! the queue: what is given back goes behind what was given back before, so a look that stopped early would move
+//! the letters at the head behind the others.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::Instant;
@@ -27,6 +29,10 @@ use crate::ports::BrokerError;
 const HELD: u32 = 200;
 /// A quorum queue gives back what several consumers hold in the order of their names only up to this many.
 const CONSUMERS: u32 = 30;
+/// Passes over the queue to remove letters; the second finds none unless acknowledgements were lost.
+const PASSES: u32 = 10;
+/// Acknowledgements in a row before the broker is asked something, which lets it catch up.
+const ACKS: usize = 16;
 /// A letter that was counted and does not come within this is held by another look.
 const COMES: Duration = Duration::from_secs(3);
 /// How long the queue may take to have its letters back after a look.
@@ -80,12 +86,12 @@ impl DeadLetters {
         mut visit: impl FnMut(LetterSummary, usize) -> ControlFlow<()> + Send,
     ) -> Result<(), BrokerError> {
         let mut look = Look::open(&self.options).await?;
-        let mut seen = 0;
+        let (mut seen, mut wanted) = (0, true);
         while let Some(letter) = look.next().await? {
             seen += 1;
-            let summary = LetterSummary::read(&letter);
-            if filter.matches(&summary) && visit(summary, seen).is_break() {
-                break;
+            if wanted {
+                let summary = LetterSummary::read(&letter);
+                wanted = !filter.matches(&summary) || visit(summary, seen).is_continue();
             }
         }
         look.close().await;
@@ -98,9 +104,8 @@ impl DeadLetters {
         let mut found = None;
         while let Some(letter) = look.next().await? {
             let summary = LetterSummary::read(&letter);
-            if summary.id == id {
+            if found.is_none() && summary.id == id {
                 found = Some(FullLetter { summary, envelope: wire::envelope(letter) });
-                break;
             }
         }
         look.close().await;
@@ -130,50 +135,68 @@ impl DeadLetters {
         self.remove(ids, None, progress).await
     }
 
+    /// Passes over the queue until none of the chosen is found any more: the broker may lose acknowledgements
+    /// that are under way when a channel closes, and never says so. What was put back is not put back again.
     async fn remove(
         &self,
         ids: &HashSet<String>,
         press: Option<&Press>,
         mut progress: impl FnMut(usize) + Send,
     ) -> Result<Removed, BrokerError> {
-        let mut look = Look::open(&self.options).await?;
-        let mut found: HashSet<String> = HashSet::new();
-        let mut removed = Removed::default();
-        let result = async {
-            let mut chosen: Vec<Delivery> = Vec::new();
-            let mut done: Vec<u64> = Vec::new();
-            loop {
-                let next = look.next().await?;
-                let last = next.is_none();
-                if let Some(letter) = next {
-                    let id = LetterSummary::read(&letter).id;
-                    if ids.contains(&id) {
-                        found.insert(id);
-                        chosen.push(letter);
-                    }
-                }
-                let turn = last || look.exhausted();
-                if turn || chosen.len() >= HELD as usize {
-                    if let Some(press) = press {
-                        self.put_back(press, &chosen).await?;
-                    }
-                    done.extend(chosen.drain(..).map(|letter| letter.delivery_tag));
-                }
-                if turn && !done.is_empty() {
-                    look.remove(&done).await?;
-                    removed.letters += done.len();
-                    done.clear();
-                    progress(removed.letters);
-                }
-                if last {
-                    return Ok(());
-                }
+        let mut found = HashSet::new();
+        let mut letters = 0;
+        for pass in 0..PASSES {
+            let mut look = Look::open(&self.options).await?;
+            let press = press.filter(|_| pass == 0);
+            let done = self.remove_once(&mut look, ids, press, &mut found, &mut progress).await;
+            look.close().await;
+            match done? {
+                0 => return Ok(Removed { letters, missing: ids.len() - found.len() }),
+                count if pass == 0 => letters = count,
+                _ => {}
             }
         }
-        .await;
-        look.close().await;
-        removed.missing = ids.len() - found.len();
-        result.map(|()| removed)
+        Err(BrokerError::Unavailable(
+            "RabbitMQ did not remove all of the letters from the dead-letter queue; some may be in both queues".into(),
+        ))
+    }
+
+    async fn remove_once(
+        &self,
+        look: &mut Look,
+        ids: &HashSet<String>,
+        press: Option<&Press>,
+        found: &mut HashSet<String>,
+        progress: &mut (impl FnMut(usize) + Send),
+    ) -> Result<usize, BrokerError> {
+        let again = !found.is_empty();
+        let (mut chosen, mut done): (Vec<Delivery>, Vec<u64>) = (Vec::new(), Vec::new());
+        loop {
+            let next = look.next().await?;
+            let last = next.is_none();
+            if let Some(letter) = next {
+                let id = LetterSummary::read(&letter).id;
+                // A letter that came only after the first pass was not put back, and stays.
+                if if again { found.contains(&id) } else { ids.contains(&id) } {
+                    found.insert(id);
+                    chosen.push(letter);
+                }
+            }
+            if last || chosen.len() >= HELD as usize {
+                if let Some(press) = press {
+                    self.put_back(press, &chosen).await?;
+                }
+                done.extend(chosen.drain(..).map(|letter| letter.delivery_tag));
+                if !again {
+                    progress(done.len());
+                }
+            }
+            if last {
+                // Not before: a removed letter gives its consumer credit for another, which nobody reads.
+                look.remove(&done).await?;
+                return Ok(done.len());
+            }
+        }
     }
 
     async fn put_back(&self, press: &Press, letters: &[Delivery]) -> Result<(), BrokerError> {
@@ -227,8 +250,9 @@ struct Look {
     chunk: u32,
     /// How many letters the consumer may still give.
     credit: u32,
-    named: u32,
-    consumer: Option<Consumer>,
+    /// All stay subscribed to the end: the queue gives back in order what open consumers hold, and shuffles
+    /// what cancelled ones do.
+    consumers: Vec<Consumer>,
 }
 
 impl Look {
@@ -238,7 +262,7 @@ impl Look {
         let queue = options.topology.dead_letters.clone();
         let standing = count(&channel, &queue).await?.messages;
         let chunk = standing.div_ceil(CONSUMERS).clamp(HELD, u32::from(u16::MAX));
-        let (taken, removed, credit, named) = (0, 0, 0, 0);
+        let (taken, removed, credit) = (0, 0, 0);
         Ok(Self {
             connection,
             channel,
@@ -248,8 +272,7 @@ impl Look {
             removed,
             chunk,
             credit,
-            named,
-            consumer: None,
+            consumers: Vec::new(),
         })
     }
 
@@ -261,7 +284,7 @@ impl Look {
         if self.credit == 0 {
             self.subscribe().await?;
         }
-        let Some(consumer) = self.consumer.as_mut() else { return Ok(None) };
+        let Some(consumer) = self.consumers.last_mut() else { return Ok(None) };
         let doing = format!("reading queue '{}'", self.queue);
         match tokio::time::timeout(COMES, consumer.next()).await {
             Err(_) => Ok(None),
@@ -277,13 +300,11 @@ impl Look {
 
     /// Another consumer, with credit for the next letters; those before it keep what they hold.
     async fn subscribe(&mut self) -> Result<(), BrokerError> {
-        self.retire().await?;
         let prefetch = u16::try_from(self.chunk).unwrap_or(u16::MAX);
         let qos = self.channel.basic_qos(prefetch, BasicQosOptions::default());
         link::answer("setting the prefetch", qos).await?;
         // The queue gives back in the order of these names.
-        self.named += 1;
-        let name = format!("look-{:06}", self.named);
+        let name = format!("look-{:06}", self.consumers.len());
         let consume = self.channel.basic_consume(
             short(&self.queue)?,
             name.as_str().into(),
@@ -291,31 +312,19 @@ impl Look {
             FieldTable::default(),
         );
         let doing = format!("reading queue '{}'", self.queue);
-        self.consumer = Some(link::answer(&doing, consume).await?);
+        self.consumers.push(link::answer(&doing, consume).await?);
         self.credit = u32::from(prefetch);
         Ok(())
     }
 
-    /// Cancels the consumer that has given all it may: removing letters would give it credit again, for letters
-    /// that nobody reads. What it gave stays held.
-    async fn retire(&mut self) -> Result<(), BrokerError> {
-        let Some(consumer) = self.consumer.take() else { return Ok(()) };
-        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-        link::answer("ending a look", cancel).await
-    }
-
-    /// Whether the consumer has given all that it may. Only then, or at the end, letters may be removed.
-    fn exhausted(&self) -> bool {
-        self.credit == 0
-    }
-
     async fn remove(&mut self, tags: &[u64]) -> Result<(), BrokerError> {
-        self.retire().await?;
-        self.credit = 0;
-        for tag in tags {
-            let acked = self.channel.basic_ack(*tag, BasicAckOptions::default());
-            link::answer("removing a dead letter", acked).await?;
-            self.removed += 1;
+        for group in tags.chunks(ACKS) {
+            for tag in group {
+                let acked = self.channel.basic_ack(*tag, BasicAckOptions::default());
+                link::answer("removing a dead letter", acked).await?;
+                self.removed += 1;
+            }
+            count(&self.channel, &self.queue).await?;
         }
         Ok(())
     }

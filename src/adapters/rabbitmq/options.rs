@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use url::Url;
+use url::{Host, Url};
 
 use super::topology::Topology;
 
@@ -54,9 +54,10 @@ impl Address {
         self.uri.clone()
     }
 
-    /// `host:port`, as name resolution wants it.
+    /// `host:port`, for people.
     pub(super) fn host_and_port(&self) -> String {
-        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// The user who logs in; not secret.
@@ -92,11 +93,10 @@ impl FromStr for Address {
         }
         let mut uri: AMQPUri = text.parse().map_err(|error| format!("is not an AMQP address ({error})"))?;
         // lapin's parser takes an IP literal for no host at all.
-        match url.host_str() {
-            None | Some("") => {
-                return Err("names no host; write it as amqp://user:password@host:5672/%2f".into());
-            }
-            Some(host) => uri.authority.host = host.to_owned(),
+        match url.host() {
+            Some(Host::Ipv6(address)) => uri.authority.host = address.to_string(),
+            Some(host) if !host.to_string().is_empty() => uri.authority.host = host.to_string(),
+            _ => return Err("names no host; write it as amqp://user:password@host:5672/%2f".into()),
         }
         uri.query.heartbeat.get_or_insert(Self::HEARTBEAT);
         Ok(Self { uri })

@@ -172,7 +172,7 @@ impl<'a> Session<'a> {
         Some(why)
     }
 
-    async fn acknowledge(&self, last: u64) -> Result<(), String> {
+    async fn acknowledge(&mut self, last: u64) -> Result<(), String> {
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
         link::answer("acknowledging", acked).await.map_err(|error| error.to_string())
     }

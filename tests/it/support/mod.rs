@@ -1,1 +1,4 @@
-//! (to be written)
+//! What several subjects' tests share.
+
+pub mod broker;
+pub mod proxy;

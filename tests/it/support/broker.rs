@@ -1,0 +1,156 @@
+//! A real RabbitMQ with names of a test's own on it, deleted when the test is over.
+
+use std::time::Duration;
+
+use hipchat_notifier::adapters::rabbitmq::{Address, BrokerOptions, Topology, topology};
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+
+/// How long a test waits for what must come.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Polls until `holds` gives something, or fails with `what`.
+pub async fn eventually<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = holds().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The broker of `NOTIFIER__AMQP__URL`, and a topology that nobody else has.
+pub struct Broker {
+    pub url: String,
+    pub topology: Topology,
+    pub connection: Connection,
+    channel: Channel,
+}
+
+impl Broker {
+    /// With the topology declared.
+    pub async fn fresh() -> Self {
+        let broker = Self::bare().await;
+        topology::declare(&broker.connection, &broker.topology).await.expect("the topology can be declared");
+        broker
+    }
+
+    /// With nothing declared.
+    pub async fn bare() -> Self {
+        let url = std::env::var("NOTIFIER__AMQP__URL").unwrap_or_else(|_| {
+            panic!("this test needs RabbitMQ: run scripts/test, or eval \"$(scripts/services up)\"")
+        });
+        let tag = uuid::Uuid::now_v7().simple().to_string();
+        let topology = Topology {
+            exchange: format!("test.{tag}.events"),
+            queue: format!("test.{tag}.work"),
+            dead_letters: format!("test.{tag}.dead-letters"),
+        };
+        let connection = Connection::connect(&url, ConnectionProperties::default())
+            .await
+            .expect("RabbitMQ answers at NOTIFIER__AMQP__URL");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Self { url, topology, connection, channel }
+    }
+
+    /// Options for this broker's address.
+    pub fn options(&self) -> BrokerOptions {
+        self.options_by(&self.url)
+    }
+
+    /// Options for another way to this broker.
+    pub fn options_by(&self, url: &str) -> BrokerOptions {
+        let address: Address = url.parse().expect("a valid address");
+        BrokerOptions { topology: self.topology.clone(), ..BrokerOptions::new(vec![address]) }
+    }
+
+    /// `host:port` of the broker.
+    pub fn host_and_port(&self) -> String {
+        let url = url::Url::parse(&self.url).expect("a URL");
+        format!("{}:{}", url.host_str().expect("a host"), url.port().unwrap_or(5672))
+    }
+
+    /// The address with another host and port in it.
+    pub fn url_by(&self, host_and_port: &str) -> String {
+        self.url.replacen(&self.host_and_port(), host_and_port, 1)
+    }
+
+    /// Publishes an event with an id to the topology's exchange and waits for the confirm.
+    pub async fn publish(&self, key: &str, id: &str, body: &[u8]) {
+        let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id.into());
+        self.publish_to(&self.topology.exchange, key, body, properties).await;
+    }
+
+    /// Publishes anything anywhere and waits for the confirm.
+    pub async fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let published = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
+        let confirmed = published.await.expect("published").await.expect("confirmed");
+        assert!(confirmed.is_ack() && confirmed.take_message().is_none(), "not routed: {exchange} {key}");
+    }
+
+    /// Messages ready in a queue.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let found =
+            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("a queue");
+        found.message_count()
+    }
+
+    /// Waits until a queue has exactly so many messages ready.
+    pub async fn depth_becomes(&self, queue: &str, expected: u32) {
+        eventually(&format!("{queue} has {expected} messages"), async || {
+            (self.depth(queue).await == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Takes the first message of a queue away.
+    pub async fn take(&self, queue: &str) -> Delivery {
+        eventually(&format!("a message in {queue}"), async || {
+            let options = BasicGetOptions { no_ack: true };
+            self.channel.basic_get(queue.into(), options).await.expect("basic.get").map(|got| got.delivery)
+        })
+        .await
+    }
+
+    /// Deletes a queue.
+    pub async fn delete_queue(&self, queue: &str) {
+        self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
+    }
+}
+
+impl Drop for Broker {
+    /// On a thread of its own, since a test's runtime may be single-threaded or ending.
+    fn drop(&mut self) {
+        let (url, names) = (self.url.clone(), self.topology.clone());
+        let cleaning = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let clean = async {
+                let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+                let channel = connection.create_channel().await?;
+                for queue in [&names.queue, &names.dead_letters] {
+                    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+                }
+                for exchange in [&names.exchange, &names.dead_letters] {
+                    channel
+                        .exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
+                        .await?;
+                }
+                connection.close(200, "done".into()).await
+            };
+            let _ = runtime.block_on(async { tokio::time::timeout(DEADLINE, clean).await });
+        });
+        let _ = cleaning.join();
+    }
+}
