@@ -67,7 +67,7 @@ impl Worker {
     }
 
     async fn is_ready(&self) {
-        eventually("the session is ready", async || self.health.ready().ok()).await;
+        eventually("the session is ready", async || self.health.verdict().ok()).await;
     }
 
     async fn stop(self) {
@@ -165,7 +165,7 @@ async fn a_session_that_dies_before_the_acknowledgement_gives_the_event_back() {
     broker.publish("monitor.acme.1", "m-1", b"{}").await;
     worker.sees("m-1").await;
     proxy.cut();
-    eventually("the loss is noticed while the intake works", async || worker.health.ready().err()).await;
+    eventually("the loss is noticed while the intake works", async || worker.health.verdict().err()).await;
     worker.intake.lets.add_permits(Semaphore::MAX_PERMITS / 2);
     eventually("it comes again", async || (worker.ids() == ["m-1", "m-1"]).then_some(())).await;
     worker.stop().await;
@@ -178,7 +178,7 @@ async fn whatever_ends_a_session_the_next_one_follows() {
     let proxy = Proxy::before(broker.host_and_port()).await;
     let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), Semaphore::MAX_PERMITS);
     let gone = async |what: &str| {
-        eventually(&format!("{what} is noticed"), async || worker.health.ready().err()).await;
+        eventually(&format!("{what} is noticed"), async || worker.health.verdict().err()).await;
         worker.is_ready().await;
         broker.publish("activity.acme.collection.update", what, b"{}").await;
         worker.sees(what).await;
@@ -232,7 +232,7 @@ async fn a_broker_that_is_not_there_is_waited_for_and_the_log_tells_no_password(
     let mut options = broker.options_by(&away);
     let worker = Worker::start(options.clone(), 0);
     let why = eventually("it says why", async || {
-        worker.health.ready().err().filter(|why| why.contains("can't be reached"))
+        worker.health.verdict().err().filter(|why| why.contains("can't be reached"))
     })
     .await;
     assert!(why.contains("127.0.0.1:1"), "{why}");

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one module a subject.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
 mod architecture;
 mod broker;
 mod cli;

@@ -54,7 +54,7 @@ impl BrokerHealth {
     }
 
     /// Whether deliveries can arrive; if not, why not and since when.
-    fn verdict(&self) -> Result<(), String> {
+    pub fn verdict(&self) -> Result<(), String> {
         let (state, since) = self.lock().clone();
         let seconds = since.elapsed().as_secs();
         match state {

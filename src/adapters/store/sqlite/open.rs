@@ -110,7 +110,10 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// A connection for writing, on a file whose schema is ours and of today.
-#[expect(clippy::disallowed_methods, reason = "opening blocks, and is done before there is anything to hold up")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "opening blocks, and is done before there is anything to hold up"
+)]
 fn prepared(path: &Path) -> Result<Connection, StoreError> {
     let started = Instant::now();
     loop {
