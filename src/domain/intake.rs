@@ -31,7 +31,7 @@ pub struct CollationKey {
     pub of: String,
 }
 
-/// What the store knows, as asked for by an [`IntakeQuery`]. What is missing is new.
+/// What the store knows, as far as it was asked for. What is missing is new.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeState {
     /// Ids that have a notification already, whatever became of it.

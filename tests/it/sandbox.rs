@@ -117,6 +117,7 @@ fn number(response: &Response, name: &str) -> u64 {
     header(response, name).unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
 }
 
+#[expect(clippy::disallowed_methods, reason = "the judge reads its own clock")]
 fn epoch_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }
