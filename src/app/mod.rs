@@ -4,6 +4,7 @@ mod integrations_file;
 pub mod parts;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use anyhow::Context;
 use tokio::task::JoinSet;
@@ -14,13 +15,14 @@ use crate::adapters::rabbitmq::{self, BrokerHealth};
 use crate::adapters::store::sqlite::Role;
 use crate::http::{Status, StatusServer};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, LetterBox, Readiness};
+use crate::ports::{BrokerError, Clock, LetterBox, Readiness};
 use crate::settings::Settings;
 use crate::worker::burial::Burial;
 use crate::worker::catalogue::Catalogue;
 use crate::worker::dispatch::Dispatch;
 use crate::worker::intake::Intake;
 use crate::worker::janitor::Janitor;
+use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop, StopSwitch};
 
 /// Runs the worker until SIGTERM or SIGINT: stops taking in, lets attempts in flight finish within
@@ -42,9 +44,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     catalogue.refresh().await.context("can't read the integrations from the store")?;
     let health = Arc::new(BrokerHealth::default());
+    let store_trouble = Arc::new(Trouble::new("the store", parts.clock.clone()));
     let status = Status {
         metrics: metrics.clone(),
-        readiness: vec![health.clone() as Arc<dyn Readiness>, Arc::new(parts.clone())],
+        readiness: vec![health.clone() as Arc<dyn Readiness>, store_trouble.clone(), Arc::new(parts.clone())],
         bearer_token: settings.http.bearer_token.clone(),
     };
     let server = StatusServer::bind(settings.http.listen, status)
@@ -57,7 +60,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "worker started"
     );
     let (switch, stop) = StopSwitch::new();
-    let running = Running { settings, parts, metrics, catalogue, health, stop };
+    let running = Running { settings, parts, metrics, catalogue, health, store_trouble, stop };
     running.until_stopped(server, file, switch).await
 }
 
@@ -68,6 +71,7 @@ struct Running {
     metrics: Arc<Metrics>,
     catalogue: Arc<Catalogue>,
     health: Arc<BrokerHealth>,
+    store_trouble: Arc<Trouble>,
     stop: Stop,
 }
 
@@ -94,51 +98,60 @@ impl Running {
         tasks.spawn(self.janitor().run(self.stop.clone()));
         tasks.spawn(self.burial(&burial_bell)?.run(self.stop.clone()));
         tasks.spawn(self.dispatch(&dispatch_bell, &burial_bell)?.run(self.stop.clone()));
-        let consumed = self.consume(&dispatch_bell, &burial_bell, &switch).await;
+        let consumer = self.consumer(&dispatch_bell, &burial_bell)?;
+        tokio::pin!(consumer);
+        let consumed = tokio::select! {
+            ended = &mut consumer => Some(ended),
+            signal = stop_signal() => {
+                tracing::info!(signal = signal?, "stopping: no more events are taken in");
+                None
+            }
+        };
         switch.stop();
+        let finish = async {
+            let consumed = match consumed {
+                Some(ended) => ended,
+                None => consumer.await,
+            };
+            while tasks.join_next().await.is_some() {}
+            consumed
+        };
         let grace = self.settings.shutdown.grace;
-        if tokio::time::timeout(grace, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
-            tracing::warn!(
-                grace_seconds = grace.as_secs(),
-                "attempts still in flight after the grace time are cut off and will be repeated"
-            );
-            tasks.shutdown().await;
+        let consumed = tokio::time::timeout(grace, finish).await;
+        tasks.shutdown().await;
+        match consumed {
+            Ok(ended) => {
+                tracing::info!("worker stopped");
+                ended.map_err(parts::from_broker)
+            }
+            Err(_) => {
+                tracing::warn!(
+                    grace_seconds = grace.as_secs(),
+                    "worker stopped; what was not finished within shutdown.grace is cut off and done again \
+                     after the next start"
+                );
+                Ok(())
+            }
         }
-        tracing::info!("worker stopped");
-        consumed
     }
 
-    /// Consumes until a signal, or until the broker turns out to be set up otherwise.
-    async fn consume(
+    /// Consumes until stopped, or until the broker turns out to be set up otherwise.
+    fn consumer(
         &self,
         dispatch: &Arc<Bell>,
         burial: &Arc<Bell>,
-        switch: &StopSwitch,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<impl Future<Output = Result<(), BrokerError>> + use<>> {
         let intake = Arc::new(Intake {
             store: self.parts.store.clone(),
             catalogue: self.catalogue.clone(),
             metrics: self.metrics.clone(),
+            trouble: self.store_trouble.clone(),
             dispatch: dispatch.clone(),
             burial: burial.clone(),
         });
         let options = parts::broker_options(&self.settings)?;
-        let consumer = rabbitmq::consume(
-            options,
-            intake,
-            self.parts.clock.clone(),
-            self.health.clone(),
-            self.stop.receiver(),
-        );
-        tokio::pin!(consumer);
-        tokio::select! {
-            ended = &mut consumer => return ended.map_err(parts::from_broker),
-            signal = stop_signal() => {
-                tracing::info!(signal = signal?, "stopping: no more events are taken in");
-            }
-        }
-        switch.stop();
-        consumer.await.map_err(parts::from_broker)
+        let (clock, health) = (self.parts.clock.clone(), self.health.clone());
+        Ok(rabbitmq::consume(options, intake, clock, health, self.stop.receiver()))
     }
 
     fn janitor(&self) -> Janitor {
@@ -158,6 +171,7 @@ impl Running {
             letter_box: Arc::new(rabbitmq::RabbitLetterBox::new(options)) as Arc<dyn LetterBox>,
             clock: self.parts.clock.clone() as Arc<dyn Clock>,
             metrics: self.metrics.clone(),
+            trouble: Arc::new(Trouble::new("the dead-letter queue", self.parts.clock.clone())),
             wake: wake.clone(),
         })
     }
@@ -169,6 +183,8 @@ impl Running {
             gateway: self.parts.gateway.clone(),
             clock: self.parts.clock.clone(),
             metrics: self.metrics.clone(),
+            trouble: self.store_trouble.clone(),
+            unsettled: AtomicUsize::new(0),
             terms: dispatch_terms(&self.settings)?,
             wake: wake.clone(),
             burial: burial.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::metrics::Metrics;
 use crate::ports::{Clock, LetterBox, Store};
+use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
 /// Letters published in one round: enough to be quick, few enough that a broken round repeats little.
@@ -20,6 +21,8 @@ pub struct Burial {
     pub letter_box: Arc<dyn LetterBox>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    /// With the dead-letter queue.
+    pub trouble: Arc<Trouble>,
     pub wake: Arc<Bell>,
 }
 
@@ -28,7 +31,7 @@ impl Burial {
     pub async fn run(self, mut stop: Stop) {
         while !stop.is_set() {
             match self.step().await {
-                Ok(buried) if buried == ROUND => {}
+                Ok(ROUND) => {}
                 Ok(_) => {
                     tokio::select! {
                         () = self.wake.wait(LOOK_EVERY) => {}
@@ -36,7 +39,7 @@ impl Burial {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("dead letters wait in the store: {error}");
+                    self.trouble.failed("bury dead letters", &error);
                     tokio::select! {
                         () = tokio::time::sleep(LOOK_EVERY) => {}
                         () = stop.wait() => {}
@@ -55,6 +58,7 @@ impl Burial {
         self.letter_box.bury(&letters).await?;
         let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
         self.store.buried(&ids, self.clock.now()).await?;
+        self.trouble.worked();
         for letter in &letters {
             self.metrics.dead_letter(letter.reason);
             tracing::warn!(

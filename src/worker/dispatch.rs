@@ -4,17 +4,19 @@
 //! which `concurrency` run at most, so no room waits for another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::domain::line::LineRules;
+use crate::domain::line::{LineRules, RoomLine};
 use crate::domain::message::Links;
 use crate::domain::pacing::Budget;
 use crate::metrics::Metrics;
 use crate::ports::{ClaimTerms, Clock, RoomGateway, Store};
 use crate::worker::catalogue::Catalogue;
+use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
 /// The longest pause between two looks at the store: how soon work is found that another process made.
@@ -40,6 +42,10 @@ pub struct Dispatch {
     pub gateway: Arc<dyn RoomGateway>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    /// With the store.
+    pub trouble: Arc<Trouble>,
+    /// How many rooms hold an answer that the store has not taken yet.
+    pub unsettled: AtomicUsize,
     pub terms: DispatchTerms,
     /// Rung when something may be due.
     pub wake: Arc<Bell>,
@@ -54,23 +60,36 @@ impl Dispatch {
         let mut tasks = JoinSet::new();
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            let claimed = self.clone().claim(&permits, &mut tasks, &stop).await;
-            if claimed == 0 {
+            let lines = self.claim_due(permits.available_permits()).await;
+            if lines.is_empty() {
                 let pause = self.pause(permits.available_permits()).await;
                 tokio::select! {
-                    () = self.wake.wait(pause) => {}
+                    () = self.wake.wait(pause) => continue,
                     () = stop.wait() => break,
                 }
+            }
+            for line in lines {
+                // There is one for each: only this loop takes any.
+                let Ok(permit) = permits.clone().try_acquire_owned() else { break };
+                let (this, stop) = (self.clone(), stop.clone());
+                tasks.spawn(async move {
+                    this.work_off(line, &stop).await;
+                    drop(permit);
+                    // A free place may be what another due room waits for.
+                    this.wake.ring();
+                });
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Claims as many rooms as there are free places, and starts a task for each. Returns how many.
-    async fn claim(self: Arc<Self>, permits: &Arc<Semaphore>, tasks: &mut JoinSet<()>, stop: &Stop) -> usize {
-        let free = permits.available_permits();
-        if free == 0 {
-            return 0;
+    /// Claims rooms that are due, `free` at most.
+    pub async fn claim_due(&self, free: usize) -> Vec<RoomLine> {
+        // What was posted must be recorded before anything is claimed anew: a lease that lapsed in a long
+        // outage of the store would else hand out a room whose last message is not written down, and the
+        // room would hear it twice.
+        if free == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
+            return Vec::new();
         }
         let terms = ClaimTerms {
             rooms: free,
@@ -78,31 +97,19 @@ impl Dispatch {
             lease: self.terms.lease,
             token_budget: self.terms.token_budget,
         };
-        let lines = match self.store.claim_rooms(terms, self.clock.now()).await {
+        match self.store.claim_rooms(terms, self.clock.now()).await {
             Ok(lines) => lines,
             Err(error) => {
                 self.metrics.store_errors.inc();
-                tracing::error!(%error, "can't claim rooms; trying again");
-                return 0;
+                self.trouble.failed("claim rooms", &error);
+                Vec::new()
             }
-        };
-        let claimed = lines.len();
-        for line in lines {
-            let Ok(permit) = permits.clone().try_acquire_owned() else { break };
-            let (this, stop) = (self.clone(), stop.clone());
-            tasks.spawn(async move {
-                this.work(line, &stop).await;
-                drop(permit);
-                // A free place may be what another due room waits for.
-                this.wake.ring();
-            });
         }
-        claimed
     }
 
     /// How long there is nothing to do, as far as the store knows.
     async fn pause(&self, free: usize) -> Duration {
-        if free == 0 {
+        if free == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
             return LOOK_EVERY;
         }
         match self.store.next_due().await {

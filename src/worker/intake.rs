@@ -20,8 +20,11 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::formats;
 use crate::metrics::Metrics;
-use crate::ports::{DecidedEvent, IntakeChanges, IntakeQuery, Letter, NewNotification, Store, TakeIn};
+use crate::ports::{
+    DecidedEvent, IntakeChanges, IntakeQuery, Letter, NewNotification, Store, StoreError, TakeIn,
+};
 use crate::worker::catalogue::{Catalogue, Snapshot};
+use crate::worker::trouble::Trouble;
 use crate::worker::wake::Bell;
 
 /// The header that makes a dead letter a replay for one integration.
@@ -35,6 +38,8 @@ pub struct Intake {
     pub store: Arc<dyn Store>,
     pub catalogue: Arc<Catalogue>,
     pub metrics: Arc<Metrics>,
+    /// With the store.
+    pub trouble: Arc<Trouble>,
     /// Rung when there is something to tell.
     pub dispatch: Arc<Bell>,
     /// Rung when there is something to bury.
@@ -46,13 +51,17 @@ impl TakeIn for Intake {
     /// Returns when the whole batch is durable, however long the store takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) {
         let snapshot = self.catalogue.now();
-        let read: Vec<Read> = batch.into_iter().map(|received| read(received, &snapshot)).collect();
-        loop {
-            match self.step(read.clone()).await {
-                Ok(()) => return,
-                Err(error) => {
-                    self.metrics.store_errors.inc();
-                    tracing::error!(%error, events = read.len(), "can't take events in; trying again in 1 s");
+        let batch: Vec<Read> = batch.into_iter().map(|received| read(received, &snapshot)).collect();
+        let Err(fault) = self.commit(batch.clone()).await else { return };
+        // One event of the batch trips the store or a decision over: find it, so that the others go on.
+        tracing::error!(
+            events = batch.len(),
+            "a batch can't be taken in whole ({fault}); taking it in one by one"
+        );
+        for read in batch {
+            if let Err(fault) = self.commit(vec![read.clone()]).await {
+                let letter = vec![read.given_up(&fault)];
+                while self.commit(letter.clone()).await.is_err() {
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
@@ -61,8 +70,31 @@ impl TakeIn for Intake {
 }
 
 impl Intake {
-    /// Commits one batch.
-    async fn step(&self, batch: Vec<Read>) -> Result<(), crate::ports::StoreError> {
+    /// Commits a batch, waiting for as long as the store is out of reach.
+    ///
+    /// # Errors
+    /// What is wrong with the batch itself, or with the store for good.
+    async fn commit(&self, batch: Vec<Read>) -> Result<(), StoreError> {
+        loop {
+            match self.step(batch.clone()).await {
+                Ok(()) => {
+                    self.trouble.worked();
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    self.trouble.failed("take events in", &error);
+                    if !matches!(error, StoreError::Unavailable(_)) {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// One try to commit a batch.
+    async fn step(&self, batch: Vec<Read>) -> Result<(), StoreError> {
         let query = query(&batch);
         let kinds: Vec<&'static str> = batch.iter().map(Read::kind).collect();
         let receipt = self.store.take_in(query, Box::new(move |state| decide(batch, state))).await?;
@@ -94,6 +126,14 @@ pub enum Read {
 }
 
 impl Read {
+    /// The dead letter of an event that can't be taken in because of a fault in here.
+    fn given_up(self, fault: &StoreError) -> Self {
+        let (Self::Event { received, .. } | Self::Replay { received, .. }) = self else { return self };
+        let detail =
+            format!("the worker failed while taking this event in ({fault}); please report it with the body");
+        undecidable(received, DeadLetterReason::WorkerFault, detail)
+    }
+
     /// The label of `events_total`.
     fn kind(&self) -> &'static str {
         match self {

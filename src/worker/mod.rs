@@ -9,4 +9,5 @@ pub mod dispatch;
 pub mod intake;
 pub mod janitor;
 pub mod room;
+pub mod trouble;
 pub mod wake;

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -23,6 +25,25 @@ use crate::worker::wake::Stop;
 /// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
 const AT_ONCE: Then = Then::Release { due: None };
 
+/// How long a settlement waits before the store is asked again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Counts a room that holds an answer which the store has not taken, for as long as it lives.
+struct Unsettled<'a>(&'a AtomicUsize);
+
+impl<'a> Unsettled<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// What a step left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -36,19 +57,13 @@ pub enum Progress {
 
 impl Dispatch {
     /// Works off a held room's line, and gives the room back.
-    pub(super) async fn work(&self, mut line: RoomLine, stop: &Stop) {
+    pub async fn work_off(&self, mut line: RoomLine, stop: &Stop) {
         loop {
             match self.step(&mut line, stop.is_set()).await {
-                Ok(Progress::Goes) => {}
-                Ok(Progress::Released) => return,
-                Ok(Progress::Lost) => {
-                    tracing::warn!(room = %line.room, "another worker holds the room by now; leaving it alone");
-                    return;
-                }
-                Err(error) => {
-                    self.metrics.store_errors.inc();
-                    // Not settled: after its lease the room is claimed anew, and the attempt is repeated.
-                    tracing::error!(%error, room = %line.room, "can't record what became of a message");
+                Progress::Goes => {}
+                Progress::Released => return,
+                Progress::Lost => {
+                    tracing::warn!(room = %line.room, "the room is not held by this worker any more; leaving it alone");
                     return;
                 }
             }
@@ -56,7 +71,7 @@ impl Dispatch {
     }
 
     /// One step: decide, post if there is something to post, settle. With `stopping` no attempt is begun.
-    pub async fn step(&self, line: &mut RoomLine, stopping: bool) -> Result<Progress, StoreError> {
+    pub async fn step(&self, line: &mut RoomLine, stopping: bool) -> Progress {
         let now = self.clock.now();
         let snapshot = self.catalogue.now();
         let lookup = |id: &IntegrationId| snapshot.integration(id);
@@ -76,11 +91,7 @@ impl Dispatch {
         }
     }
 
-    async fn drop_untold(
-        &self,
-        line: &mut RoomLine,
-        transitions: Vec<Transition>,
-    ) -> Result<Progress, StoreError> {
+    async fn drop_untold(&self, line: &mut RoomLine, transitions: Vec<Transition>) -> Progress {
         for transition in &transitions {
             self.report(transition, line);
             if let Transition::Expired { seqs, .. } = transition {
@@ -94,13 +105,7 @@ impl Dispatch {
     }
 
     /// Renders and posts one message, and settles what follows from the answer.
-    async fn tell(
-        &self,
-        line: &mut RoomLine,
-        take: &[usize],
-        shape: Shape,
-        snapshot: &Snapshot,
-    ) -> Result<Progress, StoreError> {
+    async fn tell(&self, line: &mut RoomLine, take: &[usize], shape: Shape, snapshot: &Snapshot) -> Progress {
         let head = &line.waiting[take[0]];
         let (Some(integration), Some(target)) =
             (snapshot.integration(&head.integration), snapshot.target(&head.integration))
@@ -126,12 +131,7 @@ impl Dispatch {
     }
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
-    async fn conclude(
-        &self,
-        line: &mut RoomLine,
-        consequence: Consequence,
-        class: AnswerClass,
-    ) -> Result<Progress, StoreError> {
+    async fn conclude(&self, line: &mut RoomLine, consequence: Consequence, class: AnswerClass) -> Progress {
         let Consequence { transitions, state, calls, throttles, leaves } = consequence;
         line.state = state;
         line.throttles.extend(throttles.iter().cloned());
@@ -150,15 +150,15 @@ impl Dispatch {
         let mut settlement = self.settlement(line, transitions, then);
         settlement.calls = vec![calls];
         settlement.throttles = throttles;
-        let progress = self.settle(settlement).await?;
+        let progress = self.settle(settlement).await;
         if broken {
             self.catalogue.hint();
         }
-        Ok(progress)
+        progress
     }
 
     /// A message that can't be written is this notification's fault alone, not the room's.
-    async fn give_up_unwritable(&self, line: &mut RoomLine, take: &[usize]) -> Result<Progress, StoreError> {
+    async fn give_up_unwritable(&self, line: &mut RoomLine, take: &[usize]) -> Progress {
         let transition = Transition::DeadLettered {
             seqs: take.iter().map(|at| line.waiting[*at].seq).collect(),
             reason: DeadLetterReason::WorkerFault,
@@ -215,7 +215,7 @@ impl Dispatch {
         catch_unwind(AssertUnwindSafe(compose)).ok().flatten()
     }
 
-    async fn give_back(&self, line: &RoomLine, then: Then) -> Result<Progress, StoreError> {
+    async fn give_back(&self, line: &RoomLine, then: Then) -> Progress {
         self.settle(self.settlement(line, Vec::new(), then)).await
     }
 
@@ -232,18 +232,42 @@ impl Dispatch {
         }
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<Progress, StoreError> {
+    async fn settle(&self, settlement: Settlement) -> Progress {
         let then = settlement.then;
         let buries = settlement.transitions.iter().any(makes_letters);
-        let settled = self.store.settle(settlement).await?;
+        let settled = self.record(settlement).await;
         if buries {
             self.burial.ring();
         }
-        Ok(match (settled, then) {
+        match (settled, then) {
             (Settled::LostClaim, _) => Progress::Lost,
             (Settled::Applied, Then::Hold) => Progress::Goes,
             (Settled::Applied, Then::Release { .. } | Then::Rest { .. }) => Progress::Released,
-        })
+        }
+    }
+
+    /// Hands a settlement to the store for as long as it takes: what the room has heard can't be unheard, so
+    /// giving up would make it hear the same again.
+    async fn record(&self, settlement: Settlement) -> Settled {
+        let mut waiting = None;
+        loop {
+            match self.store.settle(settlement.clone()).await {
+                Ok(settled) => {
+                    self.trouble.worked();
+                    return settled;
+                }
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    self.trouble.failed("record what became of a message", &error);
+                    if !matches!(error, StoreError::Unavailable(_)) {
+                        // Asking again can't help. The room is left to its lease, the others go on.
+                        return Settled::LostClaim;
+                    }
+                    waiting.get_or_insert_with(|| Unsettled::new(&self.unsettled));
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
     }
 
     /// Counts an answer, and says it where it is not the good one.
