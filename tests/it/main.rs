@@ -12,3 +12,4 @@ mod sandbox;
 mod settings;
 mod store;
 mod support;
+mod worker;

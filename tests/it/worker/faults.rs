@@ -1,0 +1,214 @@
+//! What becomes of notifications when rooms, integrations or the store fail.
+
+use std::sync::atomic::AtomicBool;
+
+use hipchat_notifier::domain::reason::DeadLetterReason;
+use hipchat_notifier::ports::{
+    ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError,
+};
+
+use super::*;
+
+#[tokio::test]
+async fn a_room_in_an_outage_is_retried_later_and_later_and_in_order() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(503), Says::Silence, Says::Status(502)]);
+    bench.take("e1", &run("m1", true)).await;
+    bench.take("e2", &run("m2", false)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.rooms.calls.load(Ordering::SeqCst), 1, "the second waits behind the first");
+    for calls in [2, 3] {
+        bench.pass(if calls == 2 { 1 } else { 2 });
+        bench.settle_down().await;
+        assert_eq!(bench.rooms.calls.load(Ordering::SeqCst), calls);
+    }
+    bench.pass(4);
+    bench.settle_down().await;
+    assert_eq!(bench.colours("a").last(), Some(&"red"), "the failed run came second");
+    let entry = &bench.store.explain(&EventId::new("e1")).await.unwrap()[0];
+    assert_eq!((entry.outcome.is_told(), entry.attempts), (true, 4));
+}
+
+#[tokio::test]
+async fn what_was_tried_for_too_long_goes_to_the_dead_letters() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(500); 200]);
+    bench.take("e1", &run("m", true)).await;
+    for _ in 0..40 {
+        bench.settle_down().await;
+        bench.pass(300);
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e1", "one").await, "dead-lettered/retries-exhausted");
+    let letters = bench.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].envelope, envelope("e1", &run("m", true)), "byte for byte, with its properties");
+    assert!(letters[0].attempts > 5 && letters[0].last_status == Some(500), "{:?}", letters[0]);
+}
+
+#[tokio::test]
+async fn a_refused_message_is_tried_once_more_without_its_card() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(400)]);
+    bench.take("e1", &run("m", true)).await;
+    bench.settle_down().await;
+    let got = bench.rooms.got.lock().unwrap().clone();
+    assert_eq!(got.len(), 1);
+    assert!(got[0].1.card.is_none());
+    assert_eq!(bench.fate("e1", "one").await, "sent/every-run");
+    bench.script(&[Says::Status(400), Says::Status(422)]);
+    bench.take("e2", &run("m", true)).await;
+    bench.take("e3", &run("m", true)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e2", "one").await, "dead-lettered/rejected-by-hipchat");
+    assert_eq!(bench.fate("e3", "one").await, "sent/every-run", "the line goes on");
+}
+
+#[tokio::test]
+async fn a_broken_integration_is_suspended_with_all_that_waits_for_it_and_comes_back_by_replay() {
+    let both = results("one", "a", "failures-then-success") + &results("two", "a", "all");
+    let bench = Bench::new(&both).await;
+    bench.script(&[Says::Status(401)]);
+    for n in 0..2 {
+        bench.take(&format!("e{n}"), &run("m", false)).await;
+    }
+    bench.settle_down().await;
+    bench.take("late", &run("m", false)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e0", "one").await, "dead-lettered/integration-broken");
+    assert_eq!(bench.fate("e1", "one").await, "dead-lettered/integration-broken");
+    assert_eq!(bench.fate("late", "one").await, "suppressed/integration-suspended");
+    assert_eq!(bench.fate("e1", "two").await, "sent/every-run", "its room's other integration goes on");
+
+    let letter = bench.letters().remove(0);
+    let mut replay = letter.envelope.clone();
+    replay.headers.insert("x-integration-id".into(), "one".into());
+    replay.headers.insert("x-event-id".into(), "e0".into());
+    bench.take_envelope(replay.clone()).await;
+    bench.settle_down().await;
+    assert_eq!(bench.letters().len(), 3, "replayed too early it goes back, and is not lost");
+
+    bench.store.resume(&IntegrationId::new("one"), bench.clock.now()).await.unwrap();
+    bench.catalogue.refresh().await.unwrap();
+    bench.take_envelope(replay.clone()).await;
+    bench.take_envelope(replay).await;
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e0", "one").await, "sent/replayed");
+    assert_eq!(bench.fate("e0", "two").await, "sent/every-run", "a replay is for one integration alone");
+    assert_eq!(bench.texts("a").len(), 4, "two's three and the replayed one, once");
+}
+
+#[tokio::test]
+async fn a_replay_for_an_integration_that_is_gone_says_so() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    let mut replay = envelope("e1", &run("m", true));
+    replay.headers.insert("x-integration-id".into(), "gone".into());
+    bench.take_envelope(replay).await;
+    bench.settle_down().await;
+    let letters = bench.letters();
+    assert_eq!(letters[0].reason, DeadLetterReason::IntegrationBroken);
+    assert!(letters[0].detail.contains("\"gone\", which does not exist"), "{}", letters[0].detail);
+}
+
+#[tokio::test]
+async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    let good = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
+    let bad = Received { envelope: envelope("bad", "{\"monitor_uid\":1"), at: bench.clock.now() };
+    bench.intake.take_in(vec![good("e1"), bad, good("e2")]).await;
+    bench.settle_down().await;
+    assert_eq!(bench.texts("a").len(), 2);
+    let letters = bench.letters();
+    assert_eq!((letters.len(), letters[0].reason), (1, DeadLetterReason::MalformedEvent));
+    assert_eq!(letters[0].envelope.body, b"{\"monitor_uid\":1");
+}
+
+/// A store that fails at will.
+struct Failing {
+    inner: Arc<dyn Store>,
+    settle: AtomicUsize,
+    poison: &'static str,
+    corrupt: AtomicBool,
+}
+
+impl Failing {
+    fn wrap(inner: Arc<dyn Store>, settle: usize, poison: &'static str) -> Arc<dyn Store> {
+        Arc::new(Self { inner, settle: AtomicUsize::new(settle), poison, corrupt: AtomicBool::new(true) })
+    }
+}
+
+#[async_trait]
+impl Store for Failing {
+    async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
+        if query.events.iter().any(|id| id.as_str() == self.poison) && self.corrupt.load(Ordering::SeqCst) {
+            return Err(StoreError::Corrupt("it trips over this one".into()));
+        }
+        self.inner.take_in(query, decide).await
+    }
+
+    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+        self.inner.claim_rooms(terms, now).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.next_due().await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        let left = self.settle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => Err(StoreError::Unavailable("disk full".into())),
+            Err(_) => self.inner.settle(settlement).await,
+        }
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        self.inner.letters(limit).await
+    }
+
+    async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
+        self.inner.buried(letters, at).await
+    }
+
+    async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget(before, limit).await
+    }
+
+    async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
+        self.inner.gauges(now).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_outlives_an_outage_of_the_store_so_the_room_hears_it_once() {
+    let bench =
+        Bench::with_store(&results("one", "a", "all"), |store| Failing::wrap(store, 40, "nothing")).await;
+    bench.take("e1", &run("m", true)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.texts("a").len(), 1, "posted once, recorded at the 41st try");
+    assert_eq!(bench.fate("e1", "one").await, "sent/every-run");
+    assert_eq!(bench.dispatch.unsettled.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.take("e1", &run("m", true)).await;
+    bench.dispatch.unsettled.store(1, Ordering::SeqCst);
+    assert!(bench.dispatch.claim_due(8).await.is_empty());
+    bench.dispatch.unsettled.store(0, Ordering::SeqCst);
+    assert_eq!(bench.dispatch.claim_due(8).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_trips_the_store_over_is_set_aside_and_the_others_go_on() {
+    let bench =
+        Bench::with_store(&results("one", "a", "all"), |store| Failing::wrap(store, 0, "poison")).await;
+    let received = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
+    bench.intake.take_in(vec![received("e1"), received("poison"), received("e2")]).await;
+    bench.settle_down().await;
+    assert_eq!(bench.texts("a").len(), 2);
+    let letters = bench.letters();
+    assert_eq!((letters.len(), letters[0].reason), (1, DeadLetterReason::WorkerFault));
+    assert_eq!(letters[0].event, Some(EventId::new("poison")));
+}
