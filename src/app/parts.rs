@@ -221,7 +221,9 @@ pub fn broker_options(settings: &Settings) -> Result<BrokerOptions, Misconfigure
         .iter()
         .map(|url| {
             let address: Result<Address, String> = url.expose().parse();
-            address.map_err(|fault| Misconfigured(format!("amqp.url ({url}): {fault}")))
+            address
+                .map(|address| address.with_heartbeat(a.heartbeat))
+                .map_err(|fault| Misconfigured(format!("amqp.url ({url}): {fault}")))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let read = |path: &PathBuf| {

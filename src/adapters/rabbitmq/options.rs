@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 use url::{Host, Url};
@@ -43,15 +44,25 @@ impl BrokerOptions {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     uri: AMQPUri,
+    /// Seconds, where the URL itself does not say.
+    heartbeat: u16,
 }
 
 impl Address {
     /// Seconds between heartbeats; a silent peer is given up after twice this.
     const HEARTBEAT: u16 = 10;
 
+    /// The same address with another heartbeat, in whole seconds; a `?heartbeat=` in the URL still wins.
+    #[must_use]
+    pub fn with_heartbeat(self, every: Duration) -> Self {
+        Self { heartbeat: u16::try_from(every.as_secs()).unwrap_or(u16::MAX), ..self }
+    }
+
     /// The form that lapin connects to.
     pub(super) fn uri(&self) -> AMQPUri {
-        self.uri.clone()
+        let mut uri = self.uri.clone();
+        uri.query.heartbeat.get_or_insert(self.heartbeat);
+        uri
     }
 
     /// `host:port`, for people.
@@ -98,8 +109,7 @@ impl FromStr for Address {
             Some(host) if !host.to_string().is_empty() => uri.authority.host = host.to_string(),
             _ => return Err("names no host; write it as amqp://user:password@host:5672/%2f".into()),
         }
-        uri.query.heartbeat.get_or_insert(Self::HEARTBEAT);
-        Ok(Self { uri })
+        Ok(Self { uri, heartbeat: Self::HEARTBEAT })
     }
 }
 
@@ -137,6 +147,14 @@ mod tests {
             assert_eq!(address.host_and_port(), host_and_port, "{name}");
             assert_eq!(address.vhost(), vhost, "{name}");
             assert_eq!(address.uri().query.heartbeat, Some(10), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_heartbeat_is_the_urls_own_or_the_one_given() {
+        for (text, expected) in [("amqp://u:p@h/%2f", 30), ("amqp://u:p@h/%2f?heartbeat=5", 5)] {
+            let address: Address = text.parse().expect("is valid");
+            assert_eq!(address.with_heartbeat(Duration::from_secs(30)).uri().query.heartbeat, Some(expected));
         }
     }
 
