@@ -21,7 +21,7 @@ use crate::domain::retry::RetryRule;
 use crate::formats::integrations::{self, RoomRef, SecretSources};
 use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
 use crate::settings::{Settings, StoreUrl, TokenIn};
-use crate::worker::catalogue::Open;
+use crate::worker::catalogue::{Open, Opened};
 use crate::worker::dispatch::DispatchTerms;
 
 /// Notifications loaded of one room's line at a time: the most that one digest tells.
@@ -61,7 +61,8 @@ impl Parts {
     /// # Errors
     /// A sentence without secrets.
     pub fn open_stored(&self, stored: &Stored) -> Result<(Integration, RoomTarget), String> {
-        open_stored(stored, &self.egress)
+        let opened = open_stored(stored, &self.egress)?;
+        Ok((opened.integration, opened.target?))
     }
 
     /// Reads an integrations file.
@@ -132,11 +133,11 @@ pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
 ///
 /// # Errors
 /// A sentence without secrets.
-pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<(Integration, RoomTarget), String> {
+pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<Opened, String> {
     let integration = integrations::integration_from(stored)?;
     let url = stored.definition.room_url.expose_secret();
-    let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
-    Ok((integration, target))
+    let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string());
+    Ok(Opened { integration, target })
 }
 
 /// Opens the store alone.

@@ -7,8 +7,8 @@ use super::args::{ExplainArgs, Output};
 use super::output::{self, say, table, visible};
 use crate::adapters::store::sqlite::Role;
 use crate::app::parts;
+use crate::domain::endings::in_words;
 use crate::domain::ids::EventId;
-use crate::domain::line::in_words;
 use crate::ports::{Journal, JournalEntry};
 use crate::settings::Settings;
 

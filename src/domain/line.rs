@@ -1,14 +1,15 @@
 //! A room's line: what is posted next, and as what; or until when the room waits, and why.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::endings;
 use super::envelope::Received;
 use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
-use super::integration::{Integration, IntegrationState, Overflow};
+use super::integration::{Integration, Overflow};
 use super::pacing::{Budget, LimitHint, Meter, later};
 use super::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason, SuppressReason, WaitReason};
 use super::retry::RetryRule;
@@ -191,7 +192,7 @@ pub enum Shape {
 /// does not fit, what waits is merged into one digest, which takes one place, so a storm is told at once
 /// and briefly instead of late. `overflow = "queue"` is never merged.
 pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: Timestamp) -> Step {
-    let dropped = endings(line, integrations, rules, now);
+    let dropped = endings::due(line, integrations, rules, now);
     if !dropped.is_empty() {
         return Step::Drop(dropped);
     }
@@ -302,83 +303,6 @@ fn together<'a>(places: impl Iterator<Item = &'a Place>, reason: SendReason) -> 
     let take: Vec<usize> = places.map(|place| place.at).collect();
     let shape = if take.len() == 1 { Shape::Single } else { Shape::Together(reason) };
     Step::Post { take, shape }
-}
-
-/// What ends here without being told: its integration is gone or silent, it is too old, or it was tried for
-/// too long.
-fn endings(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, now: Timestamp) -> Vec<Transition> {
-    let mut expired = Vec::new();
-    let mut exhausted = Vec::new();
-    let mut suppressed: BTreeMap<SuppressReason, Vec<i64>> = BTreeMap::new();
-    let mut returned = Vec::new();
-    for w in &line.waiting {
-        let silent = match integrations(&w.integration).map(|i| i.state.clone()) {
-            None => Some(SuppressReason::Removed),
-            Some(IntegrationState::Paused) => Some(SuppressReason::Paused),
-            Some(IntegrationState::Suspended { .. }) => Some(SuppressReason::Suspended),
-            Some(IntegrationState::Active) => None,
-        };
-        if let Some(reason) = silent
-            && w.story.reason == SendReason::Replayed
-        {
-            returned.push((w.seq, reason));
-        } else if let Some(reason) = silent {
-            suppressed.entry(reason).or_default().push(w.seq);
-        } else if let Some(first) = w.first_attempt_at {
-            if later(first, rules.retry.give_up_after) <= now {
-                exhausted.push(w);
-            }
-        } else if later(w.ready_at, rules.max_age) <= now {
-            expired.push(w.seq);
-        }
-    }
-    let mut ends: Vec<Transition> = suppressed
-        .into_iter()
-        .map(|(reason, seqs)| Transition::Suppressed {
-            seqs,
-            reason,
-            detail: "while it waited for its message".to_owned(),
-            at: now,
-        })
-        .collect();
-    // Who replays a letter wants it told: it goes back to where it came from rather than into silence.
-    ends.extend(returned.into_iter().map(|(seq, reason)| Transition::DeadLettered {
-        seqs: vec![seq],
-        reason: DeadLetterReason::IntegrationBroken,
-        detail: format!("replayed, but not told ({reason}); resume the integration and replay again"),
-        at: now,
-        status: None,
-        attempted: false,
-    }));
-    if !expired.is_empty() {
-        let detail = format!("waited longer than {} (notifications.max_age)", in_words(rules.max_age));
-        ends.push(Transition::Expired { seqs: expired, at: now, detail });
-    }
-    ends.extend(exhausted.into_iter().map(|w| Transition::DeadLettered {
-        seqs: vec![w.seq],
-        reason: DeadLetterReason::RetriesExhausted,
-        detail: format!(
-            "the room's server gave no good answer to {} attempts in {} (retry.give_up_after); replay when it \
-             does again",
-            w.attempts,
-            in_words(rules.retry.give_up_after)
-        ),
-        at: now,
-        status: None,
-        attempted: false,
-    }));
-    ends
-}
-
-/// A duration as people write it: `24h`, `90s`.
-pub fn in_words(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => format!("{}ms", duration.as_millis()),
-        s if s % 3600 == 0 => format!("{}h", s / 3600),
-        s if s % 60 == 0 => format!("{}m", s / 60),
-        s => format!("{s}s"),
-    }
 }
 
 #[cfg(test)]

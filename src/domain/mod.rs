@@ -6,6 +6,7 @@
 pub mod activity;
 pub mod answer;
 pub mod delivery;
+pub mod endings;
 pub mod envelope;
 pub mod event;
 pub mod frequency;

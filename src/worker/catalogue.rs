@@ -8,12 +8,20 @@ use std::time::Duration;
 
 use crate::domain::event::{Event, Subject};
 use crate::domain::ids::{IntegrationId, TeamId};
-use crate::domain::integration::{Integration, Interest};
+use crate::domain::integration::{Integration, IntegrationState, Interest};
 use crate::ports::{Registry, RoomTarget, StoreError, Stored};
 use crate::worker::wake::{Bell, Stop};
 
 /// Turns a stored integration into one that can be used. The error is a sentence without secrets.
-pub type Open = dyn Fn(&Stored) -> Result<(Integration, RoomTarget), String> + Send + Sync;
+pub type Open = dyn Fn(&Stored) -> Result<Opened, String> + Send + Sync;
+
+/// A stored integration, read.
+pub struct Opened {
+    pub integration: Integration,
+    /// The error says why the room can't be reached as things are configured now; the integration counts as
+    /// suspended for as long.
+    pub target: Result<RoomTarget, String>,
+}
 
 /// How soon a change made by another process is noticed. The contract promises two seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -29,7 +37,7 @@ pub struct Snapshot {
 #[derive(Clone)]
 struct Entry {
     integration: Arc<Integration>,
-    target: Arc<RoomTarget>,
+    target: Option<Arc<RoomTarget>>,
 }
 
 /// The integrations of one team, arranged so that an event meets few that it has to be matched with.
@@ -49,14 +57,20 @@ impl Snapshot {
         let mut faults = Vec::new();
         for stored in stored {
             match open(stored) {
-                Ok((integration, target)) => snapshot.add(Arc::new(integration), Arc::new(target)),
+                Ok(Opened { integration, target: Ok(target) }) => snapshot.add(integration, Some(target)),
+                Ok(Opened { mut integration, target: Err(reason) }) => {
+                    faults.push(format!("integration {}: {reason}", stored.definition.id));
+                    integration.state = IntegrationState::Suspended { reason };
+                    snapshot.add(integration, None);
+                }
                 Err(fault) => faults.push(format!("integration {}: {fault}", stored.definition.id)),
             }
         }
         (snapshot, faults)
     }
 
-    fn add(&mut self, integration: Arc<Integration>, target: Arc<RoomTarget>) {
+    fn add(&mut self, integration: Integration, target: Option<RoomTarget>) {
+        let (integration, target) = (Arc::new(integration), target.map(Arc::new));
         let team = self.by_team.entry(integration.team.clone()).or_default();
         match &integration.interest {
             Interest::TeamActivity { .. } => team.activities.push(integration.clone()),
@@ -103,7 +117,7 @@ impl Snapshot {
 
     /// Where one integration's messages are posted.
     pub fn target(&self, id: &IntegrationId) -> Option<Arc<RoomTarget>> {
-        self.by_id.get(id).map(|entry| entry.target.clone())
+        self.by_id.get(id)?.target.clone()
     }
 
     /// How many there are.
@@ -147,7 +161,7 @@ impl Catalogue {
         let stored = self.registry.list().await?;
         let (snapshot, faults) = Snapshot::build(revision, &stored, &*self.open);
         for fault in faults {
-            tracing::error!("{fault}; its events are not told until it is applied anew");
+            tracing::error!("{fault}; nothing is told to it until this is mended");
         }
         let changed = old.revision != revision;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);

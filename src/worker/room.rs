@@ -14,6 +14,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, Waiting, next_step};
 use crate::domain::message::{self, Extras, RoomMessage};
+use crate::domain::pacing::later;
 use crate::domain::reason::{DeadLetterReason, WaitReason};
 use crate::domain::story::Told;
 use crate::formats;
@@ -43,6 +44,9 @@ impl Drop for Unsettled<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+/// How long a room rests whose waiting notifications the catalogue knows nothing of.
+const AGREE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a step left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,11 @@ impl Dispatch {
         match next_step(line, &lookup, &self.terms.rules, now) {
             Step::Drop(transitions) => self.drop_untold(line, transitions).await,
             Step::Post { take, shape } if !stopping => self.tell(line, &take, shape, &snapshot).await,
+            Step::Empty if !line.waiting.is_empty() => {
+                // Not for this room any more, or of an integration that is just being changed: the store and
+                // the catalogue will agree in a moment.
+                self.give_back(line, Then::Rest { until: later(now, AGREE_WITHIN) }).await
+            }
             Step::Post { .. } | Step::Empty => self.give_back(line, AT_ONCE).await,
             Step::WaitUntil { until, reason } => {
                 self.metrics.waits(reason);

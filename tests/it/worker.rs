@@ -26,7 +26,7 @@ use hipchat_notifier::ports::{
     RoomTarget, Store, TakeIn,
 };
 use hipchat_notifier::worker::burial::Burial;
-use hipchat_notifier::worker::catalogue::Catalogue;
+use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::trouble::Trouble;
@@ -142,8 +142,8 @@ impl Bench {
             store.clone(),
             Box::new(|stored| {
                 let url = stored.definition.room_url.expose_secret();
-                let target = hipchat::parse_room_url(url, &Egress::default()).map_err(|e| e.to_string())?;
-                Ok((integrations::integration_from(stored)?, target))
+                let target = hipchat::parse_room_url(url, &Egress::default()).map_err(|e| e.to_string());
+                Ok(Opened { integration: integrations::integration_from(stored)?, target })
             }),
         ));
         catalogue.refresh().await.unwrap();
