@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
 use crate::domain::answer::AnswerClass;
-use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason, WaitReason};
+use crate::domain::reason::{DeadLetterReason, EventFate, Outcome, SuppressReason, WaitReason};
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Labelled<const N: usize> = Family<Labels<N>, Counter>;
@@ -77,13 +77,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Every label value from the start at 0, so that a first failure shows as a rise and a missing series
-    /// as a fault.
+    /// These label values from the start at 0, so that a first failure shows as a rise.
     fn announce(&self) {
-        for kind in ["taken", "unwanted", "replayed", "malformed"] {
-            let _ = self.events.get_or_create(&[("outcome", kind)]);
+        for fate in EventFate::ALL {
+            let _ = self.events.get_or_create(&[("outcome", fate.as_str())]);
         }
-        for result in ATTEMPT_RESULTS {
+        for result in AnswerClass::RESULTS {
             let _ = self.attempts.get_or_create(&[("result", result)]);
         }
         for reason in DeadLetterReason::ALL {
@@ -91,9 +90,9 @@ impl Metrics {
         }
     }
 
-    /// Counts one event of a kind.
-    pub fn event(&self, kind: &'static str) {
-        self.events.get_or_create(&[("outcome", kind)]).inc();
+    /// Counts one event.
+    pub fn event(&self, fate: EventFate) {
+        self.events.get_or_create(&[("outcome", fate.as_str())]).inc();
     }
 
     /// Counts one notification that ended.
@@ -109,14 +108,7 @@ impl Metrics {
 
     /// Counts one HTTP call.
     pub fn attempt(&self, class: AnswerClass) {
-        let result = match class {
-            AnswerClass::Accepted => "accepted",
-            AnswerClass::RateLimited { .. } => "rate-limited",
-            AnswerClass::Unavailable => "unavailable",
-            AnswerClass::Refused => "refused",
-            AnswerClass::Broken => "broken",
-        };
-        self.attempts.get_or_create(&[("result", result)]).inc();
+        self.attempts.get_or_create(&[("result", class.as_str())]).inc();
     }
 
     /// Counts one wait of a room.
@@ -142,5 +134,3 @@ impl Metrics {
         text
     }
 }
-
-const ATTEMPT_RESULTS: [&str; 5] = ["accepted", "rate-limited", "unavailable", "refused", "broken"];

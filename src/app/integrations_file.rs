@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
+
 use super::Misconfigured;
-use super::parts::{IntegrationsText, Parts};
+use super::parts::{IntegrationsText, Parts, from_store};
 use crate::ports::{Clock, ManagedBy, Registry};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
@@ -41,6 +43,7 @@ impl IntegrationsFile {
     /// [`Misconfigured`] with every fault of the file.
     pub async fn apply_first(&mut self) -> anyhow::Result<()> {
         self.apply().await?;
+        // The files that it takes room URLs from are known only now.
         self.seen = self.look();
         Ok(())
     }
@@ -52,15 +55,22 @@ impl IntegrationsFile {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.wait() => return,
             }
+            // Looked at before it is read, so that a change made meanwhile is seen the next time.
             let look = self.look();
             if look == self.seen {
                 continue;
             }
             match self.apply().await {
                 Ok(()) => catalogue.hint(),
-                Err(error) => tracing::error!("the integrations stay as they are: {error:#}"),
+                Err(error) => {
+                    tracing::error!("the integrations stay as they are: {error:#}");
+                    if !error.is::<Misconfigured>() {
+                        // Not the file's fault: the same file may do the next time.
+                        continue;
+                    }
+                }
             }
-            self.seen = self.look();
+            self.seen = look;
         }
     }
 
@@ -72,7 +82,8 @@ impl IntegrationsFile {
             .store
             .apply(definitions, ManagedBy::File, self.parts.clock.now())
             .await
-            .map_err(|error| Misconfigured(format!("{}: {error}", self.path.display())))?;
+            .map_err(from_store)
+            .with_context(|| format!("can't apply {}", self.path.display()))?;
         tracing::info!(
             file = %self.path.display(),
             added = applied.added,

@@ -83,6 +83,53 @@ impl Running {
         switch: StopSwitch,
     ) -> anyhow::Result<()> {
         let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        let mut tasks = self.spawn_parts(server, file, &dispatch_bell, &burial_bell)?;
+        let consumer = self.consumer(&dispatch_bell, &burial_bell)?;
+        tokio::pin!(consumer);
+        let consumed = tokio::select! {
+            ended = &mut consumer => Some(ended.map_err(parts::from_broker)),
+            signal = stop_signal() => {
+                tracing::info!(signal = signal?, "stopping: no more events are taken in");
+                None
+            }
+            // Each part runs until stopped: one that ends before has panicked, and without it events would be
+            // taken in and never told.
+            _ = tasks.join_next() => Some(Err(anyhow::anyhow!("a part of the worker has ended; stopping the rest"))),
+        };
+        switch.stop();
+        let finish = async {
+            if consumed.is_none() {
+                consumer.await.map_err(parts::from_broker)?;
+            }
+            while tasks.join_next().await.is_some() {}
+            consumed.unwrap_or(Ok(()))
+        };
+        let grace = self.settings.shutdown.grace;
+        tokio::select! {
+            ended = finish => {
+                tracing::info!("worker stopped");
+                return ended;
+            }
+            () = tokio::time::sleep(grace) => tracing::warn!(
+                grace_seconds = grace.as_secs(),
+                "worker stopped; what was not finished within shutdown.grace is cut off and done again after the \
+                 next start"
+            ),
+            _ = stop_signal() => tracing::warn!(
+                "worker stopped by a second signal; what was not finished is done again after the next start"
+            ),
+        }
+        Ok(())
+    }
+
+    /// Starts every part but the consumer.
+    fn spawn_parts(
+        &self,
+        server: StatusServer,
+        file: Option<IntegrationsFile>,
+        dispatch_bell: &Arc<Bell>,
+        burial_bell: &Arc<Bell>,
+    ) -> anyhow::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
         let mut http_stop = self.stop.clone();
         tasks.spawn(async move {
@@ -96,43 +143,9 @@ impl Running {
             tasks.spawn(file.watch(self.catalogue.clone(), self.stop.clone()));
         }
         tasks.spawn(self.janitor().run(self.stop.clone()));
-        tasks.spawn(self.burial(&burial_bell)?.run(self.stop.clone()));
-        tasks.spawn(self.dispatch(&dispatch_bell, &burial_bell)?.run(self.stop.clone()));
-        let consumer = self.consumer(&dispatch_bell, &burial_bell)?;
-        tokio::pin!(consumer);
-        let consumed = tokio::select! {
-            ended = &mut consumer => Some(ended),
-            signal = stop_signal() => {
-                tracing::info!(signal = signal?, "stopping: no more events are taken in");
-                None
-            }
-        };
-        switch.stop();
-        let finish = async {
-            let consumed = match consumed {
-                Some(ended) => ended,
-                None => consumer.await,
-            };
-            while tasks.join_next().await.is_some() {}
-            consumed
-        };
-        let grace = self.settings.shutdown.grace;
-        let consumed = tokio::time::timeout(grace, finish).await;
-        tasks.shutdown().await;
-        match consumed {
-            Ok(ended) => {
-                tracing::info!("worker stopped");
-                ended.map_err(parts::from_broker)
-            }
-            Err(_) => {
-                tracing::warn!(
-                    grace_seconds = grace.as_secs(),
-                    "worker stopped; what was not finished within shutdown.grace is cut off and done again \
-                     after the next start"
-                );
-                Ok(())
-            }
-        }
+        tasks.spawn(self.burial(burial_bell)?.run(self.stop.clone()));
+        tasks.spawn(self.dispatch(dispatch_bell, burial_bell)?.run(self.stop.clone()));
+        Ok(tasks)
     }
 
     /// Consumes until stopped, or until the broker turns out to be set up otherwise.

@@ -124,7 +124,7 @@ pub fn read_integrations(path: &Path, egress: &Egress) -> Result<IntegrationsTex
 /// [`Misconfigured`] naming each bad entry of `egress.allow`.
 pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
     Egress::from_entries(&settings.egress.allow).map_err(|faults| {
-        let lines: Vec<String> = faults.iter().map(|fault| format!("egress.allow: {fault}")).collect();
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         Misconfigured(lines.join("\n"))
     })
 }
@@ -149,8 +149,13 @@ pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteS
         return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
     };
     let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
-    let cipher = Cipher::load_or_create(&key_file).map_err(from_store)?;
-    SqliteStore::open(path, role, cipher).map_err(from_store)
+    // What can't be opened is a matter of configuration, unless it may be different in a moment.
+    let cannot_open = |error| match error {
+        StoreError::Unavailable(line) => anyhow::anyhow!(line),
+        StoreError::Refused(line) | StoreError::Corrupt(line) => Misconfigured(line).into(),
+    };
+    let cipher = Cipher::load_or_create(&key_file).map_err(cannot_open)?;
+    SqliteStore::open(path, role, cipher).map_err(cannot_open)
 }
 
 /// The key file's place when none is configured: beside the store.
@@ -252,7 +257,10 @@ pub fn from_broker(error: BrokerError) -> anyhow::Error {
     }
 }
 
-/// A store error as the verbs report it: what can't be opened is a matter of configuration.
+/// A store error as the verbs report it: what it refuses is a matter of configuration, an outage is not.
 pub fn from_store(error: StoreError) -> anyhow::Error {
-    Misconfigured(error.to_string()).into()
+    match error {
+        StoreError::Refused(line) => Misconfigured(line).into(),
+        StoreError::Unavailable(line) | StoreError::Corrupt(line) => anyhow::anyhow!(line),
+    }
 }

@@ -38,7 +38,12 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// The text with its control characters made visible, so that an event can't steer a terminal.
+/// The text with what could steer a terminal made visible: control characters, and those that turn the
+/// direction of writing around.
 pub fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }

@@ -17,7 +17,7 @@ pub struct Answer {
     pub token_limit: LimitHint,
 }
 
-/// What the worker does about an answer.
+/// What the worker does about an answer. `adapters::hipchat::classify` says which status is which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerClass {
     /// 2xx.
@@ -30,4 +30,21 @@ pub enum AnswerClass {
     Refused,
     /// 401, 403, 404, 405, 410, 3xx, or an address that `egress` does not allow: this integration.
     Broken,
+}
+
+impl AnswerClass {
+    /// Every string that [`AnswerClass::as_str`] gives.
+    pub const RESULTS: [&'static str; 5] = ["accepted", "rate-limited", "unavailable", "refused", "broken"];
+
+    /// The stable string, for metrics.
+    pub fn as_str(self) -> &'static str {
+        let [accepted, rate_limited, unavailable, refused, broken] = Self::RESULTS;
+        match self {
+            Self::Accepted => accepted,
+            Self::RateLimited { .. } => rate_limited,
+            Self::Unavailable => unavailable,
+            Self::Refused => refused,
+            Self::Broken => broken,
+        }
+    }
 }

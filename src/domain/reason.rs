@@ -56,6 +56,22 @@ impl Outcome {
 }
 
 reasons! {
+    /// What became of an event as a whole when it was taken in.
+    EventFate {
+        /// Some integration wants it.
+        Taken = "taken",
+        /// None does.
+        Unwanted = "unwanted",
+        /// A dead letter put back for one integration.
+        Replayed = "replayed",
+        /// It can't be read.
+        Malformed = "malformed",
+        /// It goes to the dead-letter queue for another reason.
+        Undecidable = "undecidable",
+    }
+}
+
+reasons! {
     /// Why a notification is told.
     SendReason {
         EveryRun = "every-run",
@@ -113,8 +129,6 @@ reasons! {
 reasons! {
     /// Why a room's line waits. Waiting costs no attempt.
     WaitReason {
-        /// Digest or collation time has not come.
-        Gathering = "gathering",
         RoomBudget = "room-budget",
         TokenBudget = "token-budget",
         IntegrationThrottle = "integration-throttle",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::reason::Outcome;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, LetterBox, Store};
 use crate::worker::trouble::Trouble;
@@ -61,6 +62,9 @@ impl Burial {
         self.trouble.worked();
         for letter in &letters {
             self.metrics.dead_letter(letter.reason);
+            if letter.integration.is_some() {
+                self.metrics.notification(Outcome::DeadLettered, letter.reason.as_str());
+            }
             tracing::warn!(
                 event_id = letter.event.as_ref().map(EventId::as_str),
                 integration_id = letter.integration.as_ref().map(IntegrationId::as_str),

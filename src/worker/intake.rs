@@ -16,7 +16,7 @@ use crate::domain::event::{Event, Subject};
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::intake::{Fate, IntakeState, collation_key, streak_key};
 use crate::domain::integration::Integration;
-use crate::domain::reason::{DeadLetterReason, SendReason};
+use crate::domain::reason::{DeadLetterReason, EventFate, SendReason};
 use crate::domain::story::Story;
 use crate::formats;
 use crate::metrics::Metrics;
@@ -96,10 +96,10 @@ impl Intake {
     /// One try to commit a batch.
     async fn step(&self, batch: Vec<Read>) -> Result<(), StoreError> {
         let query = query(&batch);
-        let kinds: Vec<&'static str> = batch.iter().map(Read::kind).collect();
+        let fates: Vec<EventFate> = batch.iter().map(Read::fate).collect();
         let receipt = self.store.take_in(query, Box::new(move |state| decide(batch, state))).await?;
-        for kind in kinds {
-            self.metrics.event(kind);
+        for fate in fates {
+            self.metrics.event(fate);
         }
         for (reason, count) in &receipt.suppressed {
             self.metrics.suppressed(*reason, *count as u64);
@@ -135,12 +135,15 @@ impl Read {
     }
 
     /// The label of `events_total`.
-    fn kind(&self) -> &'static str {
+    fn fate(&self) -> EventFate {
         match self {
-            Self::Event { wanted_by, .. } if wanted_by.is_empty() => "unwanted",
-            Self::Event { .. } => "taken",
-            Self::Replay { .. } => "replayed",
-            Self::Undecidable(_) => "malformed",
+            Self::Event { wanted_by, .. } if wanted_by.is_empty() => EventFate::Unwanted,
+            Self::Event { .. } => EventFate::Taken,
+            Self::Replay { .. } => EventFate::Replayed,
+            Self::Undecidable(letter) if letter.reason == DeadLetterReason::MalformedEvent => {
+                EventFate::Malformed
+            }
+            Self::Undecidable(_) => EventFate::Undecidable,
         }
     }
 }

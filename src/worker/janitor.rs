@@ -10,11 +10,19 @@ use crate::ports::{Clock, Store, StoreError};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
 
-/// How often the gauges are read. Prometheus usually asks every 15 to 60 s.
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// How often it looks; Prometheus usually asks for the gauges every 15 to 60 s.
+const ROUND_EVERY: Duration = Duration::from_secs(5);
 
 /// Outcomes forgotten in one transaction, so that tidying never holds up intake for long.
 const FORGET_AT_ONCE: usize = 2_000;
+
+/// How far a round got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tidied {
+    All,
+    /// There is more to forget.
+    Some,
+}
 
 /// Tidies up.
 pub struct Janitor {
@@ -30,18 +38,20 @@ impl Janitor {
     /// Tidies until stopped.
     pub async fn run(self, mut stop: Stop) {
         while !stop.is_set() {
-            if let Err(error) = self.step().await {
-                tracing::warn!(%error, "can't tidy the store");
+            match self.step().await {
+                Ok(Tidied::Some) => continue,
+                Ok(Tidied::All) => {}
+                Err(error) => tracing::warn!(%error, "can't tidy the store"),
             }
             tokio::select! {
-                () = tokio::time::sleep(GAUGES_EVERY) => {}
+                () = tokio::time::sleep(ROUND_EVERY) => {}
                 () = stop.wait() => {}
             }
         }
     }
 
     /// One round: gauges, then a bounded bite of the outdated journal.
-    pub async fn step(&self) -> Result<(), StoreError> {
+    pub async fn step(&self) -> Result<Tidied, StoreError> {
         let now = self.clock.now();
         let gauges = self.store.gauges(now).await?;
         self.metrics.pending_notifications.set(to_i64(gauges.pending));
@@ -49,8 +59,8 @@ impl Janitor {
         self.metrics.unburied_letters.set(to_i64(gauges.letters));
         self.metrics.integrations.set(self.catalogue.now().len() as i64);
         let before = now.checked_sub(self.keep).unwrap_or(Timestamp::MIN);
-        while self.store.forget(before, FORGET_AT_ONCE).await? >= FORGET_AT_ONCE {}
-        Ok(())
+        let forgotten = self.store.forget(before, FORGET_AT_ONCE).await?;
+        Ok(if forgotten < FORGET_AT_ONCE { Tidied::All } else { Tidied::Some })
     }
 }
 

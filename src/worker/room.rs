@@ -15,7 +15,7 @@ use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, Waiting, next_step};
 use crate::domain::message::{self, Extras, RoomMessage};
 use crate::domain::pacing::later;
-use crate::domain::reason::{DeadLetterReason, WaitReason};
+use crate::domain::reason::{DeadLetterReason, Outcome, WaitReason};
 use crate::domain::story::Told;
 use crate::formats;
 use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then};
@@ -318,7 +318,11 @@ impl Dispatch {
         let seqs: HashSet<i64> = transition.seqs().iter().copied().collect();
         let now = self.clock.now();
         for w in line.waiting.iter().filter(|w| seqs.contains(&w.seq)) {
-            self.metrics.notification(outcome, reason);
+            // What is dead-lettered is counted when it is buried: a broken integration takes more with it than
+            // this line shows.
+            if outcome != Outcome::DeadLettered {
+                self.metrics.notification(outcome, reason);
+            }
             if outcome.is_told() {
                 self.metrics.time_to_room(seconds_between(w.received.at, now));
             }
