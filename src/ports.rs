@@ -92,6 +92,9 @@ pub struct NewNotification {
     pub integration: IntegrationId,
     pub room: RoomKey,
     pub fate: Fate,
+    /// The streak that decided it, for a monitor's run. If the notification ends without being told, whenever
+    /// and for whatever reason, the same transaction makes that streak's belief `Unsure`.
+    pub streak: Option<StreakKey>,
 }
 
 /// Decides a batch from what the store knows. Pure; called once inside the store's transaction.

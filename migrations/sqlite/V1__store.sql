@@ -105,7 +105,8 @@ CREATE TABLE streaks (
     failures        INTEGER NOT NULL,
     first_failed_at INTEGER,
     newest          INTEGER,
-    retell          INTEGER NOT NULL,
+    -- What the room believes: passing, failing, unsure.
+    belief          TEXT NOT NULL,
     PRIMARY KEY (integration, monitor, region)
 ) STRICT, WITHOUT ROWID;
 

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 
 use super::event::MonitorRun;
 use super::integration::RunRule;
-use super::reason::{SendReason, SuppressReason};
+use super::reason::{Belief, SendReason, SuppressReason};
 use super::story::Story;
 
 /// What is known of the latest runs of one monitor in one region, as one integration heard of them.
 /// Before any run is known the state is success. It does not move while the integration is paused or
-/// suspended, so it stays what the room has been told.
+/// suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Streak {
     /// Failed runs in a row; 0 while it succeeds.
@@ -21,9 +21,8 @@ pub struct Streak {
     pub first_failed_at: Option<Timestamp>,
     /// The latest `finished_at` seen.
     pub newest: Option<Timestamp>,
-    /// The room may have missed that it is failing (a pause, a suspension): the next failure is told whatever
-    /// the count.
-    pub retell: bool,
+    /// What the room believes.
+    pub belief: Belief,
 }
 
 /// Whether a run is told, and why or why not.
@@ -35,8 +34,9 @@ pub enum Verdict {
 
 /// Decides one run by `rule` and moves the streak. `received_at` dates a failure that carries no time.
 ///
-/// A run that finished before the newest one seen is late. It does not move the streak, and the rules that
-/// look at the streak suppress it as `stale`; `all` and `failures` tell every run they promise, late or not.
+/// A run that finished before the newest one seen is late. It does not move the streak. The rules that promise
+/// every run of its kind (`all`, `failures`, `failures-and-recovery`) still tell it; the others, and every
+/// recovery, look at the streak, and suppress it as `stale`.
 pub fn decide(rule: RunRule, streak: &mut Streak, run: &MonitorRun, received_at: Timestamp) -> Verdict {
     if is_late(streak, run) {
         return late(rule, run);
@@ -49,8 +49,9 @@ pub fn decide(rule: RunRule, streak: &mut Streak, run: &MonitorRun, received_at:
         streak.first_failed_at.get_or_insert(failed_at);
         failed(rule, streak)
     } else {
-        let ended = std::mem::replace(streak, Streak { newest: streak.newest, ..Streak::default() });
-        succeeded(rule, ended)
+        let ended = *streak;
+        *streak = Streak { newest: streak.newest, belief: streak.belief, ..Streak::default() };
+        succeeded(rule, ended, streak)
     }
 }
 
@@ -61,7 +62,9 @@ fn is_late(streak: &Streak, run: &MonitorRun) -> bool {
 fn late(rule: RunRule, run: &MonitorRun) -> Verdict {
     match (rule, run.result.is_failed()) {
         (RunRule::All, _) => Verdict::Tell(Story::plain(SendReason::EveryRun)),
-        (RunRule::Failures, true) => Verdict::Tell(Story::plain(SendReason::Failure)),
+        (RunRule::Failures | RunRule::FailuresAndRecovery, true) => {
+            Verdict::Tell(Story::plain(SendReason::Failure))
+        }
         (RunRule::Failures, false) => Verdict::Suppress(SuppressReason::SuccessNotWanted),
         _ => Verdict::Suppress(SuppressReason::Stale),
     }
@@ -70,41 +73,48 @@ fn late(rule: RunRule, run: &MonitorRun) -> Verdict {
 /// `streak` counts this failure already.
 fn failed(rule: RunRule, streak: &mut Streak) -> Verdict {
     let n = streak.failures;
-    let decided = match rule {
+    let by_count = match rule {
         RunRule::All => Ok(SendReason::EveryRun),
         RunRule::Failures | RunRule::FailuresAndRecovery => Ok(SendReason::Failure),
         RunRule::FailuresThenSuccess { failures } if n <= failures => Ok(SendReason::Failure),
         RunRule::FailuresThenSuccess { .. } => Err(SuppressReason::FailuresAlreadyTold),
-        RunRule::AfterFailures { failures } if n < failures => Err(SuppressReason::BelowThreshold),
+        RunRule::AfterFailures { failures } if n < failures => {
+            return Verdict::Suppress(SuppressReason::BelowThreshold);
+        }
         RunRule::AfterFailures { failures } if n == failures => Ok(SendReason::ThresholdReached),
         RunRule::Changes if n == 1 => Ok(SendReason::Failure),
         RunRule::AfterFailures { .. } | RunRule::Changes => Err(SuppressReason::AlreadyFailing),
     };
-    let reason = match decided {
+    let reason = match by_count {
         Ok(reason) => reason,
-        Err(SuppressReason::BelowThreshold) => return Verdict::Suppress(SuppressReason::BelowThreshold),
-        Err(_) if streak.retell => SendReason::StillFailing,
-        Err(reason) => return Verdict::Suppress(reason),
+        Err(reason) if streak.belief == Belief::Failing => return Verdict::Suppress(reason),
+        // By the count it was told; but the room does not know.
+        Err(_) => SendReason::StillFailing,
     };
-    streak.retell = false;
+    streak.belief = Belief::Failing;
     Verdict::Tell(Story { reason, failures: n, first_failed_at: streak.first_failed_at })
 }
 
-fn succeeded(rule: RunRule, ended: Streak) -> Verdict {
-    let recovered = Story {
+/// `ended` is what this success ends, `streak` what begins with it.
+fn succeeded(rule: RunRule, ended: Streak, streak: &mut Streak) -> Verdict {
+    let told = ended.belief != Belief::Passing;
+    match rule {
+        RunRule::Failures => return Verdict::Suppress(SuppressReason::SuccessNotWanted),
+        RunRule::All if ended.failures == 0 && !told => {
+            return Verdict::Tell(Story::plain(SendReason::EveryRun));
+        }
+        RunRule::All => {}
+        _ if !told && ended.failures == 0 => return Verdict::Suppress(SuppressReason::StillPassing),
+        // It failed, but too seldom for the rule, so the room never heard of it.
+        _ if !told => return Verdict::Suppress(SuppressReason::BelowThreshold),
+        _ => {}
+    }
+    streak.belief = Belief::Passing;
+    Verdict::Tell(Story {
         reason: SendReason::Recovered,
         failures: ended.failures,
         first_failed_at: ended.first_failed_at,
-    };
-    match (rule, ended.failures) {
-        (RunRule::All, 0) => Verdict::Tell(Story::plain(SendReason::EveryRun)),
-        (RunRule::Failures, _) => Verdict::Suppress(SuppressReason::SuccessNotWanted),
-        (_, 0) => Verdict::Suppress(SuppressReason::StillPassing),
-        (RunRule::AfterFailures { failures }, n) if n < failures => {
-            Verdict::Suppress(SuppressReason::BelowThreshold)
-        }
-        _ => Verdict::Tell(recovered),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -218,11 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn a_late_run_moves_nothing_and_only_rules_without_a_streak_tell_it() {
+    fn a_late_run_moves_nothing_and_only_rules_that_promise_it_tell_it() {
         for (rule, result, expected) in [
             (RunRule::DEFAULT, RunResult::Success, Verdict::Suppress(SuppressReason::Stale)),
             (RunRule::DEFAULT, RunResult::Failure, Verdict::Suppress(SuppressReason::Stale)),
             (RunRule::Changes, RunResult::Success, Verdict::Suppress(SuppressReason::Stale)),
+            (RunRule::FailuresAndRecovery, RunResult::Success, Verdict::Suppress(SuppressReason::Stale)),
+            (
+                RunRule::FailuresAndRecovery,
+                RunResult::Failure,
+                Verdict::Tell(Story::plain(SendReason::Failure)),
+            ),
             (RunRule::All, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::EveryRun))),
             (RunRule::Failures, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::Failure))),
         ] {
@@ -255,23 +271,64 @@ mod tests {
     }
 
     #[test]
-    fn after_a_resume_a_silent_streak_is_told_anew_once() {
-        let mut streak = Streak { failures: 7, retell: true, ..Streak::default() };
+    fn a_room_that_may_have_missed_a_failure_is_told_again_once() {
         let fail = run(RunResult::Failure, None);
+        for rule in [RunRule::DEFAULT, RunRule::Changes, RunRule::AfterFailures { failures: 3 }] {
+            for belief in [Belief::Unsure, Belief::Passing] {
+                let mut streak = Streak { failures: 7, belief, ..Streak::default() };
+                assert!(matches!(
+                    decide(rule, &mut streak, &fail, second(0)),
+                    Verdict::Tell(Story { reason: SendReason::StillFailing, failures: 8, .. })
+                ));
+                assert!(
+                    matches!(decide(rule, &mut streak, &fail, second(0)), Verdict::Suppress(_)),
+                    "{rule:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_room_that_may_have_missed_a_recovery_is_told_again_once() {
+        let pass = run(RunResult::Success, None);
+        for rule in [RunRule::DEFAULT, RunRule::Changes, RunRule::FailuresAndRecovery] {
+            let mut streak = Streak { belief: Belief::Unsure, ..Streak::default() };
+            assert!(matches!(
+                decide(rule, &mut streak, &pass, second(0)),
+                Verdict::Tell(Story { reason: SendReason::Recovered, failures: 0, .. })
+            ));
+            assert_eq!(
+                decide(rule, &mut streak, &pass, second(0)),
+                Verdict::Suppress(SuppressReason::StillPassing)
+            );
+        }
+    }
+
+    #[test]
+    fn a_threshold_that_is_lowered_in_mid_streak_tells_the_next_failure_and_no_unheard_recovery() {
+        let (fail, pass) = (run(RunResult::Failure, None), run(RunResult::Success, None));
+        let four_in_silence = || {
+            let mut streak = Streak::default();
+            for _ in 0..4 {
+                decide(RunRule::AfterFailures { failures: 5 }, &mut streak, &fail, second(0));
+            }
+            streak
+        };
+        let lowered = RunRule::AfterFailures { failures: 3 };
         assert!(matches!(
-            decide(RunRule::DEFAULT, &mut streak, &fail, second(0)),
-            Verdict::Tell(Story { reason: SendReason::StillFailing, failures: 8, .. })
+            decide(lowered, &mut four_in_silence(), &fail, second(0)),
+            Verdict::Tell(Story { reason: SendReason::StillFailing, failures: 5, .. })
         ));
         assert_eq!(
-            decide(RunRule::DEFAULT, &mut streak, &fail, second(0)),
-            Verdict::Suppress(SuppressReason::FailuresAlreadyTold)
+            decide(lowered, &mut four_in_silence(), &pass, second(0)),
+            Verdict::Suppress(SuppressReason::BelowThreshold)
         );
     }
 
     #[test]
-    fn after_a_resume_a_streak_below_its_threshold_stays_silent() {
+    fn a_streak_below_its_threshold_stays_silent_whatever_the_room_believes() {
         let rule = RunRule::AfterFailures { failures: 3 };
-        let mut streak = Streak { failures: 1, retell: true, ..Streak::default() };
+        let mut streak = Streak { failures: 1, belief: Belief::Unsure, ..Streak::default() };
         let fail = run(RunResult::Failure, None);
         assert_eq!(
             decide(rule, &mut streak, &fail, second(0)),

@@ -139,8 +139,8 @@ fn explain_silence(reason: SuppressReason, rule: RunRule, streak: &Streak) -> St
         (SuppressReason::BelowThreshold, RunRule::AfterFailures { failures }) if n > 0 => {
             format!("failed run {n} in a row; the rule tells at {failures}")
         }
-        (SuppressReason::BelowThreshold, RunRule::AfterFailures { failures }) => {
-            format!("a success after fewer than {failures} failed runs")
+        (SuppressReason::BelowThreshold, _) => {
+            "a success after failed runs that were too few to be told".to_owned()
         }
         (SuppressReason::AlreadyFailing, _) => format!("failed run {n} in a row; that it fails was told"),
         (SuppressReason::SuccessNotWanted, _) => "the rule tells failed runs only".to_owned(),

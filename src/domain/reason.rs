@@ -56,6 +56,26 @@ impl Outcome {
 }
 
 reasons! {
+    /// What a room believes of a monitor, by the latest that it was told. Counting failures alone is not
+    /// enough: a message may have been lost to an outage, a pause or a changed rule, and then silence would lie.
+    Belief {
+        Passing = "passing",
+        Failing = "failing",
+        /// A message about it never got to the room: the next run that the rule has an eye on is told,
+        /// whichever way it went.
+        Unsure = "unsure",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the macro writes the enum")]
+impl Default for Belief {
+    /// Before any run is known the state is success.
+    fn default() -> Self {
+        Self::Passing
+    }
+}
+
+reasons! {
     /// What became of an event as a whole when it was taken in.
     EventFate {
         /// Some integration wants it.

@@ -241,7 +241,11 @@ fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
             Read::Undecidable(letter) => changes.letters.push(letter),
             Read::Replay { event, received, integration } => {
                 let fate = Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: received.at };
-                changes.events.push(decided(&event, received, vec![new_notification(&integration, fate)]));
+                changes.events.push(decided(
+                    &event,
+                    received,
+                    vec![new_notification(&event, &integration, fate)],
+                ));
             }
             Read::Event { event, received, wanted_by } => {
                 if wanted_by.is_empty() || !state.known.insert(event.id.clone()) {
@@ -253,7 +257,7 @@ fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
                 }
                 let notifications = wanted_by
                     .iter()
-                    .map(|i| new_notification(i, state.decide(&event, i, received.at)))
+                    .map(|i| new_notification(&event, i, state.decide(&event, i, received.at)))
                     .collect();
                 changes.events.push(decided(&event, received, notifications));
             }
@@ -270,8 +274,12 @@ fn decided(event: &Event, received: Received, notifications: Vec<NewNotification
     DecidedEvent { id: event.id.clone(), received, notifications }
 }
 
-fn new_notification(integration: &Integration, fate: Fate) -> NewNotification {
-    NewNotification { integration: integration.id.clone(), room: integration.room.clone(), fate }
+fn new_notification(event: &Event, integration: &Integration, fate: Fate) -> NewNotification {
+    let streak = match &event.subject {
+        Subject::Run(run) => Some(streak_key(integration, run)),
+        Subject::Activity(_) => None,
+    };
+    NewNotification { integration: integration.id.clone(), room: integration.room.clone(), fate, streak }
 }
 
 /// An event and what it becomes for each integration that wants it.

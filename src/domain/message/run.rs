@@ -202,6 +202,7 @@ fn ending(run: &MonitorRun, story: &Story) -> Phrase {
     let errors = m.errors.map(|n| count(n, "error", "errors"));
     match run.result {
         RunResult::Success if story.failures > 0 => Phrase::text("recovered").say(&after(story)),
+        RunResult::Success if story.reason == SendReason::Recovered => Phrase::text("passing again"),
         RunResult::Success => Phrase::text("passed"),
         RunResult::Failure => {
             let tests = m.failed_tests.filter(|failed| *failed > 0).map(|failed| match m.passed_tests {

@@ -1,6 +1,7 @@
 //! Taking in: once each, all or nothing, and what is put back from the dead-letter queue.
 
 use hipchat_notifier::domain::frequency::Streak;
+use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::domain::reason::{DeadLetterReason, SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
@@ -61,7 +62,8 @@ pub async fn what_was_taken_in_is_known_to_the_next(lab: &dyn Lab) {
     };
     let of = |of: &str| CollationKey { integration: integration("a"), of: of.into() };
     let newest = "2026-11-23T10:00:00.123456Z".parse().unwrap();
-    let streak = Streak { failures: 2, first_failed_at: Some(at(-7)), newest: Some(newest), retell: false };
+    let streak =
+        Streak { failures: 2, first_failed_at: Some(at(-7)), newest: Some(newest), belief: Belief::Passing };
     desk.change(IntakeChanges {
         events: vec![decided("e1", 0, &[("a", "1", passing())])],
         streaks: vec![

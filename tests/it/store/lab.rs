@@ -102,6 +102,7 @@ pub fn decided(id: &str, ms: i64, fates: &[(&str, &str, Fate)]) -> DecidedEvent 
                 integration: integration(who),
                 room: room(room_id),
                 fate: fate.clone(),
+                streak: None,
             })
             .collect(),
     }

@@ -2,6 +2,7 @@
 
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::integration::IntegrationState;
+use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::ports::{
     Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Transition,
 };
@@ -194,7 +195,7 @@ pub async fn a_new_url_lifts_a_suspension(lab: &dyn Lab) {
     assert!(matches!(state(&desk).await, IntegrationState::Suspended { .. }), "the URL is the old one");
     apply(&desk, vec![definition("a", "1", "better")], ManagedBy::Operator).await;
     assert_eq!(state(&desk).await, IntegrationState::Active);
-    assert!(streaks(&desk, vec![streak_key("a", "m")]).await[0].1.retell);
+    assert!(streaks(&desk, vec![streak_key("a", "m")]).await[0].1.belief == Belief::Unsure);
     suspend(&desk, 2).await;
     apply(&desk, vec![definition("a", "9", "better")], ManagedBy::Operator).await;
     assert_eq!(state(&desk).await, IntegrationState::Active);
@@ -206,7 +207,7 @@ pub async fn resuming_tells_failing_streaks_anew(lab: &dyn Lab) {
     let values = [failing(5), failing(0), failing(5)];
     let before: Vec<_> = keys.iter().cloned().zip(values).collect();
     desk.change(IntakeChanges { streaks: before.clone(), ..IntakeChanges::default() }).await;
-    let retold = |streak: Streak| Streak { retell: true, ..streak };
+    let retold = |streak: Streak| Streak { belief: Belief::Unsure, ..streak };
 
     suspend(&desk, 1).await;
     assert_eq!(streaks(&desk, keys.to_vec()).await, before);

@@ -13,6 +13,7 @@ use crate::adapters::store::rows::{micros, properties, time};
 use crate::domain::envelope::Received;
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId};
+use crate::domain::reason::Belief;
 use crate::domain::reason::{Outcome, SuppressReason};
 use crate::domain::story::Story;
 use crate::ports::{
@@ -50,9 +51,14 @@ fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
     Ok(state)
 }
 
+/// A word that this program does not know is from a later one: what the room believes is not known then.
+fn belief(word: &str) -> Belief {
+    Belief::from_text(word).unwrap_or(Belief::Unsure)
+}
+
 fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
     c.prepare_cached(
-        "SELECT failures, first_failed_at, newest, retell FROM streaks \
+        "SELECT failures, first_failed_at, newest, belief FROM streaks \
          WHERE integration = ?1 AND monitor = ?2 AND region = ?3",
     )?
     .query_row([key.integration.as_str(), &key.monitor_uid, &key.region], |row| {
@@ -60,7 +66,7 @@ fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
             failures: row.get(0)?,
             first_failed_at: row.get::<_, Option<i64>>(1)?.map(time),
             newest: row.get::<_, Option<i64>>(2)?.map(time),
-            retell: row.get(3)?,
+            belief: belief(&row.get::<_, String>(3)?),
         })
     })
     .optional()
@@ -287,9 +293,9 @@ impl Batch<'_> {
         }
         self.c
             .prepare_cached(
-                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, retell) \
+                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
-                 failures = ?4, first_failed_at = ?5, newest = ?6, retell = ?7",
+                 failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7",
             )?
             .execute(params![
                 key.integration.as_str(),
@@ -298,7 +304,7 @@ impl Batch<'_> {
                 streak.failures,
                 streak.first_failed_at.map(micros),
                 streak.newest.map(micros),
-                streak.retell,
+                streak.belief.as_str(),
             ])?;
         Ok(())
     }

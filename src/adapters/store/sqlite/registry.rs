@@ -297,7 +297,7 @@ pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
 
 /// The room may have missed that these fail: the next failed run of each is told.
 fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE streaks SET retell = 1 WHERE integration = ?1 AND failures > 0")?
+    c.prepare_cached("UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0")?
         .execute([id.as_str()])
         .map(|_| ())
 }

@@ -54,6 +54,7 @@ fn big_event(id: &str) -> DecidedEvent {
             integration: IntegrationId::new("a"),
             room: RoomKey::new("r"),
             fate: Fate::Suppress { reason: SuppressReason::StillPassing, detail: "x".repeat(20_000) },
+            streak: None,
         }],
     }
 }
