@@ -35,7 +35,17 @@ impl Report {
 
     /// What the page says, which draws the message's card.
     pub fn shown(&self) -> Vec<String> {
-        vec![format!("{}", self.passed), format!("{}", self.failed)]
+        let failed = match self.failed {
+            0 => "<span>0</span>".to_owned(),
+            some => format!("<span class=\"lozenge lozenge-error\">{some}</span>"),
+        };
+        let mut parts = vec![
+            format!("<dt>Passed</dt><dd><span>{}</span>", self.passed),
+            format!("<dt>Failed</dt><dd>{failed}"),
+            format!("<dt>Requests</dt><dd><span>{}</span>", self.requests),
+        ];
+        parts.extend(self.failure.map(|(request, test)| format!("{request} · {test}")));
+        parts
     }
 
     pub fn monitor_uid(&self) -> String {
