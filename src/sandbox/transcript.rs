@@ -87,6 +87,7 @@ impl Page {
                 self.end_line();
                 self.line.push_str("• ");
             }
+            "td" | "th" => {}
             "/td" | "/th" => self.line.push_str("  "),
             _ => {
                 self.end_line();
