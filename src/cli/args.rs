@@ -114,6 +114,9 @@ pub struct PublishArgs {
     /// Publish with this routing key instead of the one made from the event
     #[arg(long, value_name = "KEY")]
     pub routing_key: Option<String>,
+    /// Publish each file as it is, whole and unread, as one event; to see what the worker says of it
+    #[arg(long, requires = "routing_key", conflicts_with = "newman")]
+    pub no_validate: bool,
     /// The events' content type; application/cloudevents+json for structured CloudEvents
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     pub content_type: String,

@@ -47,6 +47,15 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Document>> {
     split(&read_bytes(path)?, &path.display().to_string())
 }
 
+/// Takes a file as one event, whatever is in it.
+///
+/// # Errors
+/// If the file can't be read.
+pub fn read_whole(path: &Path) -> anyhow::Result<Document> {
+    let body = read_bytes(path)?;
+    Ok(Document { place: path.display().to_string(), cloud_event: is_cloud_event(&body), body })
+}
+
 fn split(bytes: &[u8], file: &str) -> anyhow::Result<Vec<Document>> {
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Box<RawValue>>() {

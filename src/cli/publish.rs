@@ -59,6 +59,9 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
 fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
     let documents = match &args.newman {
         Some(report) => vec![newman(args, report)?],
+        None if args.no_validate => {
+            args.files.iter().map(|file| events::read_whole(file)).collect::<anyhow::Result<Vec<_>>>()?
+        }
         None => {
             let read =
                 args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -81,7 +84,11 @@ fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
         }
     }
     if !faults.is_empty() {
-        bail!("nothing was published, since {} events are malformed:\n{}", faults.len(), faults.join("\n"));
+        let number = match faults.len() {
+            1 => "1 event is".to_owned(),
+            many => format!("{many} events are"),
+        };
+        bail!("nothing was published, since {number} malformed:\n{}", faults.join("\n"));
     }
     Ok(envelopes)
 }
@@ -96,7 +103,11 @@ fn newman(args: &PublishArgs, report: &std::path::Path) -> anyhow::Result<Docume
     Ok(Document { place, body, cloud_event: false })
 }
 
-/// Reads the event as the worker would, and addresses it.
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Reads the event as the worker would, unless it is to go out unread, and addresses it.
 fn envelope(args: &PublishArgs, document: Document) -> Result<Envelope, formats::Malformed> {
     let mut envelope = Envelope {
         body: document.body,
@@ -114,10 +125,53 @@ fn envelope(args: &PublishArgs, document: Document) -> Result<Envelope, formats:
     if let Some(key) = &args.routing_key {
         envelope.routing_key.clone_from(key);
     }
-    let event = formats::read_event(&envelope, || EventId::new(uuid::Uuid::now_v7().to_string()))?;
+    if args.no_validate {
+        envelope.message_id.get_or_insert_with(new_id);
+        return Ok(envelope);
+    }
+    let event = formats::read_event(&envelope, || EventId::new(new_id()))?;
     envelope.message_id = Some(event.id.to_string());
     if args.routing_key.is_none() {
         envelope.routing_key = formats::routing_key(&event);
     }
     Ok(envelope)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Verb};
+
+    fn published(body: &[u8], options: &[&str]) -> anyhow::Result<Vec<Envelope>> {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(body).expect("written");
+        let path = file.path().to_str().expect("a path of text");
+        let words = ["hipchat-notifier", "publish", path].into_iter().chain(options.iter().copied());
+        let Verb::Publish(args) = Cli::parse_from(words).verb else { panic!("not publish") };
+        envelopes(&args)
+    }
+
+    #[test]
+    fn a_malformed_event_is_refused_with_what_is_wrong() {
+        let refusal = published(br#"{"monitor_uid":"1","metrics":{"failedTests":"two"}}"#, &[]).unwrap_err();
+        let refusal = refusal.to_string();
+        assert!(refusal.starts_with("nothing was published, since 1 event is malformed:\n"), "{refusal}");
+        assert!(refusal.contains("event 1: metrics.failedTests: found the text \"two\""), "{refusal}");
+    }
+
+    #[test]
+    fn without_validation_a_file_goes_out_byte_for_byte_with_an_id() {
+        for body in [&b"{\"metrics\": 1}\n[2,"[..], b"", b"\xff\x00"] {
+            let options = ["--no-validate", "--routing-key", "monitor.acme.1", "--team", "acme"];
+            let envelopes = published(body, &options).unwrap();
+            let [envelope] = &envelopes[..] else { panic!("one event, not {}", envelopes.len()) };
+            assert_eq!((&envelope.body[..], &envelope.routing_key[..]), (body, "monitor.acme.1"));
+            assert_eq!(envelope.headers.get("team").map(String::as_str), Some("acme"));
+            assert!(envelope.message_id.is_some(), "an id to look for in the dead-letter queue");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `GET /sandbox/rooms` | `[{"id","name","received","accepted","rejected":{"400":1},"unanswered","over_limit","max_in_window","auth_tests","last_sequence"}]` |
 //! | `GET /sandbox/rooms/{room}/messages[?after=SEQ]` | `{"room","accepted","messages":[{"sequence","received_at","color","message","message_format","notify","from","attach_to","card","token"}]}`, oldest first; `token` is a fingerprint |
+//! | `GET /sandbox/transcript[?room=ROOM]` | the same for people, as plain text, see [`transcript`](super::transcript) |
 //! | `GET /sandbox/attempts[?room=ROOM]` | `[{"room","call","at","kind","status","sequence","fault"}]`, in the order of the calls; `status` is null where no answer was sent |
 //! | `DELETE /sandbox/messages` | 204; messages, attempts and figures are forgotten, limits and faults stay |
 //! | `GET`, `PUT`, `POST` (adds), `DELETE /sandbox/faults` | `{"faults":[…]}`, see [`faults`](super::faults) |
@@ -29,9 +30,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::faults::{FaultSpec, Listed};
 use super::page;
-use super::room::{Attempt, Fed, RoomFigures};
+use super::room::{Attempt, Fed, Room, RoomFigures};
 use super::rooms::Rooms;
 use super::server::Shared;
+use super::transcript;
 
 /// The most missed messages that are sent again to a page; it loads anew beyond.
 const REPLAYED: usize = 500;
@@ -72,6 +74,18 @@ pub(super) async fn messages(
     let messages = room.messages(after.unwrap_or(0), usize::MAX);
     let listed: Vec<Value> = messages.iter().map(|message| message.listed()).collect();
     Json(json!({"room": room.id, "accepted": room.accepted(), "messages": listed})).into_response()
+}
+
+pub(super) async fn transcript(
+    State(shared): State<Arc<Shared>>,
+    Query(OfRoom { room: only }): Query<OfRoom>,
+) -> String {
+    let mut text = String::new();
+    let wanted = |room: &Arc<Room>| only.as_deref().is_none_or(|name| room.is_called(name));
+    for room in shared.rooms.all().into_iter().filter(wanted) {
+        transcript::write(&mut text, &room);
+    }
+    text
 }
 
 pub(super) async fn attempts(

@@ -2,8 +2,8 @@
 //!
 //! It judges what it is sent as strictly as the server did: authentication, the request body by
 //! `schemas/room-notification.schema.json`, and both rate limits with their headers. It fails when asked to
-//! (`/sandbox/faults`), lists what each room received (`/sandbox/rooms`), and shows the rooms as people would
-//! have seen them (`/`).
+//! (`/sandbox/faults`), lists what each room received (`/sandbox/rooms`, as text `/sandbox/transcript`), and shows
+//! the rooms as people would have seen them (`/`).
 //!
 //! It is the independent judge of the notifier, so it must not use `domain`, `adapters` or any other module of
 //! this crate. It keeps everything in memory, never calls out, and never shows, lists or logs a token.
@@ -19,6 +19,7 @@
 //! | `rooms`, `room` | which rooms and tokens there are; what a room received |
 //! | `control` | `/sandbox/…`: listings, faults, the event stream |
 //! | `page`, `markup` | the page |
+//! | `transcript` | the rooms as plain text |
 
 mod answer;
 mod calls;
@@ -31,6 +32,7 @@ mod page;
 mod room;
 mod rooms;
 mod server;
+mod transcript;
 mod validate;
 
 use std::fmt;

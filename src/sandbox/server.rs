@@ -45,6 +45,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/sandbox/page.js", get(page::script))
         .route("/sandbox/rooms", get(control::rooms))
         .route("/sandbox/rooms/{room}/messages", get(control::messages))
+        .route("/sandbox/transcript", get(control::transcript))
         .route("/sandbox/messages", axum::routing::delete(control::clear))
         .route("/sandbox/attempts", get(control::attempts))
         .route("/sandbox/events", get(control::events))

@@ -7,6 +7,7 @@ mod broker;
 mod cli;
 mod formats;
 mod hipchat;
+mod page;
 mod pipeline;
 mod sandbox;
 mod settings;

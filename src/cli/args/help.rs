@@ -31,14 +31,16 @@ Examples:
 
 pub const PUBLISH: &str = "\
 Each event is validated before any is published, and published persistent, mandatory and confirmed: exit code 0
-means that the broker has all of them. Prints each event's id, for `explain`.
+means that the broker has all of them. Prints each event's id, for `explain`. With --no-validate a file's bytes go
+out whatever they are: to try out what happens to a malformed event, which ends in the dead-letter queue.
 
 Examples:
   hipchat-notifier publish run.json activity.json --team acme
   hipchat-notifier publish - --id 5852-run-1 < run.json
   newman run api.json -r json --reporter-json-export report.json
   hipchat-notifier publish --newman report.json --team acme --monitor-name Checkout
-  hipchat-notifier publish event.json --content-type application/cloudevents+json";
+  hipchat-notifier publish event.json --content-type application/cloudevents+json
+  hipchat-notifier publish broken.json --no-validate --routing-key monitor.acme.1";
 
 pub const INTEGRATIONS: &str = "\
 What is changed takes effect in running workers within two seconds. Integrations that integrations.file manages

@@ -58,6 +58,8 @@ fn usage_errors_exit_2() {
         ("publish", ErrorKind::MissingRequiredArgument),
         ("publish a.json --newman r.json", ErrorKind::ArgumentConflict),
         ("publish a.json --monitor-uid x", ErrorKind::ArgumentConflict),
+        ("publish a.json --no-validate", ErrorKind::MissingRequiredArgument),
+        ("publish --newman r.json --no-validate --routing-key k", ErrorKind::ArgumentConflict),
         ("simulate a.json", ErrorKind::MissingRequiredArgument),
         ("explain", ErrorKind::MissingRequiredArgument),
         ("explain e --output yaml", ErrorKind::InvalidValue),
