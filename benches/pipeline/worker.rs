@@ -138,7 +138,8 @@ fn command(setup: &Setup<'_>) -> anyhow::Result<Command> {
         .env("NOTIFIER__PACING__ROOM__MESSAGES", "1000000000")
         .env("NOTIFIER__PACING__TOKEN__CALLS", "1000000000")
         .env("NOTIFIER__LOG__FORMAT", "json")
-        .env("NOTIFIER__LOG__LEVEL", log_level);
+        // Where it listens is told at info.
+        .env("NOTIFIER__LOG__LEVEL", format!("{log_level},hipchat_notifier::app=info"));
     Ok(command)
 }
 
