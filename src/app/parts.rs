@@ -123,7 +123,7 @@ pub fn read_integrations(path: &Path, egress: &Egress) -> Result<IntegrationsTex
 /// [`Misconfigured`] naming each bad entry of `egress.allow`.
 pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
     Egress::from_entries(&settings.egress.allow).map_err(|faults| {
-        let lines: Vec<String> = faults.iter().map(|fault| format!("egress.allow: {fault}")).collect();
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         Misconfigured(lines.join("\n"))
     })
 }
@@ -148,6 +148,8 @@ pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteS
         return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
     };
     let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
+    // First, so that an unusable place is told as the store's and not as its key's.
+    SqliteStore::make_place(path).map_err(from_store)?;
     let cipher = Cipher::load_or_create(&key_file).map_err(from_store)?;
     SqliteStore::open(path, role, cipher).map_err(from_store)
 }
@@ -249,7 +251,10 @@ pub fn from_broker(error: BrokerError) -> anyhow::Error {
     }
 }
 
-/// A store error as the verbs report it: what can't be opened is a matter of configuration.
+/// A store error as the verbs report it: what trying again does not help is a matter of configuration.
 pub fn from_store(error: StoreError) -> anyhow::Error {
-    Misconfigured(error.to_string()).into()
+    match error {
+        StoreError::Unavailable(line) => anyhow::anyhow!(line),
+        StoreError::Refused(line) | StoreError::Corrupt(line) => Misconfigured(line).into(),
+    }
 }

@@ -143,10 +143,9 @@ async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Resul
 async fn remove(parts: &Parts, args: &RemoveArgs, now: Timestamp) -> anyhow::Result<()> {
     let id = existing_id(&args.integration.id)?;
     let stored = find(parts, &id).await?;
-    if !args.yes {
+    if stored.pending > 0 && !args.yes {
         bail!(
-            "removing {id} ends its {} pending notifications as suppressed and forgets its streaks; \
-             add --yes to do it",
+            "{id} has {} pending notifications, which would end as suppressed; add --yes to remove it",
             stored.pending
         );
     }

@@ -57,21 +57,23 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
 }
 
 fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
-    let documents = match &args.newman {
-        Some(report) => vec![newman(args, report)?],
-        None => {
-            let read =
-                args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
-            read.into_iter().flatten().collect()
+    let mut faults = Vec::new();
+    let mut documents = Vec::new();
+    if let Some(report) = &args.newman {
+        documents.push(newman(args, report)?);
+    }
+    for file in &args.files {
+        match events::read(file) {
+            Ok(read) => documents.extend(read),
+            Err(fault) => faults.push(format!("{fault:#}")),
         }
-    };
-    if args.id.is_some() && documents.len() != 1 {
+    }
+    if args.id.is_some() && faults.is_empty() && documents.len() != 1 {
         bail!(
             "--id names one event, but there are {}; leave it out to give each an id of its own",
             documents.len()
         );
     }
-    let mut faults = Vec::new();
     let mut envelopes = Vec::new();
     for document in documents {
         let place = document.place.clone();
@@ -81,7 +83,7 @@ fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
         }
     }
     if !faults.is_empty() {
-        bail!("nothing was published, since {} events are malformed:\n{}", faults.len(), faults.join("\n"));
+        bail!("nothing was published; faults: {}\n{}", faults.len(), faults.join("\n"));
     }
     Ok(envelopes)
 }

@@ -59,6 +59,14 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Makes sure that there is a file at `path`, as [`Self::open`] does, without reading it.
+    ///
+    /// # Errors
+    /// A place where no file can be, with a sentence.
+    pub fn make_place(path: &Path) -> Result<(), StoreError> {
+        open::place(path).map(drop)
+    }
+
     /// Opens the file at `path`, making it and its schema where needed. Blocks for some milliseconds.
     ///
     /// # Errors
