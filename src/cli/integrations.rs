@@ -34,7 +34,9 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
         IntegrationsVerb::Resume(args) => {
             let id = existing_id(&args.id)?;
             parts.store.resume(&id, now).await.map_err(refused)?;
-            say(&format!("{id} is active"));
+            // A file may still want it paused after its suspension is lifted.
+            let state = find(&parts, &id).await?.state;
+            say(&format!("{id} is {}", state.as_str()));
             Ok(())
         }
         IntegrationsVerb::Test(args) => test(&parts, &existing_id(&args.id)?).await,

@@ -255,9 +255,12 @@ impl Worker {
     /// Where the worker's own endpoints are, as its log says.
     pub async fn address(&self) -> String {
         let line = self.says(&["worker started"]).await;
-        let at = line.find("127.0.0.1:").expect("an address");
-        let digits = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
-        line[at..].split(|c: char| !digits(c)).next().expect("an address").to_owned()
+        let form =
+            ["\"http\":\"", "http="].into_iter().find(|form| line.contains(form)).expect("in either format");
+        let (_, rest) = line.split_once(form).expect("found");
+        let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        // What is bound everywhere is asked by loopback.
+        address.replace("0.0.0.0", "127.0.0.1")
     }
 
     /// Status and body of one of the worker's own endpoints.
@@ -286,6 +289,11 @@ impl Worker {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find(|line| line.starts_with(series))?;
         line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
