@@ -185,7 +185,7 @@ async fn hostile_events_reach_their_rooms_as_harmless_html() {
     let (lab, worker) = lab().await;
     let names = json!({
         "monitor_uid": "m", "monitor_name": "", "collection_uid": "", "collection_name": "", "environment_uid": "",
-        "environment_name": "", "user_id": "", "user_name": "", "run_id": "", "region": "", "trigger": "",
+        "environment_name": "", "user_id": "", "user_name": "", "run_id": "", "region": "<b>eu", "trigger": "",
         "monitor_url": "", "run_url": "",
         "metrics": {"passedTests": 1, "failedTests": u64::MAX, "errors": 0, "requestCount": 0, "totalLatency": u64::MAX},
         "failures": [{"request": HOSTILE, "test": HOSTILE, "message": HOSTILE.repeat(2_000)}],
@@ -200,7 +200,9 @@ async fn hostile_events_reach_their_rooms_as_harmless_html() {
     let mut links = json!({"monitor_uid": "l", "metrics": {"failedTests": 1}});
     links["monitor_url"] = "javascript:alert(1)".into();
     links["run_url"] = "https://ok.example/\"><script>".into();
-    for (id, body) in [("names", hostile(names, &["monitor_uid"])), ("many", many), ("links", links)] {
+    for (id, body) in
+        [("names", hostile(names, &["monitor_uid", "region"])), ("many", many), ("links", links)]
+    {
         lab.broker.publish("monitor.acme.m", id, body.to_string().as_bytes()).await;
     }
     let activity = json!({

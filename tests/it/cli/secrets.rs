@@ -117,11 +117,15 @@ async fn no_secret_is_written_anywhere() {
         ROOMS.iter().flat_map(|(_, token)| [(*token).to_owned(), decoded(token)]).collect();
     // RabbitMQ's own default is a word that stands everywhere, and no secret.
     secrets.extend((password != "guest").then_some(password));
+    // As `Debug` writes bytes.
+    let numbers = |secret: &String| secret.bytes().map(|b| b.to_string()).collect::<Vec<_>>().join(", ");
+    secrets.extend(secrets.iter().map(numbers).collect::<Vec<_>>());
     let runs = [
         ("debug", "json", "header"),
         ("debug", "human", "header"),
         ("trace", "human", "header"),
         ("trace", "json", "query"),
+        ("trace,lapin=trace", "json", "header"),
     ];
     let mut leaks = Vec::new();
     for (n, (level, format, token_in)) in runs.into_iter().enumerate() {
@@ -134,7 +138,8 @@ async fn no_secret_is_written_anywhere() {
             ("hipchat.token_in", token_in),
             ("hipchat.timeout", "1s"),
             ("hipchat.connect_timeout", "1s"),
-            ("retry.give_up_after", "500ms"),
+            ("retry.give_up_after", "1s"),
+            ("pacing.room.messages", "1000"),
         ]);
         worker.is_ready().await;
         let told = busy(&lab, worker, &format!("run-{n}")).await;

@@ -1,17 +1,19 @@
 //! The real binary as an operator has it: a folder with a configuration, a topology of its own on a real
 //! RabbitMQ, and rooms in a sandbox.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod rooms;
+mod worker;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hipchat_notifier::sandbox::{RoomSpec, Sandbox, SandboxOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::AbortHandle;
 
+pub use self::rooms::Rooms;
+pub use self::worker::{Worker, signal};
 use super::broker::{Broker, eventually};
 
 /// The program under test.
@@ -216,130 +218,6 @@ impl Lab {
     }
 }
 
-/// A running worker. Killed when it is dropped.
-pub struct Worker {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    client: reqwest::Client,
-}
-
-impl Worker {
-    /// Starts `command` and reads its log.
-    pub fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let log = Arc::new(Mutex::new(String::new()));
-        follow(child.stderr.take().expect("piped"), &log);
-        follow(child.stdout.take().expect("piped"), &log);
-        Self { child, log, client: client() }
-    }
-
-    /// Everything that it has written so far.
-    pub fn log(&self) -> String {
-        self.log.lock().expect("not poisoned").clone()
-    }
-
-    /// The first line of the log in which all of these stand.
-    pub async fn says(&self, parts: &[&str]) -> String {
-        eventually(&format!("{parts:?} in the log: {}", self.log()), async || {
-            let log = self.log();
-            log.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
-        })
-        .await
-    }
-
-    /// Where the worker's own endpoints are, as its log says.
-    pub async fn address(&self) -> String {
-        let line = self.says(&["worker started"]).await;
-        let form =
-            ["\"http\":\"", "http="].into_iter().find(|form| line.contains(form)).expect("in either format");
-        let (_, rest) = line.split_once(form).expect("found");
-        let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
-        // What is bound everywhere is asked by loopback.
-        address.replace("0.0.0.0", "127.0.0.1")
-    }
-
-    /// Status and body of one of the worker's own endpoints.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.address().await);
-        let answer = self.client.get(url).send().await.expect("an answer");
-        (answer.status().as_u16(), answer.text().await.expect("text"))
-    }
-
-    /// Waits until `/readyz` says so.
-    pub async fn is_ready(&self) {
-        eventually("the worker is ready", async || (self.get("/readyz").await.0 == 200).then_some(())).await;
-    }
-
-    /// Waits until `/readyz` says no, and why.
-    pub async fn is_not_ready(&self) -> String {
-        eventually("the worker is not ready", async || {
-            let (status, why) = self.get("/readyz").await;
-            (status == 503).then_some(why)
-        })
-        .await
-    }
-
-    /// One figure of `/metrics`, by the start of its line.
-    pub async fn figure(&self, series: &str) -> Option<f64> {
-        let (_, text) = self.get("/metrics").await;
-        let line = text.lines().find(|line| line.starts_with(series))?;
-        line.rsplit(' ').next()?.parse().ok()
-    }
-
-    /// Its process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
-    }
-
-    /// Waits until it has ended, by itself or by what was done to it.
-    pub async fn ended(&mut self) -> ExitStatus {
-        eventually("the worker ends", async || self.child.try_wait().expect("a child")).await
-    }
-
-    /// Stops it as an orchestrator does, and gives its whole log.
-    pub async fn stop(mut self) -> String {
-        self.signal("TERM");
-        let status = self.ended().await;
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-        self.log()
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Sends a signal to a process of ours.
-pub fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status();
-    assert!(sent.expect("kill is there").success());
-}
-
-fn follow(from: impl Read + Send + 'static, log: &Arc<Mutex<String>>) {
-    let log = Arc::clone(log);
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(from);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            log.lock().expect("not poisoned").push_str(&String::from_utf8_lossy(&line));
-            line.clear();
-        }
-    });
-}
-
 /// A client without proxies and redirects.
 pub fn client() -> reqwest::Client {
     // Fails when another test was first, which is as good.
@@ -350,70 +228,6 @@ pub fn client() -> reqwest::Client {
         .timeout(PATIENCE)
         .build()
         .expect("a client")
-}
-
-/// A sandbox, served until it is dropped.
-pub struct Rooms {
-    pub address: String,
-    client: reqwest::Client,
-    served: AbortHandle,
-}
-
-impl Rooms {
-    /// Every room exists, without limits, and takes these tokens.
-    pub async fn open(tokens: Vec<String>) -> Self {
-        Self::start(SandboxOptions { tokens, room_limit: None, token_limit: None, ..Default::default() })
-            .await
-    }
-
-    /// These rooms and no other.
-    pub async fn of(rooms: Vec<RoomSpec>) -> Self {
-        Self::start(SandboxOptions { rooms, room_limit: None, token_limit: None, ..Default::default() }).await
-    }
-
-    async fn start(options: SandboxOptions) -> Self {
-        let sandbox = Sandbox::bind(options).await.expect("a free port");
-        let address = sandbox.address().to_string();
-        let served = tokio::spawn(async move {
-            let _ = sandbox.serve(std::future::pending()).await;
-        });
-        Self { address, client: client(), served: served.abort_handle() }
-    }
-
-    /// What a room has received, oldest first.
-    pub async fn messages(&self, room: &str) -> Vec<Value> {
-        let url = format!("http://{}/sandbox/rooms/{room}/messages", self.address);
-        let text = self.client.get(url).send().await.expect("an answer").text().await.expect("text");
-        let listing: Value = serde_json::from_str(&text).expect("JSON");
-        listing["messages"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// A room's messages, once there are so many.
-    pub async fn receives(&self, room: &str, count: usize) -> Vec<Value> {
-        eventually(&format!("{count} messages in {room}"), async || {
-            let messages = self.messages(room).await;
-            assert!(messages.len() <= count, "{messages:#?}");
-            (messages.len() == count).then_some(messages)
-        })
-        .await
-    }
-
-    /// Makes rooms fail, as `/sandbox/faults` takes it.
-    pub async fn fail(&self, faults: Value) {
-        let put = self
-            .client
-            .put(format!("http://{}/sandbox/faults", self.address))
-            .header("content-type", "application/json")
-            .body(json!({"faults": faults}).to_string());
-        let answer = put.send().await.expect("an answer");
-        assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
-    }
-}
-
-impl Drop for Rooms {
-    fn drop(&mut self) {
-        self.served.abort();
-    }
 }
 
 /// A monitor's run in Postman's own form.
