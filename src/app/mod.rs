@@ -94,15 +94,15 @@ impl Running {
         tasks.spawn(self.janitor().run(self.stop.clone()));
         tasks.spawn(self.burial(&burial_bell)?.run(self.stop.clone()));
         tasks.spawn(self.dispatch(&dispatch_bell, &burial_bell)?.run(self.stop.clone()));
-        let consumed = self.consume(&dispatch_bell, &burial_bell, &switch).await;
+        let mut patience = Patience::new(self.settings.shutdown.grace, self.stop.clone());
+        let consumed = self.consume(&dispatch_bell, &burial_bell, &switch, &mut patience).await;
         switch.stop();
-        let grace = self.settings.shutdown.grace;
-        if tokio::time::timeout(grace, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
-            tracing::warn!(
-                grace_seconds = grace.as_secs(),
-                "attempts still in flight after the grace time are cut off and will be repeated"
-            );
-            tasks.shutdown().await;
+        tokio::select! {
+            () = async { while tasks.join_next().await.is_some() {} } => {}
+            () = patience.ends() => {
+                tracing::warn!("attempts still in flight after the grace time are cut off and will be repeated");
+                tasks.shutdown().await;
+            }
         }
         tracing::info!("worker stopped");
         consumed
@@ -114,6 +114,7 @@ impl Running {
         dispatch: &Arc<Bell>,
         burial: &Arc<Bell>,
         switch: &StopSwitch,
+        patience: &mut Patience,
     ) -> anyhow::Result<()> {
         let intake = Arc::new(Intake {
             store: self.parts.store.clone(),
@@ -138,7 +139,14 @@ impl Running {
             }
         }
         switch.stop();
-        consumer.await.map_err(parts::from_broker)
+        tokio::select! {
+            ended = consumer => ended.map_err(parts::from_broker),
+            // While the store can't be written, a batch waits without an end. The broker gives it out again.
+            () = patience.ends() => {
+                tracing::warn!("the events in hand could not be taken in within the grace time and come again");
+                Ok(())
+            }
+        }
     }
 
     fn janitor(&self) -> Janitor {
@@ -173,6 +181,30 @@ impl Running {
             wake: wake.clone(),
             burial: burial.clone(),
         }))
+    }
+}
+
+/// How long what is under way may take after the word to stop: the grace time, or until a second signal.
+struct Patience {
+    over: Stop,
+}
+
+impl Patience {
+    fn new(grace: std::time::Duration, mut stop: Stop) -> Self {
+        let (switch, over) = StopSwitch::new();
+        tokio::spawn(async move {
+            stop.wait().await;
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                _ = stop_signal() => {}
+            }
+            switch.stop();
+        });
+        Self { over }
+    }
+
+    async fn ends(&mut self) {
+        self.over.wait().await;
     }
 }
 

@@ -82,10 +82,49 @@ async fn the_key_is_its_owners_alone_and_another_key_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn a_full_disk_keeps_no_worker_from_stopping() {
+    let lab = Lab::new().await;
+    lab.apply(&lab.integration("runs", "monitor-results")).await;
+    // With a grace time that no test waits for, it is the second signal that ends it.
+    for (grace, again) in [("1s", false), ("1h", true)] {
+        let mut worker = limited(&lab, 256, grace);
+        worker.is_ready().await;
+        for n in 0..8 {
+            lab.broker.publish("monitor.acme.m", &format!("{grace}-{n}"), large(n).as_bytes()).await;
+        }
+        worker.says(&["can't take events in; trying again in 1 s"]).await;
+        worker.signal("TERM");
+        worker.says(&["stopping: no more events are taken in"]).await;
+        let status = eventually("it ends", async || {
+            let status = worker.exit();
+            if again && status.is_none() {
+                worker.signal("TERM");
+            }
+            status
+        })
+        .await;
+        assert_eq!(status.code(), Some(0), "{}", worker.log());
+        worker.says(&["could not be taken in within the grace time and come again"]).await;
+    }
+    let worker = lab.start(&[("pacing.room.messages", "10000")]);
+    for event in ["1s", "1h"].iter().flat_map(|grace| (0..8).map(move |n| format!("{grace}-{n}"))) {
+        assert_eq!(lab.outcomes(&event).await[0].1, "sent", "{event}");
+    }
+    worker.stop().await;
+}
+
+/// An event of 100 KB.
+fn large(n: usize) -> String {
+    let mut body: serde_json::Value = serde_json::from_str(&run_body(&format!("m-{n}"), 1)).expect("JSON");
+    body["collection_name"] = "c".repeat(100_000).into();
+    body.to_string()
+}
+
 /// A worker whose files may not grow beyond `blocks` of 1 KiB. `bash` ignores the signal that comes with that, and
 /// so does what it starts; then a write fails, as on a disk that is full.
-fn limited(lab: &Lab, blocks: u32) -> Worker {
-    let plain = lab.command(&["run"], &[("pacing.room.messages", "10000"), ("pacing.token.calls", "10000")]);
+fn limited(lab: &Lab, blocks: u32, grace: &str) -> Worker {
+    let plain = lab.command(&["run"], &[("pacing.room.messages", "10000"), ("shutdown.grace", grace)]);
     let mut command = Command::new("bash");
     command.args(["-c", &format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\""), "limited", BINARY]);
     command.args(plain.get_args()).current_dir(lab.folder.path());
@@ -102,19 +141,13 @@ fn limited(lab: &Lab, blocks: u32) -> Worker {
 async fn a_full_disk_pauses_the_intake_and_loses_nothing() {
     let lab = Lab::new().await;
     lab.apply(&lab.integration("runs", "monitor-results")).await;
-    let worker = limited(&lab, 256);
+    let worker = limited(&lab, 256, "20s");
     worker.is_ready().await;
-    let body = |n: usize| {
-        let mut body: serde_json::Value =
-            serde_json::from_str(&run_body(&format!("m-{n}"), 1)).expect("JSON");
-        body["collection_name"] = "c".repeat(100_000).into();
-        body.to_string()
-    };
     lab.broker.publish("monitor.acme.m", "small", run_body("small", 1).as_bytes()).await;
     lab.rooms.receives("runs", 1).await;
     let count = 8;
     for n in 0..count {
-        lab.broker.publish("monitor.acme.m", &format!("large-{n}"), body(n).as_bytes()).await;
+        lab.broker.publish("monitor.acme.m", &format!("large-{n}"), large(n).as_bytes()).await;
     }
     let line = worker.says(&["can't take events in; trying again in 1 s"]).await;
     assert!(line.contains("store.db"), "{line}");

@@ -92,9 +92,14 @@ impl Worker {
         signal(self.child.id(), name);
     }
 
+    /// How it has ended, if it has.
+    pub fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// Waits until it has ended, by itself or by what was done to it.
     pub async fn ended(&mut self) -> ExitStatus {
-        eventually("the worker ends", async || self.child.try_wait().expect("a child")).await
+        eventually("the worker ends", async || self.exit()).await
     }
 
     /// Stops it as an orchestrator does, and gives its whole log.
