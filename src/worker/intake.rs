@@ -193,6 +193,12 @@ fn make_id() -> EventId {
 
 fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> Read {
     let event = formats::identity(&received.envelope);
+    // A letter that was put back for one integration must not go to all when it is put back again.
+    let integration = received
+        .envelope
+        .header(INTEGRATION_HEADER)
+        .filter(|id| IntegrationId::is_valid(id))
+        .map(IntegrationId::new);
     let Received { envelope, at } = received;
     tracing::warn!(
         event_id = event.as_ref().map(EventId::as_str),
@@ -206,7 +212,7 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         reason,
         detail,
         event,
-        integration: None,
+        integration,
         attempts: 0,
         last_status: None,
         first_attempt_at: None,

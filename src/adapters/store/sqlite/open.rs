@@ -48,7 +48,7 @@ pub fn open(path: &Path, role: Role) -> Result<Opened, StoreError> {
 }
 
 /// Makes sure that there is a file at `path`, readable by its owner alone if it is new.
-fn place(path: &Path) -> Result<PathBuf, StoreError> {
+pub fn place(path: &Path) -> Result<PathBuf, StoreError> {
     let shown = path.display();
     let refused = |sentence: String| Err(StoreError::Refused(sentence));
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
