@@ -1,4 +1,6 @@
 //! What several subjects' tests share.
 
 pub mod broker;
+pub mod process;
 pub mod proxy;
+pub mod rooms;
