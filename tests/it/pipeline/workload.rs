@@ -322,7 +322,11 @@ impl Wish {
                 let _ = writeln!(text, "monitors = {monitors:?}\n[integrations.notify]\n{}", rule.toml());
             }
             Interest::Activities { models, not_users, telling } => {
-                let _ = writeln!(text, "models = {models:?}\nnot_users = {not_users:?}");
+                for (name, globs) in [("models", models), ("not_users", not_users)] {
+                    if !globs.is_empty() {
+                        let _ = writeln!(text, "{name} = {globs:?}");
+                    }
+                }
                 let _ = writeln!(text, "[integrations.notify]\n{}", telling.toml());
             }
         }
