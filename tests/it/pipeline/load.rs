@@ -155,7 +155,26 @@ async fn under_load_all_is_told_once_in_order_and_within_the_budgets() {
     // The load must have been one: budgets used up, and some of everything.
     let full = u64::from(play.work.scale.room.0);
     assert!(found.max_in_window + 1 >= full, "no room came near its budget");
-    assert!(found.digested > 0 && found.sent > 0 && found.suppressed > 0 && found.malformed > 0);
+    assert!(found.merged > 0 && found.sent > 0 && found.suppressed > 0 && found.malformed > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_that_often_fail_hear_all_in_order_and_nothing_merged_while_budgets_last() {
+    const AMPLE: Scale =
+        Scale { room: (100_000, Duration::from_secs(2)), token: (100_000, Duration::from_secs(2)), ..SMALL };
+    let mut play = Play::prepare("failing rooms", 20_265, AMPLE, None).await;
+    play.site = play.site.with("RETRY__FIRST", "20ms").with("RETRY__LONGEST", "100ms");
+    let failing = json!([
+        {"kind": "status", "status": 503, "probability": 0.2, "seed": play.work.seed},
+        {"kind": "drop", "probability": 0.1, "seed": play.work.seed},
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "probability": 0.05},
+    ]);
+    play.hipchat.set_faults(failing).await;
+    let _worker = play.site.start().await;
+    play.publish().await;
+    play.settles().await;
+    let found = play.judge("failing rooms").await;
+    assert_eq!((found.repeats, found.merged), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,8 @@ pub struct Findings {
     pub suppressed: usize,
     pub sent: usize,
     pub digested: usize,
+    /// Those that were merged because a budget was used up, and not their own integration's.
+    pub merged: usize,
     pub messages: usize,
     pub malformed: usize,
     /// Messages that a room got once more, because the worker was killed before it could note the answer.
@@ -267,7 +269,11 @@ fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &
 
 fn count(work: &Workload, entries: &Entries) -> Findings {
     let ended = |outcome| entries.values().filter(|entry| entry.outcome == outcome).count();
+    let merged = |((_, w), entry): &(&Pair, &JournalEntry)| {
+        entry.reason == "over-budget" && work.wishes[*w].throttle.is_none()
+    };
     Findings {
+        merged: entries.iter().filter(merged).count(),
         events: work.events.len(),
         notifications: entries.len(),
         suppressed: ended(Outcome::Suppressed),

@@ -1,6 +1,5 @@
 //! HipChat's stand-in, served in the test's own process and asked over HTTP as anybody would.
 
-
 use hipchat_notifier::sandbox::{Limit, Sandbox, SandboxOptions};
 use jiff::Timestamp;
 use reqwest::{Client, Method};
