@@ -231,7 +231,9 @@ pub fn repeats(
     verdicts: &BTreeMap<Pair, Verdict>,
     entries: &Entries,
 ) -> BTreeMap<Pair, (&'static str, Option<i64>)> {
-    let mut of_one: BTreeMap<(usize, &str, &str, &str), Vec<(usize, i64)>> = BTreeMap::new();
+    // By integration, user, model and instance: events and the times at which they came.
+    type Series<'a> = BTreeMap<(usize, &'a str, &'a str, &'a str), Vec<(usize, i64)>>;
+    let mut of_one = Series::new();
     let mut telling = BTreeMap::new();
     for (pair @ (e, w), entry) in entries {
         let (Some(Verdict::Activity(how)), Means::Activity { model, uid, user, .. }) =
