@@ -4,6 +4,7 @@
 //! The load tests run small here. `PROVE=full` makes them as large as the promises are stated for, and
 //! `PROVE_SEED` replays one; `scripts/prove` does both.
 
+mod blindness;
 mod bodies;
 mod expected;
 mod letters;
@@ -13,4 +14,5 @@ mod oracle;
 mod outages;
 mod stage;
 mod told;
+mod wishes;
 mod workload;

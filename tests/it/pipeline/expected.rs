@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::workload::{Interest, Means, Rule, Telling, Wish, Workload};
+use super::wishes::{Interest, Rule, Telling, Wish};
+use super::workload::{Means, Workload};
 
 /// What an integration must hear of an event: places of both in the workload.
 pub type Pair = (usize, usize);

@@ -24,7 +24,7 @@ const ANSWER_MS: u64 = 15;
 const KILLS: usize = 10;
 
 /// Small enough for every run of the tests: budgets short, so that they are used up all the time.
-const SMALL: Scale = Scale {
+pub const SMALL: Scale = Scale {
     events: 1_000,
     integrations: 40,
     rooms: 12,
@@ -52,18 +52,18 @@ fn scale() -> Scale {
 }
 
 /// What must be set up for a load, and is judged after it.
-struct Play {
-    work: Workload,
-    broker: Broker,
-    hipchat: Hipchat,
-    site: Site,
+pub struct Play {
+    pub work: Workload,
+    pub broker: Broker,
+    pub hipchat: Hipchat,
+    pub site: Site,
     kills: Vec<Timestamp>,
     confirms_lost: bool,
     began: Instant,
 }
 
 impl Play {
-    async fn prepare(name: &str, seed: u64, scale: Scale, url: Option<&str>) -> Self {
+    pub async fn prepare(name: &str, seed: u64, scale: Scale, url: Option<&str>) -> Self {
         let seed = std::env::var("PROVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
         println!("{name}: seed {seed} (replay with PROVE_SEED={seed})");
         let broker = Broker::fresh().await;
@@ -82,7 +82,7 @@ impl Play {
     }
 
     /// Publishes everything, evenly over the time it may take, and has each event confirmed.
-    async fn publish(&self) {
+    pub async fn publish(&self) {
         let mut publisher = Publisher::open(&self.broker.options(), false).await.expect("the broker");
         let chunks = self.work.events.len().div_ceil(CHUNK) as u32;
         let mut pace = tokio::time::interval(self.work.scale.publish_over / chunks);
@@ -111,7 +111,7 @@ impl Play {
     }
 
     /// Waits until the last event is taken in and nothing is left to do.
-    async fn settles(&self) {
+    pub async fn settles(&self) {
         let store = self.site.store();
         let last = EventId::new(&self.work.events.last().expect("events").id);
         // Everything that waits for a budget gets its place within a few windows.
@@ -128,11 +128,16 @@ impl Play {
         }
     }
 
+    /// What the judge looks at.
+    pub fn scene(&self) -> Scene<'_> {
+        let Self { work, site, broker, hipchat, kills, confirms_lost, .. } = self;
+        Scene { work, site, broker, hipchat, kills, confirms_lost: *confirms_lost }
+    }
+
     async fn judge(&self, name: &str) -> Findings {
         let took = self.began.elapsed();
-        let Self { work, site, broker, hipchat, kills, confirms_lost, .. } = self;
-        let scene = Scene { work, site, broker, hipchat, kills, confirms_lost: *confirms_lost };
-        let findings = scene.judge().await;
+        let findings = self.scene().judge().await;
+        let (work, kills) = (&self.work, &self.kills);
         println!(
             "{name}: {findings} (limit {} in {:?}), {} kills, {:.1} s",
             work.scale.room.0,

@@ -4,13 +4,13 @@
 //! Every event carries its id in what its message shows (the run's link, the activity's name), so that it can
 //! be found in a room.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use fastrand::Rng;
 use hipchat_notifier::domain::envelope::Envelope;
 
 use super::bodies;
+use super::wishes::{self, Wish};
 use crate::support::rooms::Hipchat;
 
 /// How much, and within which limits.
@@ -26,51 +26,6 @@ pub struct Scale {
     pub publish_over: Duration,
     pub collate: Duration,
     pub every: Duration,
-}
-
-/// `notify.on` of monitor results, with its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    All,
-    FailuresThenSuccess(u32),
-    Failures,
-    FailuresAndRecovery,
-    AfterFailures(u32),
-    Changes,
-}
-
-/// `notify.on` of team activity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Telling {
-    Each { collate: Duration },
-    Digest { every: Duration },
-}
-
-#[derive(Debug, Clone)]
-pub enum Interest {
-    /// Uids, or uids that begin so (`…*`); empty: all.
-    Runs {
-        monitors: Vec<String>,
-        rule: Rule,
-    },
-    Activities {
-        models: Vec<String>,
-        not_users: Vec<String>,
-        telling: Telling,
-    },
-}
-
-/// An integration, as the test knows it.
-#[derive(Debug, Clone)]
-pub struct Wish {
-    pub id: String,
-    pub team: Option<String>,
-    pub interest: Interest,
-    pub room: String,
-    pub token: String,
-    pub throttle: Option<(u32, Duration)>,
-    pub queue: bool,
-    pub paused: bool,
 }
 
 /// What an event is about.
@@ -113,25 +68,15 @@ pub struct Workload {
 }
 
 pub const TEAMS: usize = 4;
-const MONITORS: usize = 48;
+pub const MONITORS: usize = 48;
 const REGIONS: [&str; 3] = ["", "us-east", "eu-west"];
-const MODELS: [&str; 3] = ["request", "collection", "environment"];
-const LAST: &str = "777-last";
+pub const MODELS: [&str; 3] = ["request", "collection", "environment"];
+pub const LAST: &str = "777-last";
 
 impl Workload {
     pub fn draw(seed: u64, scale: Scale) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut wishes: Vec<Wish> = (0..scale.integrations - 1).map(|n| wish(&mut rng, n, scale)).collect();
-        wishes.push(Wish {
-            id: "z-last".to_owned(),
-            team: None,
-            interest: Interest::Runs { monitors: vec![LAST.to_owned()], rule: Rule::All },
-            room: "room-0".to_owned(),
-            token: "token-0".to_owned(),
-            throttle: None,
-            queue: false,
-            paused: false,
-        });
+        let wishes = wishes::draw(&mut rng, scale);
         let mut draw = Events { rng, failing: vec![false; MONITORS * REGIONS.len()], made: Vec::new() };
         (1..scale.events).for_each(|n| draw.one(n));
         let id = format!("event-{:06}", scale.events);
@@ -153,63 +98,12 @@ impl Workload {
     }
 }
 
-fn some<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
+pub fn some<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())].clone()
 }
 
-fn monitor(n: usize) -> String {
+pub fn monitor(n: usize) -> String {
     format!("100-m{n:02}")
-}
-
-fn wish(rng: &mut Rng, n: usize, scale: Scale) -> Wish {
-    let room = n % scale.rooms;
-    let team = rng.usize(..TEAMS);
-    let runs = n % 10 < 7;
-    let interest = if runs { runs_wanted(rng, n, team) } else { activities_wanted(rng, n, scale) };
-    let quiet = matches!(interest, Interest::Runs { rule: Rule::Changes | Rule::AfterFailures(_), .. });
-    Wish {
-        id: format!("i-{n:03}"),
-        team: (!runs || rng.u8(..10) > 0).then(|| format!("t-{team}")),
-        interest,
-        room: format!("room-{room}"),
-        // Some rooms are reached with two tokens.
-        token: if rng.u8(..5) == 0 { format!("token-{room}-b") } else { format!("token-{room}") },
-        throttle: (rng.u8(..8) == 0).then_some((5, scale.room.1)),
-        queue: quiet && rng.u8(..3) == 0,
-        paused: n % 25 == 24,
-    }
-}
-
-fn runs_wanted(rng: &mut Rng, n: usize, team: usize) -> Interest {
-    let of_team = |rng: &mut Rng| monitor(rng.usize(..MONITORS / TEAMS) * TEAMS + team);
-    let number = rng.u32(1..=4);
-    let rule = match n % 6 {
-        0 => Rule::All,
-        1 => Rule::FailuresThenSuccess(number),
-        2 => Rule::Failures,
-        3 => Rule::FailuresAndRecovery,
-        4 => Rule::AfterFailures(number),
-        _ => Rule::Changes,
-    };
-    let monitors = match rng.u8(..6) {
-        0 if matches!(rule, Rule::Changes | Rule::FailuresThenSuccess(_)) => vec!["100-m*".to_owned()],
-        1 => vec![format!("100-m{}*", rng.u8(..4))],
-        2 => vec![of_team(rng)],
-        _ => vec![of_team(rng), of_team(rng), "100-never".to_owned()],
-    };
-    Interest::Runs { monitors, rule }
-}
-
-fn activities_wanted(rng: &mut Rng, n: usize, scale: Scale) -> Interest {
-    let telling = match n % 3 {
-        0 => Telling::Each { collate: Duration::ZERO },
-        1 => Telling::Each { collate: scale.collate },
-        _ => Telling::Digest { every: scale.every },
-    };
-    let models =
-        if rng.bool() { Vec::new() } else { vec![some(rng, &MODELS).to_owned(), "none*".to_owned()] };
-    let not_users = if rng.bool() { Vec::new() } else { vec!["u-bot*".to_owned()] };
-    Interest::Activities { models, not_users, telling }
 }
 
 struct Events {
@@ -301,62 +195,6 @@ impl Events {
                 Some((id.clone(), bodies::run_as_webhook(&id, &format!("again-{n:06}"), &other)))
             }
             _ => Some((id, envelope)),
-        }
-    }
-}
-
-impl Wish {
-    fn toml(&self, hipchat: &Hipchat) -> String {
-        let mut text = format!("[[integrations]]\nid = \"{}\"\nname = \"Wish {0}\"\n", self.id);
-        let kind = match self.interest {
-            Interest::Runs { .. } => "monitor-results",
-            Interest::Activities { .. } => "team-activity",
-        };
-        let url = hipchat.room_url(&self.room, &self.token);
-        let _ = writeln!(text, "kind = \"{kind}\"\nroom_url = \"{url}\"\npaused = {}", self.paused);
-        if let Some(team) = &self.team {
-            let _ = writeln!(text, "team = \"{team}\"");
-        }
-        match &self.interest {
-            Interest::Runs { monitors, rule } => {
-                let _ = writeln!(text, "monitors = {monitors:?}\n[integrations.notify]\n{}", rule.toml());
-            }
-            Interest::Activities { models, not_users, telling } => {
-                for (name, globs) in [("models", models), ("not_users", not_users)] {
-                    if !globs.is_empty() {
-                        let _ = writeln!(text, "{name} = {globs:?}");
-                    }
-                }
-                let _ = writeln!(text, "[integrations.notify]\n{}", telling.toml());
-            }
-        }
-        let overflow = if self.queue { "queue" } else { "digest" };
-        let _ = writeln!(text, "[integrations.throttle]\noverflow = \"{overflow}\"");
-        if let Some((messages, per)) = self.throttle {
-            let _ = writeln!(text, "messages = {messages}\nper = \"{}ms\"", per.as_millis());
-        }
-        text
-    }
-}
-
-impl Rule {
-    fn toml(self) -> String {
-        match self {
-            Self::All => "on = \"all\"".to_owned(),
-            Self::FailuresThenSuccess(n) => format!("on = \"failures-then-success\"\nfailures = {n}"),
-            Self::Failures => "on = \"failures\"".to_owned(),
-            Self::FailuresAndRecovery => "on = \"failures-and-recovery\"".to_owned(),
-            Self::AfterFailures(n) => format!("on = \"after-failures\"\nfailures = {n}"),
-            Self::Changes => "on = \"changes\"".to_owned(),
-        }
-    }
-}
-
-impl Telling {
-    fn toml(self) -> String {
-        match self {
-            Self::Each { collate } => format!("on = \"each\"\ncollate = \"{}ms\"", collate.as_millis()),
-            Self::Digest { every } => format!("on = \"digest\"\nevery = \"{}ms\"", every.as_millis()),
         }
     }
 }

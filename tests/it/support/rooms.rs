@@ -91,6 +91,26 @@ impl Hipchat {
         assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
     }
 
+    /// Posts a message to a room past the worker.
+    pub async fn post_stray(&self, room: &str) {
+        let answer = self
+            .client
+            .post(self.room_url(room, "another"))
+            .header("content-type", "application/json")
+            .body(json!({"message": "once more"}).to_string())
+            .send()
+            .await
+            .expect("the sandbox answers");
+        assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    }
+
+    /// Forgets what the rooms received.
+    pub async fn forget(&self) {
+        let url = format!("http://{}/sandbox/messages", self.address);
+        let answer = self.client.delete(url).send().await.expect("the sandbox answers");
+        assert!(answer.status().is_success());
+    }
+
     /// All rooms that were called so far.
     pub async fn figures(&self) -> Vec<Figures> {
         serde_json::from_value(self.get("/sandbox/rooms").await).expect("figures")
