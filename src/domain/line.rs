@@ -217,11 +217,19 @@ pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, 
         return Step::Throttled { until };
     };
     match line.tokens.get(&places[first].integration.token) {
-        Some(grant) if grant.calls > 0 => choose(line, &places, first, room_left.min(grant.calls)),
+        Some(grant) if grant.calls > 0 => {
+            choose(line, &places, first, room_left.min(left_of_token(grant, now)))
+        }
         Some(grant) => Step::WaitUntil { until: grant.opens_at.max(now), reason: WaitReason::TokenBudget },
         // The room URL was changed after the room was claimed: claim it anew.
         None => Step::WaitUntil { until: later(now, RECLAIM_AFTER), reason: WaitReason::TokenBudget },
     }
+}
+
+/// What a token's budget leaves for the line. A grant is what the line asked for, with nothing for a call that
+/// has to be made again, so only where no more could be had does it say that the budget is used up.
+fn left_of_token(grant: &TokenGrant, now: Timestamp) -> u32 {
+    if grant.opens_at <= now { u32::MAX } else { grant.calls }
 }
 
 /// How long to wait for the store and the worker to agree on an integration that is just being changed.

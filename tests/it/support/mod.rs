@@ -2,4 +2,6 @@
 
 pub mod broker;
 pub mod cli;
+pub mod process;
 pub mod proxy;
+pub mod rooms;
