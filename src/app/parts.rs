@@ -77,9 +77,6 @@ impl Parts {
 #[async_trait]
 impl Readiness for Parts {
     async fn ready(&self) -> Result<(), String> {
-        if let Some(fault) = self.store.intake_fault() {
-            return Err(format!("events are not taken in: {fault}"));
-        }
         match self.store.next_due().await {
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),

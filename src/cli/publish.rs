@@ -156,7 +156,7 @@ mod tests {
     fn a_malformed_event_is_refused_with_what_is_wrong() {
         let refusal = published(br#"{"monitor_uid":"1","metrics":{"failedTests":"two"}}"#, &[]).unwrap_err();
         let refusal = refusal.to_string();
-        assert!(refusal.starts_with("nothing was published, since 1 event is malformed:\n"), "{refusal}");
+        assert!(refusal.starts_with("nothing was published; faults: 1\n"), "{refusal}");
         assert!(refusal.contains("event 1: metrics.failedTests: found the text \"two\""), "{refusal}");
     }
 

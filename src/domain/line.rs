@@ -205,7 +205,9 @@ pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, 
     if places.is_empty() {
         return Step::Empty;
     }
-    if let Some(retry) = line.state.retry.filter(|retry| now < retry.at) {
+    // A retry further ahead than any wait was set before the clock was set back, and counts no more.
+    let latest = later(now, rules.retry.longest);
+    if let Some(retry) = line.state.retry.filter(|retry| now < retry.at && retry.at <= latest) {
         return Step::WaitUntil { until: retry.at, reason: WaitReason::Retrying };
     }
     let room_left = line.state.meter.available(rules.room, now);
@@ -269,7 +271,7 @@ impl Place {
 }
 
 fn room_is_closed(meter: &Meter, budget: Budget, now: Timestamp) -> Step {
-    let told_so = meter.blocked_until.is_some_and(|until| now < until);
+    let told_so = meter.block(now).is_some();
     let reason = if told_so { WaitReason::RateLimited } else { WaitReason::RoomBudget };
     Step::WaitUntil { until: meter.opens_at(budget, now), reason }
 }

@@ -26,6 +26,9 @@ use crate::worker::wake::Stop;
 /// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
 const AT_ONCE: Then = Then::Release { due: None };
 
+/// How long a room is worked on before it goes behind the others that are due.
+const TURN: Duration = Duration::from_secs(1);
+
 /// How long a settlement waits before the store is asked again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -62,8 +65,14 @@ pub enum Progress {
 impl Dispatch {
     /// Works off a held room's line, and gives the room back.
     pub async fn work_off(&self, mut line: RoomLine, stop: &Stop) {
+        let turn_ends = later(self.clock.now(), TURN);
         loop {
             match self.step(&mut line, stop.is_set()).await {
+                // A slow room with a long line must not keep its place while others wait for one.
+                Progress::Goes if self.clock.now() >= turn_ends => {
+                    self.give_back(&line, AT_ONCE).await;
+                    return;
+                }
                 Progress::Goes => {}
                 Progress::Released => return,
                 Progress::Lost => {

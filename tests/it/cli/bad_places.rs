@@ -93,7 +93,7 @@ async fn a_full_disk_keeps_no_worker_from_stopping() {
         for n in 0..8 {
             lab.broker.publish("monitor.acme.m", &format!("{grace}-{n}"), large(n).as_bytes()).await;
         }
-        worker.says(&["can't take events in; trying again in 1 s"]).await;
+        worker.says(&["can't take events in"]).await;
         worker.signal("TERM");
         worker.says(&["stopping: no more events are taken in"]).await;
         let status = eventually("it ends", async || {
@@ -105,7 +105,7 @@ async fn a_full_disk_keeps_no_worker_from_stopping() {
         })
         .await;
         assert_eq!(status.code(), Some(0), "{}", worker.log());
-        worker.says(&["could not be taken in within the grace time and come again"]).await;
+        worker.says(&["what was not finished"]).await;
     }
     let worker = lab.start(&[("pacing.room.messages", "10000")]);
     for event in ["1s", "1h"].iter().flat_map(|grace| (0..8).map(move |n| format!("{grace}-{n}"))) {
@@ -149,10 +149,10 @@ async fn a_full_disk_pauses_the_intake_and_loses_nothing() {
     for n in 0..count {
         lab.broker.publish("monitor.acme.m", &format!("large-{n}"), large(n).as_bytes()).await;
     }
-    let line = worker.says(&["can't take events in; trying again in 1 s"]).await;
+    let line = worker.says(&["can't take events in"]).await;
     assert!(line.contains("store.db"), "{line}");
     let why = worker.is_not_ready().await;
-    assert!(why.starts_with("events are not taken in: store "), "{why}");
+    assert!(why.contains("the store: store "), "{why}");
     assert_eq!(worker.get("/healthz").await.0, 200, "a restart would not help");
     let told = lab.rooms.messages("runs").await.len();
     assert!(told < 1 + count, "some wait: {told}");

@@ -83,8 +83,7 @@ fn judge(rule: Rule, history: &[Run], n: usize) -> Verdict {
     };
     if is_late(n) {
         return match (rule, this.failed) {
-            (Rule::All, _) => Told("every-run"),
-            (Rule::Failures, true) => Told("failure"),
+            (Rule::All, _) | (Rule::Failures | Rule::FailuresAndRecovery, true) => Told("stale"),
             (Rule::Failures, false) => Suppressed("success-not-wanted"),
             _ => Suppressed("stale"),
         };

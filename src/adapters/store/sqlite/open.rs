@@ -101,7 +101,7 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
             let process = Some(process.trim()).filter(|p| !p.is_empty()).unwrap_or("unknown").to_owned();
             Err(StoreError::Refused(format!(
                 "another worker is using {} (process {process}); one SQLite file serves one worker: stop that \
-                 worker, so give each its own store and its own integrations",
+                 one, or give each a store and integrations of its own",
                 path.display()
             )))
         }
