@@ -17,7 +17,11 @@ use tempfile::TempDir;
 use super::broker::{Broker, eventually};
 use super::rooms::client;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_hipchat-notifier");
+/// The worker under test: the one that was built with the tests, or the one at `PROVE_WORKER`, so that a release
+/// build can be judged without building the judge anew.
+fn program() -> String {
+    std::env::var("PROVE_WORKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hipchat-notifier").to_owned())
+}
 /// Lines of each worker's log that a failing test shows.
 const SHOWN_LINES: usize = 40;
 
@@ -81,7 +85,7 @@ impl Site {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.current_dir(self.folder.path()).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
