@@ -117,7 +117,7 @@ async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
             ran.complaint(1),
             format!(
                 "event {id:?} is not in the journal: it was never seen, no integration wanted it, it is malformed (see \
-                 dead-letters list), or it is older than 168h (journal.keep)"
+                 dead-letters list), or it is older than 7d (journal.keep)"
             )
         );
     }
