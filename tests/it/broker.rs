@@ -311,6 +311,49 @@ async fn an_event_with_as_many_headers_as_fit_can_still_be_buried() {
 }
 
 #[tokio::test]
+async fn what_an_event_came_with_never_keeps_letters_from_being_buried() {
+    let broker = Broker::fresh().await;
+    let huge = "ä".repeat(500);
+    let mut worst = letter(1, b"1".to_vec());
+    worst.envelope = Envelope {
+        message_id: Some(huge.clone()),
+        content_type: Some(huge.clone()),
+        exchange: huge.clone(),
+        routing_key: huge.clone(),
+        headers: BTreeMap::from([
+            (huge.clone(), huge.clone()),
+            ("CC".into(), "a text where the broker wants a list".into()),
+            ("BCC".into(), "so too".into()),
+        ]),
+        ..worst.envelope
+    };
+    worst.event = Some(EventId::new(huge.clone()));
+    bury(&broker, &[worst, letter(2, b"2".to_vec())]).await;
+    let found = broker.take(&broker.topology.dead_letters).await;
+    assert_eq!((found.data.as_slice(), found.routing_key.as_str()), (b"1".as_slice(), &huge[..254]));
+    assert_eq!(broker.take(&broker.topology.dead_letters).await.data, b"2");
+}
+
+#[tokio::test]
+async fn where_an_event_says_it_came_from_is_believed_only_if_it_can_be() {
+    let broker = Broker::fresh().await;
+    let mut headers = FieldTable::default();
+    headers.insert("x-original-exchange".into(), AMQPValue::LongString("events".into()));
+    headers.insert("x-original-routing-key".into(), AMQPValue::LongString("k".repeat(256).into()));
+    let properties =
+        BasicProperties::default().with_delivery_mode(2).with_message_id("m-1".into()).with_headers(headers);
+    broker.publish_to(&broker.topology.exchange, "monitor.acme.1", b"{}", properties).await;
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("m-1").await;
+    let envelope = worker.intake.seen.lock().expect("not poisoned")[0].envelope.clone();
+    assert_eq!(
+        (&envelope.exchange, envelope.routing_key.as_str()),
+        (&broker.topology.exchange, "monitor.acme.1")
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn letters_find_their_queue_again_after_it_was_deleted() {
     let broker = Broker::fresh().await;
     let letterbox = RabbitLetterBox::new(broker.options());

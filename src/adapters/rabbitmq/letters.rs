@@ -53,7 +53,8 @@ impl RabbitLetterBox {
             let headers = headers(letter, press.frame_max());
             sheets.push(Sheet {
                 exchange: exchange.clone(),
-                routing_key: short(&envelope.routing_key)?,
+                // A letter that can't be built would keep all others from being buried.
+                routing_key: wire::shortened(&envelope.routing_key),
                 properties: wire::properties(
                     envelope.message_id.as_deref(),
                     envelope.content_type.as_deref(),
@@ -100,8 +101,8 @@ impl LetterBox for RabbitLetterBox {
     }
 }
 
-/// Whether a header tells of an earlier burial and must not stand beside the newest.
-fn is_of_a_letter(name: &str) -> bool {
+/// Whether a header tells of an earlier burial and must not stand beside the newest, or is for the broker.
+fn stays_behind(name: &str) -> bool {
     const OURS: [&str; 9] = [
         "x-event-id",
         "x-integration-id",
@@ -115,7 +116,7 @@ fn is_of_a_letter(name: &str) -> bool {
     ];
     const FAMILIES: [&str; 5] =
         ["x-dead-letter", "x-death", "x-first-death-", "x-last-death-", HEADERS_DROPPED];
-    name == "x-dead-lettered-at"
+    wire::is_of_routing(name)
         || OURS.contains(&name)
         || FAMILIES.iter().any(|family| name.starts_with(family))
 }
@@ -128,7 +129,7 @@ fn headers(letter: &Letter, frame_max: usize) -> FieldTable {
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
-        .filter(|(name, _)| !is_of_a_letter(name))
+        .filter(|(name, _)| !stays_behind(name))
         .collect();
     let dropped = drop_what_does_not_fit(&mut own, frame_max.saturating_sub(RESERVED_BYTES));
     own.iter().for_each(|(name, value)| wire::set(&mut headers, name, value));
