@@ -61,6 +61,13 @@ pub(super) fn is_of_routing(name: &str) -> bool {
     matches!(name, "CC" | "BCC")
 }
 
+/// Whether a header is the broker's own record of a dead-lettering or a redelivery.
+pub(super) fn is_of_a_death(name: &str) -> bool {
+    const FAMILIES: [&str; 3] = [DEATHS, "x-first-death-", "x-last-death-"];
+    const COUNTS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
+    COUNTS.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
 /// One entry of the broker's `x-death` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Death {

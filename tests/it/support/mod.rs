@@ -1,4 +1,5 @@
 //! What several subjects' tests share.
 
 pub mod broker;
+pub mod log;
 pub mod proxy;
