@@ -228,3 +228,16 @@ fn a_token_that_the_claim_does_not_know_is_waited_for() {
     line.tokens.clear();
     assert!(matches!(next(&line, 1), Step::WaitUntil { reason: WaitReason::TokenBudget, .. }));
 }
+
+#[test]
+fn a_grant_that_a_repeated_call_has_thinned_does_not_merge_what_fits() {
+    let mut line = line("aa");
+    let mut granted = |calls, opens| {
+        line.tokens.insert(TokenKey::new("token"), TokenGrant { calls, opens_at: second(opens) });
+        next(&line, 0)
+    };
+    // One of two calls was answered with a refusal, and both notifications still wait.
+    assert_eq!(granted(1, 0), single(0));
+    // Where the token has no more to give, they are told together.
+    assert_eq!(granted(1, 30), together(&[0, 1], SendReason::OverBudget));
+}

@@ -175,6 +175,7 @@ impl Bench {
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 trouble: trouble.clone(),
+                claiming: trouble.clone(),
                 unsettled: AtomicUsize::new(0),
                 terms: DispatchTerms {
                     rules: RULES,

@@ -1,5 +1,6 @@
 //! A real RabbitMQ with names of a test's own on it, deleted when the test is over.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -140,6 +141,19 @@ impl Broker {
         event.ack(BasicAckOptions::default()).await.expect("acknowledged");
         channel.close(200, "done".into()).await.expect("closed");
         event
+    }
+
+    /// The bodies in a queue by message id (empty where there is none); they stay in it.
+    pub async fn bodies(&self, queue: &str) -> HashMap<String, Vec<Vec<u8>>> {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let mut bodies: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+        let options = BasicGetOptions { no_ack: false };
+        while let Some(got) = channel.basic_get(queue.into(), options).await.expect("basic.get") {
+            let id = got.delivery.properties.message_id().as_ref().map(ToString::to_string);
+            bodies.entry(id.unwrap_or_default()).or_default().push(got.delivery.data);
+        }
+        channel.close(200, "seen".into()).await.expect("closed");
+        bodies
     }
 
     /// Deletes a queue.
