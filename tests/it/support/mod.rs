@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod cli;
+pub mod log;
 pub mod process;
 pub mod proxy;
 pub mod rooms;
