@@ -70,6 +70,8 @@ pub struct Ending<'a> {
     pub reason: &'a str,
     pub detail: &'a str,
     pub at: Timestamp,
+    /// What the room's server answered, where it was told: that attempt counts with its end.
+    pub status: Option<u16>,
 }
 
 /// Ends one, whatever it was, and lets go of its event.
@@ -78,7 +80,8 @@ pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result
     let told = matches!(ending.outcome, Outcome::Sent | Outcome::Digested);
     c.prepare_cached(
         "UPDATE notifications SET state = ?2, reason = ?3, detail = ?4, decided_at = ?5, sent_at = ?6, \
-         event_no = NULL, gather = NULL WHERE seq = ?1",
+         attempts = attempts + (?6 IS NOT NULL), first_attempt_at = ifnull(first_attempt_at, ?6), \
+         last_status = ifnull(?7, last_status), event_no = NULL, gather = NULL WHERE seq = ?1",
     )?
     .execute(params![
         open.seq,
@@ -86,7 +89,8 @@ pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result
         ending.reason,
         ending.detail,
         at,
-        told.then_some(at)
+        told.then_some(at),
+        ending.status,
     ])?;
     if open.state == BURYING {
         // It is in the room after all: there is nothing to bury.
@@ -100,12 +104,9 @@ pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result
 
 /// One notification less needs the event; the last one takes its body along.
 fn let_go(c: &Connection, event_no: i64) -> rusqlite::Result<()> {
-    let open: Option<i64> = c
-        .prepare_cached("UPDATE events SET open = open - 1 WHERE no = ?1 RETURNING open")?
-        .query_row([event_no], |row| row.get(0))
-        .optional()?;
-    if open.is_some_and(|open| open <= 0) {
-        c.prepare_cached("DELETE FROM events WHERE no = ?1")?.execute([event_no])?;
+    let deleted = c.prepare_cached("DELETE FROM events WHERE no = ?1 AND open <= 1")?.execute([event_no])?;
+    if deleted == 0 {
+        c.prepare_cached("UPDATE events SET open = open - 1 WHERE no = ?1")?.execute([event_no])?;
     }
     Ok(())
 }
@@ -118,7 +119,7 @@ pub fn suppress_waiting(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at };
+    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at, status: None };
     for open in waiting_of(c, integration)? {
         end(c, &open, &ending)?;
     }

@@ -38,16 +38,12 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
         )?
         .execute([integration.as_str(), &meter_text(meter)])?;
     }
-    save_state(c, s)?;
-    let rest = match s.then {
-        Then::Hold => {
-            renew(c, s, held.lease)?;
-            return Ok(Settled::Applied);
-        }
-        Then::Release { due } => Rest { look_at: due, until: None },
-        Then::Rest { until } => Rest { look_at: Some(until), until: Some(until) },
+    let next = match s.then {
+        Then::Hold => held.renewed(s.now),
+        Then::Release { due } => released(c, s, &held, &Rest { look_at: due, until: None })?,
+        Then::Rest { until } => released(c, s, &held, &Rest { look_at: Some(until), until: Some(until) })?,
     };
-    release(c, s, &held, &rest)?;
+    save(c, s, &next)?;
     Ok(Settled::Applied)
 }
 
@@ -82,11 +78,18 @@ fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -
             Ok(())
         }
         Transition::Suppressed { seqs, reason, detail, at } => {
-            let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at: *at };
+            let ending = Ending {
+                outcome: Outcome::Suppressed,
+                reason: reason.as_str(),
+                detail,
+                at: *at,
+                status: None,
+            };
             end_waiting(c, room, seqs, &ending)
         }
         Transition::Expired { seqs, at, detail } => {
-            let ending = Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at };
+            let ending =
+                Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at, status: None };
             end_waiting(c, room, seqs, &ending)
         }
         Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
@@ -119,8 +122,8 @@ fn told(
         if open.is_told() {
             continue;
         }
-        count_attempt(c, *seq, at, Some(status))?;
-        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at })?;
+        let status = Some(status);
+        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at, status })?;
     }
     Ok(())
 }
@@ -174,9 +177,27 @@ fn broken(
     Ok(())
 }
 
-fn save_state(c: &Connection, s: &Settlement) -> rusqlite::Result<()> {
+/// When and by whom a room is looked at next.
+#[derive(Default)]
+struct Next {
+    lease_until: Option<i64>,
+    due_at: Option<i64>,
+    hold_until: Option<i64>,
+    fresh_at: Option<i64>,
+}
+
+impl Held {
+    /// A sign of life: the lease counts from now.
+    fn renewed(&self, now: Timestamp) -> Next {
+        let lapse = Some(micros(now).saturating_add(self.lease));
+        Next { lease_until: lapse, due_at: lapse, hold_until: None, fresh_at: self.fresh_at }
+    }
+}
+
+fn save(c: &Connection, s: &Settlement, next: &Next) -> rusqlite::Result<()> {
     c.prepare_cached(
-        "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5 WHERE room = ?1",
+        "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5, \
+         lease_until = ?6, due_at = ?7, hold_until = ?8, fresh_at = ?9 WHERE room = ?1",
     )?
     .execute(params![
         s.room.as_str(),
@@ -184,15 +205,12 @@ fn save_state(c: &Connection, s: &Settlement) -> rusqlite::Result<()> {
         s.state.retry.map(|retry| retry.failures),
         s.state.retry.map(|retry| micros(retry.at)),
         s.state.expired_untold,
+        next.lease_until,
+        next.due_at,
+        next.hold_until,
+        next.fresh_at,
     ])
     .map(|_| ())
-}
-
-/// A sign of life: the lease counts from now.
-fn renew(c: &Connection, s: &Settlement, lease: i64) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE rooms SET lease_until = ?2, due_at = ?2 WHERE room = ?1")?
-        .execute(params![s.room.as_str(), micros(s.now).saturating_add(lease)])
-        .map(|_| ())
 }
 
 /// What the holder asks for when it gives the room back.
@@ -201,18 +219,14 @@ struct Rest {
     until: Option<Timestamp>,
 }
 
-fn release(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<()> {
+fn released(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<Next> {
     tokens::give_back(c, &s.room)?;
     let retry = s.state.retry.map(|retry| retry.at);
     // Before this nothing can go out to the room, whatever arrives.
     let hold =
         [retry, s.state.meter.blocked_until, rest.until].into_iter().flatten().filter(|at| *at > s.now).max();
     let due = due(c, s, held, rest, hold)?;
-    c.prepare_cached(
-        "UPDATE rooms SET lease_until = NULL, fresh_at = NULL, hold_until = ?2, due_at = ?3 WHERE room = ?1",
-    )?
-    .execute(params![s.room.as_str(), hold.map(micros), due.map(micros)])?;
-    Ok(())
+    Ok(Next { due_at: due.map(micros), hold_until: hold.map(micros), ..Next::default() })
 }
 
 /// When to look at the room again: when the holder says, or earlier if something that it has not seen is
