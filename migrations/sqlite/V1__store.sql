@@ -24,12 +24,15 @@ CREATE TABLE events (
 --   pending     in its room's line; `reason` says why it is told
 --   burying     given up; a letter is in the outbox
 -- `event_no` is set exactly while it is open. AUTOINCREMENT, since a place in a line is never used twice.
+-- `monitor` and `region` name the streak that decided it, so that its loss can be noted there.
 CREATE TABLE notifications (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     event            TEXT NOT NULL,
     integration      TEXT NOT NULL,
     room             TEXT NOT NULL,
     event_no         INTEGER,
+    monitor          TEXT,
+    region           TEXT,
     state            TEXT NOT NULL,
     reason           TEXT NOT NULL,
     detail           TEXT NOT NULL DEFAULT '',

@@ -1,6 +1,7 @@
 //! What every store owes: one suite, run against each store through the ports alone, and what is particular
 //! to a store beside it. A new store needs a [`lab::Lab`] and one line below.
 
+mod belief;
 mod claims;
 mod intake;
 mod lab;
@@ -18,8 +19,11 @@ macro_rules! conformance {
             intake: same_event_twice_is_one, same_event_twice_in_one_batch, a_decision_that_panics_changes_nothing,
                 what_was_taken_in_is_known_to_the_next, an_integration_that_is_deaf_by_now_is_not_told,
                 a_dead_letter_put_back_is_told_anew, a_letter_put_back_for_what_is_not_dead_changes_nothing,
+                a_letter_put_back_before_its_burial_is_recorded_is_told,
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
+            belief: news_that_is_lost_makes_it_unsure, what_is_told_or_not_wanted_leaves_it,
+                changes_of_the_integration_that_lose_news_make_it_unsure, a_letter_put_back_in_vain_makes_it_unsure;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
