@@ -153,6 +153,8 @@ pub struct ClaimTerms {
     /// After this without a settlement the room may be claimed by another.
     pub lease: std::time::Duration,
     pub token_budget: Budget,
+    /// What a room may be told bounds what is reserved of its token.
+    pub room_budget: Budget,
 }
 
 /// What became of a settlement.

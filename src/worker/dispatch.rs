@@ -96,6 +96,7 @@ impl Dispatch {
             line: self.terms.line,
             lease: self.terms.lease,
             token_budget: self.terms.token_budget,
+            room_budget: self.terms.rules.room,
         };
         match self.store.claim_rooms(terms, self.clock.now()).await {
             Ok(lines) => lines,

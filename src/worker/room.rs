@@ -88,6 +88,8 @@ impl Dispatch {
                 self.give_back(line, Then::Rest { until: later(now, AGREE_WITHIN) }).await
             }
             Step::Post { .. } | Step::Empty => self.give_back(line, AT_ONCE).await,
+            // What was reserved is spent, and there is more.
+            Step::WaitUntil { until, .. } if until <= now => self.give_back(line, AT_ONCE).await,
             Step::WaitUntil { until, reason } => {
                 self.metrics.waits(reason);
                 tracing::debug!(room = %line.room, reason = reason.as_str(), %until, "the room waits");
@@ -146,6 +148,7 @@ impl Dispatch {
         line.throttles.extend(throttles.iter().cloned());
         if let Some(grant) = line.tokens.get_mut(&calls.token) {
             grant.calls = grant.calls.saturating_sub(calls.calls);
+            grant.share = grant.share.saturating_sub(calls.calls);
         }
         if leaves {
             leave(line, &transitions);

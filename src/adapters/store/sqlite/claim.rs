@@ -31,7 +31,8 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
             // The lapsed holder's calls count before anybody's share is reckoned.
             tokens::forfeit(c, &room, now)?;
             if let Some(line) = claim(c, &mut events, room, terms, now)? {
-                needs.push((line.room.clone(), needs_of(c, &line.waiting)?));
+                let room_left = line.state.meter.available(terms.room_budget, now);
+                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
                 lines.push(line);
             }
         }
@@ -225,8 +226,12 @@ impl Events<'_> {
     }
 }
 
-/// Calls that the line would need if each were told alone, by token.
-fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>> {
+/// Calls reserved for one claim at most. What a worker dies with is spent, so a crash must not cost a token's
+/// other rooms much; a room that needs more claims again.
+const BLOCK: u32 = 16;
+
+/// Calls that the line would need if each were told alone, by token; but no more than the room may be told.
+fn needs_of(c: &Connection, waiting: &[Waiting], room_left: u32) -> Done<HashMap<TokenKey, u32>> {
     let mut by_integration: HashMap<&IntegrationId, u32> = HashMap::new();
     for one in waiting {
         *by_integration.entry(&one.integration).or_default() += 1;
@@ -236,6 +241,9 @@ fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>>
         if let Some(standing) = standing::standing(c, integration)? {
             *needs.entry(standing.token).or_default() += count;
         }
+    }
+    for need in needs.values_mut() {
+        *need = (*need).min(room_left).min(BLOCK);
     }
     Ok(needs)
 }
