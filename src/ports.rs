@@ -124,6 +124,9 @@ pub struct Settlement {
     /// Calls made, by token, with the corrections that the answer's headers ask for.
     pub calls: Vec<TokenCalls>,
     pub throttles: Vec<(IntegrationId, Meter)>,
+    /// Integrations whose own throttle lets nothing out before then: what waits for them is left out of their
+    /// room's line until that time, or until the integration is changed, so that others' get to its head.
+    pub closed: Vec<(IntegrationId, Timestamp)>,
     pub then: Then,
     pub now: Timestamp,
 }
@@ -135,8 +138,9 @@ pub enum Then {
     Hold,
     /// Give it back; look at it again at `due`, at once if something that the holder has not seen gets ready
     /// before, or (`None`) when something new arrives for it. "At once" is not before a retry's time or a
-    /// server's block in the settled state: nothing could go out. With `None`, a room whose line still has
-    /// ready ones is due at once; a room with nothing ready waits for what gathers, whatever `due` says.
+    /// server's block in the settled state: nothing could go out. With `None`, or where the settlement closes
+    /// integrations, a room whose line still has ready ones (of others) is due at once; a room with nothing
+    /// ready waits for what gathers or is closed, whatever `due` says.
     Release { due: Option<Timestamp> },
     /// Give it back; nothing can go out to this room before `until`, whatever arrives (the room's own budget
     /// is used up). Unlike after `Release`, arrivals don't bring the time forward.

@@ -50,7 +50,7 @@ CREATE TABLE notifications (
     UNIQUE (event, integration)
 ) STRICT;
 
-CREATE INDEX notifications_line ON notifications (room, seq, ready_at) WHERE state = 'pending';
+CREATE INDEX notifications_line ON notifications (room, seq, integration, ready_at) WHERE state = 'pending';
 CREATE INDEX notifications_gathering ON notifications (room, ready_at) WHERE state = 'gathering';
 CREATE INDEX notifications_open ON notifications (integration, seq, event_no) WHERE event_no IS NOT NULL;
 CREATE INDEX notifications_ended ON notifications (decided_at) WHERE event_no IS NULL;
@@ -96,10 +96,14 @@ CREATE TABLE reservations (
 
 CREATE INDEX reservations_room ON reservations (room);
 
+-- Until `closed_until`, what waits for the integration is left out of its room's line.
 CREATE TABLE throttles (
-    integration TEXT PRIMARY KEY,
-    meter       TEXT NOT NULL
+    integration  TEXT PRIMARY KEY,
+    meter        TEXT NOT NULL DEFAULT '',
+    closed_until INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX throttles_closed ON throttles (closed_until) WHERE closed_until IS NOT NULL;
 
 CREATE TABLE streaks (
     integration     TEXT NOT NULL,

@@ -97,7 +97,10 @@ impl Dispatch {
             }
             Step::Throttled { until } => {
                 self.metrics.waits(WaitReason::IntegrationThrottle);
-                self.give_back(line, Then::Release { due: Some(until) }).await
+                let then = Then::Release { due: Some(until) };
+                let mut settlement = self.settlement(line, Vec::new(), then);
+                settlement.closed = closed(line, &snapshot, now);
+                self.settle(settlement).await
             }
         }
     }
@@ -239,6 +242,7 @@ impl Dispatch {
             state: line.state.clone(),
             calls: Vec::<TokenCalls>::new(),
             throttles: Vec::new(),
+            closed: Vec::new(),
             then,
             now: self.clock.now(),
         }
@@ -355,6 +359,17 @@ fn spoke_for(line: &RoomLine, take: &[usize], snapshot: &Snapshot) -> Vec<Arc<In
         .map(|at| &line.waiting[*at].integration)
         .filter(|id| seen.insert((*id).clone()))
         .filter_map(|id| snapshot.integration(id))
+        .collect()
+}
+
+/// The integrations in a held line whose own throttle is used up, and until when.
+fn closed(line: &RoomLine, snapshot: &Snapshot, now: Timestamp) -> Vec<(IntegrationId, Timestamp)> {
+    line.throttles
+        .iter()
+        .filter_map(|(id, meter)| {
+            let budget = snapshot.integration(id)?.throttle.budget?;
+            (meter.available(budget, now) == 0).then(|| (id.clone(), meter.opens_at(budget, now)))
+        })
         .collect()
 }
 

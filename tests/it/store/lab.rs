@@ -223,6 +223,7 @@ pub fn settlement(line: &RoomLine, ms: i64, transitions: Vec<Transition>, then: 
         state: line.state.clone(),
         calls: Vec::new(),
         throttles: Vec::new(),
+        closed: Vec::new(),
         then,
         now: at(ms),
     }

@@ -73,13 +73,14 @@ fn claim(
     )?
     .execute(params![room.as_str(), micros(now)])?;
     let next_ready_at = next_ready(c, &room)?;
-    let waiting = line(c, events, &room, terms.line)?;
+    let waiting = line(c, events, &room, terms.line, now)?;
     if waiting.is_empty() {
+        let due = [next_ready_at, next_opening(c, &room, now)?].into_iter().flatten().min();
         c.prepare_cached(
             "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
              claim = claim + 1 WHERE room = ?1",
         )?
-        .execute(params![room.as_str(), next_ready_at.map(micros)])?;
+        .execute(params![room.as_str(), due.map(micros)])?;
         return Ok(None);
     }
     let revision = standing::revision(c)?;
@@ -125,6 +126,26 @@ pub fn next_ready(c: &Connection, room: &RoomKey) -> rusqlite::Result<Option<Tim
     Ok(micros.map(time))
 }
 
+/// Whether something of this room can be told as far as its integration's throttle goes.
+pub fn has_ready(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<bool> {
+    c.prepare_cached(
+        "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND integration NOT IN \
+         (SELECT integration FROM throttles WHERE closed_until > ?2) LIMIT 1",
+    )?
+    .exists(params![room.as_str(), micros(now)])
+}
+
+/// When the first throttle opens that keeps something of this room waiting.
+pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<Option<Timestamp>> {
+    c.prepare_cached(
+        "SELECT closed_until FROM throttles t WHERE closed_until > ?2 AND EXISTS \
+         (SELECT 1 FROM notifications n WHERE n.integration = t.integration AND event_no IS NOT NULL \
+          AND state = 'pending' AND room = ?1) ORDER BY closed_until LIMIT 1",
+    )?
+    .query_row(params![room.as_str(), micros(now)], |row| row.get(0).map(time))
+    .optional()
+}
+
 /// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at
 /// once, so a number of notifications alone would not bound a worker's memory.
 const LINE_BYTES: usize = 4 * 1024 * 1024;
@@ -137,15 +158,22 @@ struct Place {
     reason: String,
 }
 
-fn line(c: &Connection, events: &mut Events<'_>, room: &RoomKey, limit: usize) -> Done<Vec<Waiting>> {
+fn line(
+    c: &Connection,
+    events: &mut Events<'_>,
+    room: &RoomKey,
+    limit: usize,
+    now: Timestamp,
+) -> Done<Vec<Waiting>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let places: Vec<Place> = c
         .prepare_cached(
             "SELECT seq, event, integration, event_no, reason, failures, first_failed_at, gather, ready_at, \
              attempts, first_attempt_at, plain, received_at FROM notifications \
-             WHERE room = ?1 AND state = 'pending' ORDER BY seq LIMIT ?2",
+             WHERE room = ?1 AND state = 'pending' AND integration NOT IN \
+             (SELECT integration FROM throttles WHERE closed_until > ?3) ORDER BY seq LIMIT ?2",
         )?
-        .query_map(params![room.as_str(), limit], read_place)?
+        .query_map(params![room.as_str(), limit, micros(now)], read_place)?
         .collect::<rusqlite::Result<_>>()?;
     let mut waiting = Vec::with_capacity(places.len());
     let mut bytes = 0;

@@ -117,6 +117,7 @@ struct Telling<'a> {
     room: &'a str,
     story: &'a Story,
     ready_at: i64,
+    wake_at: i64,
     gather: Option<&'a GatherKey>,
 }
 
@@ -182,12 +183,16 @@ impl<'c> Batch<'c> {
         if self.is_known(&event.id, &new.integration)? {
             return Ok(false);
         }
+        let closed_until = standing.as_ref().and_then(|s| s.closed_until);
         let room = standing.map_or_else(|| new.room.as_str().to_owned(), |s| s.room);
         let no = match *stored {
             Some(no) => no,
             None => *stored.insert(self.store(&event.id, &event.received)?),
         };
-        let telling = Telling { room: &room, story, ready_at: micros(ready_at), gather };
+        let ready_at = micros(ready_at);
+        // What is throttled need not wake its room before it can be told.
+        let wake_at = closed_until.map_or(ready_at, |until| until.max(ready_at));
+        let telling = Telling { room: &room, story, ready_at, wake_at, gather };
         self.tell(event, new, no, &telling)?;
         Ok(true)
     }
@@ -255,8 +260,8 @@ impl<'c> Batch<'c> {
                 new.streak.as_ref().map(|streak| &streak.monitor_uid),
                 new.streak.as_ref().map(|streak| &streak.region),
             ])?;
-        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.ready_at);
-        *first = telling.ready_at.min(*first);
+        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
+        *first = telling.wake_at.min(*first);
         self.receipt.pending += 1;
         Ok(())
     }

@@ -187,6 +187,7 @@ impl Change<'_> {
         if moved {
             self.move_line(&new.id, &new.room)?;
         }
+        self.open_throttle(new)?;
         let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
         if heard_again {
             retell_failing(self.c, &new.id)?;
@@ -216,6 +217,20 @@ impl Change<'_> {
                 revision,
                 new_url,
             ])?;
+        Ok(())
+    }
+
+    /// A changed throttle may let out what the old one kept.
+    fn open_throttle(&self, new: &Definition) -> Done<()> {
+        let opened = self
+            .c
+            .prepare_cached(
+                "UPDATE throttles SET closed_until = NULL WHERE integration = ?1 AND closed_until IS NOT NULL",
+            )?
+            .execute([new.id.as_str()])?;
+        if opened > 0 {
+            wake_room(self.c, new.room.as_str(), micros(self.now))?;
+        }
         Ok(())
     }
 

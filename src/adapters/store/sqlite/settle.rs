@@ -5,7 +5,7 @@ use std::cmp::{max, min};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::claim::next_ready;
+use super::claim::{has_ready, next_opening, next_ready};
 use super::errors::Done;
 use super::notifications::{Ending, Open, bury, count_attempt, end, find, waiting_of};
 use super::{standing, tokens};
@@ -37,6 +37,13 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
              ON CONFLICT (integration) DO UPDATE SET meter = ?2",
         )?
         .execute([integration.as_str(), &meter_text(meter)])?;
+    }
+    for (integration, until) in &s.closed {
+        c.prepare_cached(
+            "INSERT INTO throttles (integration, closed_until) SELECT id, ?2 FROM integrations WHERE id = ?1 \
+             ON CONFLICT (integration) DO UPDATE SET closed_until = ?2",
+        )?
+        .execute(params![integration.as_str(), micros(*until)])?;
     }
     let next = match s.then {
         Then::Hold => held.renewed(s.now),
@@ -240,13 +247,13 @@ fn due(
 ) -> Done<Option<Timestamp>> {
     let not_before = |at: Timestamp| hold.map_or(at, |hold| max(at, hold));
     let gathering = next_ready(c, &s.room)?.map(not_before);
-    let ready = c
-        .prepare_cached("SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' LIMIT 1")?
-        .exists([s.room.as_str()])?;
-    if !ready {
-        return Ok(gathering);
+    let opening = next_opening(c, &s.room, s.now)?.map(not_before);
+    let mut due = [None, None, gathering, opening];
+    if has_ready(c, &s.room, s.now)? {
+        // What is ready beside those that were closed, the holder has not seen.
+        let look_at = rest.look_at.filter(|_| s.closed.is_empty());
+        due[0] = Some(look_at.unwrap_or_else(|| not_before(s.now)));
+        due[1] = held.fresh_at.map(|at| not_before(time(at)));
     }
-    let asked = rest.look_at.unwrap_or_else(|| not_before(s.now));
-    let fresh = held.fresh_at.map(|at| not_before(time(at)));
-    Ok([Some(asked), fresh, gathering].into_iter().flatten().reduce(min))
+    Ok(due.into_iter().flatten().reduce(min))
 }

@@ -176,10 +176,21 @@ async fn hot_queries_use_their_indexes() {
         ("SELECT room FROM rooms WHERE due_at <= 1 ORDER BY due_at, room LIMIT 9", "rooms_due"),
         ("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL", "rooms_due"),
         (
-            "SELECT detail FROM notifications WHERE room = 'r' AND state = 'pending' ORDER BY seq LIMIT 9",
+            "SELECT detail FROM notifications WHERE room = 'r' AND state = 'pending' AND integration NOT IN \
+             (SELECT integration FROM throttles WHERE closed_until > 1) ORDER BY seq LIMIT 9",
             "notifications_line",
         ),
-        ("SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' LIMIT 1", "notifications_line"),
+        (
+            "SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' AND integration NOT IN \
+             (SELECT integration FROM throttles WHERE closed_until > 1) LIMIT 1",
+            "COVERING INDEX notifications_line",
+        ),
+        (
+            "SELECT closed_until FROM throttles t WHERE closed_until > 1 AND EXISTS \
+             (SELECT 1 FROM notifications n WHERE n.integration = t.integration AND event_no IS NOT NULL \
+              AND state = 'pending' AND room = 'r') ORDER BY closed_until LIMIT 1",
+            "throttles_closed",
+        ),
         (
             "SELECT min(ready_at) FROM notifications WHERE room = 'r' AND state = 'gathering'",
             "notifications_gathering",
