@@ -220,7 +220,8 @@ pub trait Store: Send + Sync {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
     /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
-    /// One in which nothing ready waits is not handed out.
+    /// One in which nothing ready waits is not handed out. A notification that can't be read is given up
+    /// (`worker-fault`) and holds up no other.
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
 
     /// When the next room gets due, if any waits. One that is held is due when its lease lapses.
@@ -229,7 +230,8 @@ pub trait Store: Send + Sync {
     /// Applies the result of a step on a held room.
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError>;
 
-    /// Letters not yet confirmed by the broker, oldest first.
+    /// Letters not yet confirmed by the broker, oldest first: at most `limit`, less where they are large, but
+    /// never none. One that is damaged is handed out as far as it can be read.
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError>;
 
     /// The broker has confirmed these: their notifications end as dead-lettered.
@@ -324,6 +326,9 @@ pub struct Stored {
     pub state: crate::domain::integration::IntegrationState,
     /// How many of its notifications are pending. Filled by `list` only.
     pub pending: u64,
+    /// Why its room URL can't be read. `definition.room_url` is empty then and names no room; the state is
+    /// suspended for this reason, unless it is paused.
+    pub unreadable: Option<String>,
 }
 
 /// What `apply` did.
@@ -341,7 +346,8 @@ pub trait Registry: Send + Sync {
     /// Grows with every change, also those made by other processes.
     async fn revision(&self) -> Result<u64, StoreError>;
 
-    /// All integrations, by id.
+    /// All integrations, by id. `Refused` if there are some and no room URL of theirs can be decrypted: the key
+    /// is another one, and going on with it would silence them all.
     async fn list(&self) -> Result<Vec<Stored>, StoreError>;
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is

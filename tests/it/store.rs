@@ -40,6 +40,7 @@ macro_rules! conformance {
                 only_what_waits_in_this_room_is_touched, room_state_and_throttles_come_back,
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
+                large_letters_come_in_rounds,
                 forgetting_spares_what_is_open, gauges_tell_the_load;
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,

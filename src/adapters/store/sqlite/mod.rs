@@ -39,8 +39,12 @@ use crate::ports::{
 pub enum Role {
     /// Takes in and dispatches; alone on its file.
     Worker,
-    /// A verb of the command line: looks things up and changes integrations beside a running worker.
+    /// A verb of the command line that may be the first to use a store: works beside a running worker, and
+    /// makes the file where there is none.
     Tool,
+    /// A verb that works on what is there, beside a running worker: a store that is not there is a mistake in
+    /// its name, or in the order of things, and is never made.
+    Look,
 }
 
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
@@ -59,7 +63,28 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file at `path`, making it and its schema where needed. Blocks for some milliseconds.
+    /// Opens the file at `path` with the key in `key_file`. The key is made together with the store only: one
+    /// that is missing beside a store would leave its room URLs unreadable, and a new one would hide that.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also for a key file that is missing, unreadable, or not a key.
+    pub fn open_with_key_file(path: &Path, role: Role, key_file: &Path) -> Result<Arc<Self>, StoreError> {
+        let there = open::is_there(path);
+        if !there && role == Role::Look {
+            return Err(open::not_there(path));
+        }
+        if there && let Ok(false) = key_file.try_exists() {
+            return Err(StoreError::Refused(format!(
+                "store {} exists but its key {} is missing; put it back, or set secrets.key_file",
+                path.display(),
+                key_file.display()
+            )));
+        }
+        let cipher = if there { Cipher::from_key_file(key_file) } else { Cipher::load_or_create(key_file) }?;
+        Self::open(path, role, cipher)
+    }
+
+    /// Opens the file at `path`, making it and its schema where `role` may. Blocks for some milliseconds.
     ///
     /// # Errors
     /// A second worker on one file, a file that is no database or not ours, a schema newer than this program,

@@ -131,7 +131,7 @@ async fn a_store_that_became_read_only_is_told() {
     let f = Fixture::new();
     f.pragma("PRAGMA query_only = 1").await;
     let error = f.take("e1").await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("is read-only: make the file and its folder writable"), "{error}");
 }
 
@@ -231,4 +231,36 @@ async fn hot_queries_use_their_indexes() {
             .unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
+}
+
+/// Whoever hears "corrupt" gives up what it could not record.
+#[test]
+fn only_damage_and_faults_of_ours_are_final() {
+    use rusqlite::ffi;
+    let class = |code| {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        errors::sentence(&error, Path::new("store.db"))
+    };
+    for code in [
+        ffi::SQLITE_BUSY,
+        ffi::SQLITE_LOCKED,
+        ffi::SQLITE_FULL,
+        ffi::SQLITE_IOERR,
+        ffi::SQLITE_READONLY,
+        ffi::SQLITE_READONLY_DBMOVED,
+        ffi::SQLITE_NOMEM,
+        ffi::SQLITE_PROTOCOL,
+        ffi::SQLITE_CANTOPEN,
+        ffi::SQLITE_PERM,
+        ffi::SQLITE_INTERRUPT,
+        ffi::SQLITE_SCHEMA,
+    ] {
+        assert!(matches!(class(code), StoreError::Unavailable(_)), "{code}: {:?}", class(code));
+    }
+    for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_CONSTRAINT, ffi::SQLITE_MISUSE] {
+        assert!(matches!(class(code), StoreError::Corrupt(_)), "{code}: {:?}", class(code));
+    }
+    let read_only = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None);
+    let opening = errors::at_opening(read_only.into(), Path::new("store.db"));
+    assert!(matches!(opening, StoreError::Refused(_)), "{opening:?}");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::errors::{Done, Fail};
+use super::errors::Done;
 use crate::adapters::store::rows::{meter, meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter, later};
@@ -122,12 +122,13 @@ fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
         .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    row.map(|(text, messages, per)| {
-        let meter = meter(&text)
-            .ok_or_else(|| Fail::corrupt(format!("token {token}: its meter can't be read: {text:?}")))?;
-        Ok((meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) }))
-    })
-    .transpose()
+    Ok(row.map(|(text, messages, per)| {
+        let meter = meter(&text).unwrap_or_else(|| {
+            tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
+            Meter::default()
+        });
+        (meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
+    }))
 }
 
 fn save(c: &Connection, token: &TokenKey, meter: &Meter, budget: Budget) -> Done<()> {
