@@ -124,6 +124,9 @@ pub struct Settlement {
     /// Calls made, by token, with the corrections that the answer's headers ask for.
     pub calls: Vec<TokenCalls>,
     pub throttles: Vec<(IntegrationId, Meter)>,
+    /// Integrations whose own throttle lets nothing out before then: what waits for them is left out of their
+    /// room's line until that time, or until the integration is changed, so that others' get to its head.
+    pub closed: Vec<(IntegrationId, Timestamp)>,
     pub then: Then,
     pub now: Timestamp,
 }
@@ -135,8 +138,9 @@ pub enum Then {
     Hold,
     /// Give it back; look at it again at `due`, at once if something that the holder has not seen gets ready
     /// before, or (`None`) when something new arrives for it. "At once" is not before a retry's time or a
-    /// server's block in the settled state: nothing could go out. With `None`, a room whose line still has
-    /// ready ones is due at once; a room with nothing ready waits for what gathers, whatever `due` says.
+    /// server's block in the settled state: nothing could go out. With `None`, or where the settlement closes
+    /// integrations, a room whose line still has ready ones (of others) is due at once; a room with nothing
+    /// ready waits for what gathers or is closed, whatever `due` says.
     Release { due: Option<Timestamp> },
     /// Give it back; nothing can go out to this room before `until`, whatever arrives (the room's own budget
     /// is used up). Unlike after `Release`, arrivals don't bring the time forward.
@@ -153,6 +157,8 @@ pub struct ClaimTerms {
     /// After this without a settlement the room may be claimed by another.
     pub lease: std::time::Duration,
     pub token_budget: Budget,
+    /// What a room may be told bounds what is reserved of its token.
+    pub room_budget: Budget,
 }
 
 /// What became of a settlement.
@@ -224,7 +230,8 @@ pub trait Store: Send + Sync {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
     /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
-    /// One in which nothing ready waits is not handed out.
+    /// One in which nothing ready waits is not handed out. A notification that can't be read is given up
+    /// (`worker-fault`) and holds up no other.
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
 
     /// When the next room gets due, if any waits. One that is held is due when its lease lapses.
@@ -233,7 +240,8 @@ pub trait Store: Send + Sync {
     /// Applies the result of a step on a held room.
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError>;
 
-    /// Letters not yet confirmed by the broker, oldest first.
+    /// Letters not yet confirmed by the broker, oldest first: at most `limit`, less where they are large, but
+    /// never none. One that is damaged is handed out as far as it can be read.
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError>;
 
     /// The broker has confirmed these: their notifications end as dead-lettered.
@@ -328,6 +336,9 @@ pub struct Stored {
     pub state: crate::domain::integration::IntegrationState,
     /// How many of its notifications are pending. Filled by `list` only.
     pub pending: u64,
+    /// Why its room URL can't be read. `definition.room_url` is empty then and names no room; the state is
+    /// suspended for this reason, unless it is paused.
+    pub unreadable: Option<String>,
 }
 
 /// What `apply` did.
@@ -345,7 +356,8 @@ pub trait Registry: Send + Sync {
     /// Grows with every change, also those made by other processes.
     async fn revision(&self) -> Result<u64, StoreError>;
 
-    /// All integrations, by id.
+    /// All integrations, by id. `Refused` if there are some and no room URL of theirs can be decrypted: the key
+    /// is another one, and going on with it would silence them all.
     async fn list(&self) -> Result<Vec<Stored>, StoreError>;
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is

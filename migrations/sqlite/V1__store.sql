@@ -24,12 +24,15 @@ CREATE TABLE events (
 --   pending     in its room's line; `reason` says why it is told
 --   burying     given up; a letter is in the outbox
 -- `event_no` is set exactly while it is open. AUTOINCREMENT, since a place in a line is never used twice.
+-- `monitor` and `region` name the streak that decided it, so that its loss can be noted there.
 CREATE TABLE notifications (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     event            TEXT NOT NULL,
     integration      TEXT NOT NULL,
     room             TEXT NOT NULL,
     event_no         INTEGER,
+    monitor          TEXT,
+    region           TEXT,
     state            TEXT NOT NULL,
     reason           TEXT NOT NULL,
     detail           TEXT NOT NULL DEFAULT '',
@@ -47,7 +50,7 @@ CREATE TABLE notifications (
     UNIQUE (event, integration)
 ) STRICT;
 
-CREATE INDEX notifications_line ON notifications (room, seq, ready_at) WHERE state = 'pending';
+CREATE INDEX notifications_line ON notifications (room, seq, integration, ready_at) WHERE state = 'pending';
 CREATE INDEX notifications_gathering ON notifications (room, ready_at) WHERE state = 'gathering';
 CREATE INDEX notifications_open ON notifications (integration, seq, event_no) WHERE event_no IS NOT NULL;
 CREATE INDEX notifications_ended ON notifications (decided_at) WHERE event_no IS NULL;
@@ -93,10 +96,14 @@ CREATE TABLE reservations (
 
 CREATE INDEX reservations_room ON reservations (room);
 
+-- Until `closed_until`, what waits for the integration is left out of its room's line.
 CREATE TABLE throttles (
-    integration TEXT PRIMARY KEY,
-    meter       TEXT NOT NULL
+    integration  TEXT PRIMARY KEY,
+    meter        TEXT NOT NULL DEFAULT '',
+    closed_until INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX throttles_closed ON throttles (closed_until) WHERE closed_until IS NOT NULL;
 
 CREATE TABLE streaks (
     integration     TEXT NOT NULL,

@@ -12,7 +12,6 @@ use super::Misconfigured;
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
 use crate::adapters::rabbitmq::{Address, BrokerOptions, Topology};
-use crate::adapters::store::cipher::Cipher;
 use crate::adapters::store::sqlite::{Role, SqliteStore};
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
@@ -136,7 +135,10 @@ pub fn egress(settings: &Settings) -> Result<Egress, Misconfigured> {
 pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<Opened, String> {
     let integration = integrations::integration_from(stored)?;
     let url = stored.definition.room_url.expose_secret();
-    let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string());
+    let target = match &stored.unreadable {
+        None => hipchat::parse_room_url(url, egress).map_err(|error| error.to_string()),
+        Some(reason) => Err(reason.clone()),
+    };
     Ok(Opened { integration, target })
 }
 
@@ -149,10 +151,7 @@ pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteS
         return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
     };
     let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
-    // First, so that an unusable place is told as the store's and not as its key's.
-    SqliteStore::make_place(path).map_err(from_store)?;
-    let cipher = Cipher::load_or_create(&key_file).map_err(from_store)?;
-    SqliteStore::open(path, role, cipher).map_err(from_store)
+    SqliteStore::open_with_key_file(path, role, &key_file).map_err(from_store)
 }
 
 /// The key file's place when none is configured: beside the store.

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 
 /// Shows the journal's entries of one event.
 pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> {
-    let store = parts::open_store(settings, Role::Tool)?;
+    let store = parts::open_store(settings, Role::Look)?;
     let entries = store.explain(&EventId::new(&args.event_id)).await?;
     let Some(first) = entries.first() else {
         bail!(

@@ -72,7 +72,7 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
 fn as_stored(definition: Definition) -> Stored {
     use crate::domain::integration::IntegrationState::{Active, Paused};
     let state = if definition.paused { Paused } else { Active };
-    Stored { definition, managed_by: ManagedBy::Operator, state, pending: 0 }
+    Stored { definition, managed_by: ManagedBy::Operator, state, pending: 0, unreadable: None }
 }
 
 /// As the worker sees it.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::domain::line::{LineRules, RoomLine};
 use crate::domain::message::Links;
-use crate::domain::pacing::Budget;
+use crate::domain::pacing::{Budget, later};
 use crate::metrics::Metrics;
 use crate::ports::{ClaimTerms, Clock, RoomGateway, Store};
 use crate::worker::catalogue::Catalogue;
@@ -63,8 +63,16 @@ impl Dispatch {
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let permits = Arc::new(Semaphore::new(self.terms.concurrency));
         let mut tasks = JoinSet::new();
+        let mut looked_at = self.clock.now();
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
+            let now = self.clock.now();
+            if later(looked_at, self.terms.lease / 4) <= now {
+                // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back
+                // of the rooms' tasks. They finish first, or a room could be claimed twice by one worker.
+                while tasks.join_next().await.is_some() {}
+            }
+            looked_at = now;
             let lines = self.claim_due(permits.available_permits()).await;
             if lines.is_empty() {
                 let pause = self.pause(permits.available_permits()).await;
@@ -101,6 +109,7 @@ impl Dispatch {
             line: self.terms.line,
             lease: self.terms.lease,
             token_budget: self.terms.token_budget,
+            room_budget: self.terms.rules.room,
         };
         match self.store.claim_rooms(terms, self.clock.now()).await {
             Ok(lines) => {

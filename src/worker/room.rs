@@ -93,6 +93,8 @@ impl Dispatch {
                 self.give_back(line, Then::Rest { until: later(now, AGREE_WITHIN) }).await
             }
             Step::Post { .. } | Step::Empty => self.give_back(line, AT_ONCE).await,
+            // What was reserved is spent, and there is more.
+            Step::WaitUntil { until, .. } if until <= now => self.give_back(line, AT_ONCE).await,
             Step::WaitUntil { until, reason } => {
                 self.metrics.waits(reason);
                 tracing::debug!(room = %line.room, reason = reason.as_str(), %until, "the room waits");
@@ -100,7 +102,10 @@ impl Dispatch {
             }
             Step::Throttled { until } => {
                 self.metrics.waits(WaitReason::IntegrationThrottle);
-                self.give_back(line, Then::Release { due: Some(until) }).await
+                let then = Then::Release { due: Some(until) };
+                let mut settlement = self.settlement(line, Vec::new(), then);
+                settlement.closed = closed(line, &snapshot, now);
+                self.settle(settlement).await
             }
         }
     }
@@ -147,6 +152,7 @@ impl Dispatch {
         line.throttles.extend(throttles.iter().cloned());
         if let Some(grant) = line.tokens.get_mut(&calls.token) {
             grant.calls = grant.calls.saturating_sub(calls.calls);
+            grant.share = grant.share.saturating_sub(calls.calls);
         }
         line.apply(&transitions);
         let broken = class == AnswerClass::Broken;
@@ -191,6 +197,7 @@ impl Dispatch {
             state: line.state.clone(),
             calls: Vec::<TokenCalls>::new(),
             throttles: Vec::new(),
+            closed: Vec::new(),
             then,
             now: self.clock.now(),
         }
@@ -307,5 +314,16 @@ fn spoke_for(line: &RoomLine, take: &[usize], snapshot: &Snapshot) -> Vec<Arc<In
         .map(|at| &line.waiting[*at].integration)
         .filter(|id| seen.insert((*id).clone()))
         .filter_map(|id| snapshot.integration(id))
+        .collect()
+}
+
+/// The integrations in a held line whose own throttle is used up, and until when.
+fn closed(line: &RoomLine, snapshot: &Snapshot, now: Timestamp) -> Vec<(IntegrationId, Timestamp)> {
+    line.throttles
+        .iter()
+        .filter_map(|(id, meter)| {
+            let budget = snapshot.integration(id)?.throttle.budget?;
+            (meter.available(budget, now) == 0).then(|| (id.clone(), meter.opens_at(budget, now)))
+        })
         .collect()
 }

@@ -163,7 +163,13 @@ fn read(text: &str) -> Result<Vec<Definition>, integrations::IntegrationFaults> 
 const COMPLETE: &str = include_str!("../fixtures/complete-integrations.toml");
 
 fn stored(definition: Definition) -> Stored {
-    Stored { definition, managed_by: ManagedBy::File, state: IntegrationState::Active, pending: 2 }
+    Stored {
+        definition,
+        managed_by: ManagedBy::File,
+        state: IntegrationState::Active,
+        pending: 2,
+        unreadable: None,
+    }
 }
 
 #[test]

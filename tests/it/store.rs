@@ -1,6 +1,7 @@
 //! What every store owes: one suite, run against each store through the ports alone, and what is particular
 //! to a store beside it. A new store needs a [`lab::Lab`] and one line below.
 
+mod belief;
 mod claims;
 mod intake;
 mod lab;
@@ -18,22 +19,28 @@ macro_rules! conformance {
             intake: same_event_twice_is_one, same_event_twice_in_one_batch, a_decision_that_panics_changes_nothing,
                 what_was_taken_in_is_known_to_the_next, an_integration_that_is_deaf_by_now_is_not_told,
                 a_dead_letter_put_back_is_told_anew, a_letter_put_back_for_what_is_not_dead_changes_nothing,
+                a_letter_put_back_before_its_burial_is_recorded_is_told,
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
+            belief: news_that_is_lost_makes_it_unsure, what_is_told_or_not_wanted_leaves_it,
+                changes_of_the_integration_that_lose_news_make_it_unsure, a_letter_put_back_in_vain_makes_it_unsure;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
                 a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
+                what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_room_with_nothing_ready_is_not_handed_out, a_crash_gives_rooms_back_at_once;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
-                the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent;
+                the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,
+                a_claim_reserves_little_and_counts_on_more;
             settle: sent_and_digested, attempts_are_counted_and_kept, suppressed_and_expired,
                 dead_letters_are_pending_until_buried, broken_takes_all_of_the_integration,
                 broken_by_an_old_url_breaks_nothing, sent_wins_over_what_happened_meanwhile,
                 only_what_waits_in_this_room_is_touched, room_state_and_throttles_come_back,
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
+                large_letters_come_in_rounds,
                 forgetting_spares_what_is_open, gauges_tell_the_load;
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,

@@ -240,3 +240,48 @@ pub async fn a_crash_gives_rooms_back_at_once(lab: &dyn Lab) {
     assert_eq!(new.waiting[0].story.reason, SendReason::Failure);
     assert_eq!(desk.settle(&old, 2, all_sent(&old, 2), RELEASE).await, Settled::LostClaim);
 }
+
+/// Gives `line` back with integration `who` closed until `ms`.
+async fn close(desk: &Desk, line: &hipchat_notifier::ports::RoomLine, now: i64, who: &str, ms: i64) {
+    let mut s = settlement(line, now, vec![], Then::Release { due: Some(at(ms)) });
+    s.closed = vec![(integration(who), at(ms))];
+    assert_eq!(desk.0.settle(s).await.unwrap(), Settled::Applied);
+}
+
+pub async fn what_is_throttled_holds_nobody_else_up(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for n in 0..6 {
+        desk.tell(&format!("a{n}"), "a", n).await;
+    }
+    desk.tell("b0", "a2", 6).await;
+    let four = ClaimTerms { line: 4, ..TERMS };
+    let line = desk.0.claim_rooms(four, at(10)).await.unwrap().remove(0);
+    assert_eq!(ids(&line), ["a0", "a1", "a2", "a3"]);
+    close(&desk, &line, 11, "a", 60_000).await;
+    let line = desk.0.claim_rooms(four, at(11)).await.unwrap().remove(0);
+    assert_eq!(ids(&line), ["b0"], "at once");
+    desk.finish(&line, 12, all_sent(&line, 12)).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(60_000)));
+
+    // What arrives for it does not wake the room; what arrives for others does, and goes alone.
+    desk.tell("a6", "a", 20).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(60_000)));
+    desk.tell("b1", "a2", 30).await;
+    assert_eq!(ids(&desk.claim_one(30).await), ["b1"]);
+    let line = desk.claim_one(30_030).await;
+    desk.finish(&line, 30_031, all_sent(&line, 30_031)).await;
+    assert!(desk.claim(59_999).await.is_empty());
+    assert_eq!(ids(&desk.claim_one(60_000).await), ["a0", "a1", "a2", "a3", "a4", "a5", "a6"]);
+}
+
+pub async fn changing_an_integration_opens_its_throttle(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    close(&desk, &line, 1, "a", 60_000).await;
+    assert!(desk.claim(2).await.is_empty());
+    let mut changed = definition("a", "1", "ta");
+    changed.json = r#"{"id":"a","throttle":{}}"#.into();
+    desk.0.apply(vec![changed], hipchat_notifier::ports::ManagedBy::Operator, at(3)).await.unwrap();
+    assert_eq!(ids(&desk.claim_one(3).await), ["e1"]);
+}

@@ -170,21 +170,43 @@ pub async fn a_letter_put_back_for_what_is_not_dead_changes_nothing(lab: &dyn La
     assert_eq!(desk.take(back()).await.pending, 0);
     assert_eq!(desk.fate("e1", "a").await, "pending failure");
     assert_eq!(desk.fate("e1", "b").await, "suppressed still-passing");
+}
 
-    // On its way to the dead-letter queue: the letter that was put back comes again from the outbox.
-    let line = desk.claim_one(6).await;
-    let given_up = Transition::DeadLettered {
-        seqs: seqs(&line),
-        reason: DeadLetterReason::RejectedByHipchat,
-        detail: "no".into(),
-        at: at(6),
-        status: Some(400),
-        attempted: false,
-    };
-    desk.finish(&line, 6, vec![given_up]).await;
-    assert_eq!(desk.take(back()).await.pending, 0);
-    assert_eq!(desk.fate("e1", "a").await, "pending dead-lettering");
-    assert_eq!(desk.0.letters(9).await.unwrap().len(), 1);
+pub async fn a_letter_put_back_before_its_burial_is_recorded_is_told(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let fates = [("a", "1", tell(0)), ("b", "2", tell(0)), ("c", "3", passing())];
+    desk.take(vec![decided("e1", 0, &fates)]).await;
+    for line in desk.claim(6).await {
+        let given_up = Transition::DeadLettered {
+            seqs: seqs(&line),
+            reason: DeadLetterReason::RejectedByHipchat,
+            detail: "no".into(),
+            at: at(6),
+            status: Some(400),
+            attempted: false,
+        };
+        desk.finish(&line, 6, vec![given_up]).await;
+    }
+    // The broker has both; the worker has not written it down when the operator replays them.
+    let letters: Vec<i64> = desk.0.letters(9).await.unwrap().iter().map(|l| l.id).collect();
+    assert_eq!(letters.len(), 2);
+    desk.tell("e2", "a", 7).await;
+    let back = decided("e1", 8, &[("a", "1", retell(8)), ("b", "2", retell(8))]);
+    assert_eq!(desk.take(vec![back]).await.pending, 2);
+    desk.0.buried(&letters, at(9)).await.unwrap();
+    assert!(desk.0.letters(9).await.unwrap().is_empty(), "nothing is left to bury");
+    assert_eq!(desk.fate("e1", "a").await, "pending replayed");
+
+    let lines = desk.claim(10).await;
+    let a = lines.iter().find(|line| line.room == room("1")).unwrap();
+    assert_eq!(ids(a), ["e2", "e1"], "at the end of the line");
+    for line in &lines {
+        let back = line.waiting.last().unwrap();
+        assert_eq!((&back.received.envelope, back.attempts), (&envelope("e1"), 0));
+        desk.finish(line, 11, all_sent(line, 11)).await;
+    }
+    assert_eq!(desk.fate("e1", "b").await, "sent failure");
+    assert_eq!(desk.0.gauges(at(12)).await.unwrap().pending, 0);
 }
 
 pub async fn a_letter_put_back_after_the_journal_forgot_is_told(lab: &dyn Lab) {

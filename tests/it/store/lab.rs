@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use hipchat_notifier::domain::envelope::{Envelope, Received};
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
 use hipchat_notifier::domain::pacing::Budget;
-use hipchat_notifier::domain::reason::{SendReason, SuppressReason};
+use hipchat_notifier::domain::reason::{Belief, SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
     ClaimTerms, DecidedEvent, Definition, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
     Journal, JournalEntry, ManagedBy, NewNotification, Registry, RoomLine, Settled, Settlement, Store,
-    StoreError, Then, Transition,
+    StoreError, StreakKey, Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -32,7 +32,8 @@ pub trait Lab: Send + Sync {
 
 pub const LEASE: Duration = Duration::from_secs(30);
 
-pub const TERMS: ClaimTerms = ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN };
+pub const TERMS: ClaimTerms =
+    ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN, room_budget: Budget::ROOM };
 
 /// So many milliseconds after the beginning of the test's time.
 pub fn at(ms: i64) -> Timestamp {
@@ -108,6 +109,17 @@ pub fn decided(id: &str, ms: i64, fates: &[(&str, &str, Fate)]) -> DecidedEvent 
     }
 }
 
+/// Event `id` for `who`, told at once, and decided by the streak of its monitor `m`.
+pub fn news(id: &str, who: &str, ms: i64) -> DecidedEvent {
+    let mut decided = decided(id, ms, &[(who, home(who), tell(ms))]);
+    decided.notifications[0].streak = Some(streak_key(who, "m"));
+    decided
+}
+
+pub fn streak_key(who: &str, monitor: &str) -> StreakKey {
+    StreakKey { integration: integration(who), monitor_uid: monitor.into(), region: "eu".into() }
+}
+
 /// A store with short words.
 #[derive(Clone)]
 pub struct Desk(pub Arc<dyn AnyStore>);
@@ -134,6 +146,13 @@ impl Desk {
     /// One event at `ms` for integration `a`, `b` or `c` in its room.
     pub async fn tell(&self, id: &str, who: &str, ms: i64) {
         self.take(vec![decided(id, ms, &[(who, home(who), tell(ms))])]).await;
+    }
+
+    /// What the room of `who` believes of the monitor `m`.
+    pub async fn belief(&self, who: &str) -> Option<Belief> {
+        let key = streak_key(who, "m");
+        let query = IntakeQuery { streaks: vec![key.clone()], ..IntakeQuery::default() };
+        self.look_up(query).await.streaks.get(&key).map(|streak| streak.belief)
     }
 
     pub async fn look_up(&self, query: IntakeQuery) -> IntakeState {
@@ -204,6 +223,7 @@ pub fn settlement(line: &RoomLine, ms: i64, transitions: Vec<Transition>, then: 
         state: line.state.clone(),
         calls: Vec::new(),
         throttles: Vec::new(),
+        closed: Vec::new(),
         then,
         now: at(ms),
     }

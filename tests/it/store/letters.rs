@@ -60,6 +60,25 @@ pub async fn letters_go_oldest_first_and_leave_when_buried(lab: &dyn Lab) {
     assert_eq!(left, [0, 2, 3, 4]);
 }
 
+pub async fn large_letters_come_in_rounds(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let large = |n| Letter {
+        envelope: Envelope { body: vec![n; 3 * 1024 * 1024], ..Envelope::default() },
+        ..malformed(n)
+    };
+    post(&desk, (0..3).map(large).collect()).await;
+    let mut seen = Vec::new();
+    while let round = desk.0.letters(9).await.unwrap()
+        && !round.is_empty()
+    {
+        assert!(round.len() <= 2);
+        let ids: Vec<i64> = round.iter().map(|l| l.id).collect();
+        seen.extend(round.iter().map(|l| l.envelope.body[0]));
+        desk.0.buried(&ids, at(1)).await.unwrap();
+    }
+    assert_eq!(seen, [0, 1, 2]);
+}
+
 pub async fn forgetting_spares_what_is_open(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     for n in 0..6 {

@@ -95,6 +95,9 @@ impl Life {
             2 => Then::Rest { until: later },
             _ => RELEASE,
         };
+        if self.rng.u8(0..4) == 0 {
+            s.closed = vec![(line.waiting[0].integration.clone(), later)];
+        }
         let settled = self.desk.0.settle(s).await.unwrap();
         let current = self.claims[&line.room] == line.claim;
         assert!(current || settled == Settled::LostClaim, "an old claim never counts");

@@ -137,10 +137,6 @@ pub async fn pausing_suppresses_what_waits(lab: &dyn Lab) {
     assert_eq!(desk.0.revision().await.unwrap(), revision, "it was so already");
 }
 
-fn streak_key(who: &str, monitor: &str) -> StreakKey {
-    StreakKey { integration: integration(who), monitor_uid: monitor.into(), region: String::new() }
-}
-
 fn failing(failures: u32) -> Streak {
     Streak { failures, ..Streak::default() }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hipchat_notifier::adapters::store::cipher::Cipher;
 use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
-use hipchat_notifier::ports::{ManagedBy, Registry, StoreError};
+use hipchat_notifier::domain::integration::IntegrationState;
+use hipchat_notifier::ports::{ManagedBy, Registry, RoomState, StoreError};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -180,6 +181,90 @@ async fn another_key_is_refused_by_name() {
     assert!(text.contains("integration a:") && text.contains("other.key"), "{text}");
     let again = store.apply(vec![definition("a", "1", "t")], ManagedBy::Operator, at(1)).await;
     assert!(again.is_err(), "nothing is written over what it can't read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_room_url_that_cannot_be_read_suspends_its_integration_alone() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    damage(&lab, "UPDATE integrations SET room_url = x'00' WHERE id = 'b'");
+    let stored = desk.0.list().await.unwrap();
+    assert_eq!(stored.len(), 4);
+    for one in stored {
+        match one.definition.id.as_str() {
+            "b" => {
+                let reason = one.unreadable.expect("it is said why");
+                assert!(reason.contains("integration b: its room URL can't be decrypted"), "{reason}");
+                assert_eq!(one.state, IntegrationState::Suspended { reason });
+            }
+            _ => assert_eq!((one.state, one.unreadable), (IntegrationState::Active, None)),
+        }
+    }
+}
+
+#[test]
+fn who_only_looks_makes_no_store_and_nobody_a_second_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, key) = (folder.path().join("store.db"), folder.path().join("store.key"));
+    let open = |role| SqliteStore::open_with_key_file(&path, role, &key);
+    let refused = |role| match open(role) {
+        Err(StoreError::Refused(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let expected =
+        format!("there is no store at {}; start the worker once or check store.url", path.display());
+    assert_eq!(refused(Role::Look), expected);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+    for role in [Role::Tool, Role::Look, Role::Worker] {
+        drop(open(role).unwrap());
+    }
+    std::fs::rename(&key, folder.path().join("elsewhere")).unwrap();
+    for role in [Role::Tool, Role::Look, Role::Worker] {
+        let text = refused(role);
+        let expected = format!("store {} exists but its key {} is missing", path.display(), key.display());
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    assert!(!key.exists());
+}
+
+fn damage(lab: &SqliteLab, sql: &str) {
+    Connection::open(lab.path()).unwrap().execute_batch(sql).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_row_stops_nobody_else() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    for (n, id) in ["word", "lost", "shape", "number", "good"].into_iter().enumerate() {
+        desk.tell(id, "a", n as i64).await;
+    }
+    desk.tell("other", "b", 9).await;
+    desk.tell("alone", "c", 9).await;
+    damage(
+        &lab,
+        "UPDATE notifications SET reason = 'no reason' WHERE event = 'word'; \
+         DELETE FROM events WHERE id IN ('lost', 'alone'); \
+         UPDATE events SET properties = '{' WHERE id = 'shape'; \
+         UPDATE notifications SET failures = -1 WHERE event = 'number'; \
+         UPDATE rooms SET meter = 'no meter', retry_failures = -1, retry_at = 0, expired_untold = -1; \
+         INSERT INTO throttles (integration, meter) VALUES ('a', 'no meter'); \
+         INSERT INTO tokens (token, meter, messages, per) VALUES ('fingerprint-ta', 'no meter', 1, 1)",
+    );
+    let lines = desk.claim(10).await;
+    let told: Vec<_> = lines.iter().flat_map(ids).collect();
+    assert_eq!(told, ["good", "other"]);
+    assert_eq!(lines[0].state, RoomState::default());
+    let letters = desk.0.letters(9).await.unwrap();
+    let bodies: Vec<_> =
+        letters.iter().map(|l| (l.event.clone().unwrap().to_string(), l.envelope.body.clone())).collect();
+    let whole = |id: &str| (id.to_owned(), envelope(id).body);
+    let none = |id: &str| (id.to_owned(), Vec::new());
+    assert_eq!(bodies, [whole("word"), none("lost"), whole("shape"), whole("number"), none("alone")]);
+    assert!(letters.iter().all(|l| l.detail.contains("damaged in the store")), "{letters:?}");
+    assert_eq!(desk.fate("word", "a").await, "pending dead-lettering");
+    let all: Vec<i64> = letters.iter().map(|l| l.id).collect();
+    desk.0.buried(&all, at(11)).await.unwrap();
+    assert_eq!(desk.fate("lost", "a").await, "dead-lettered worker-fault");
 }
 
 #[test]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::{Done, Fail};
+use super::errors::{Done, Fail, misread};
+use super::notifications::bury;
 use super::{standing, tokens};
 use crate::adapters::store::rows::{self, micros, span, time};
 use crate::domain::envelope::Received;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::{Meter, later};
-use crate::domain::reason::SendReason;
+use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
@@ -31,7 +32,8 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
             // The lapsed holder's calls count before anybody's share is reckoned.
             tokens::forfeit(c, &room, now)?;
             if let Some(line) = claim(c, &mut events, room, terms, now)? {
-                needs.push((line.room.clone(), needs_of(c, &line.waiting)?));
+                let room_left = line.state.meter.available(terms.room_budget, now);
+                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
                 lines.push(line);
             }
         }
@@ -72,13 +74,14 @@ fn claim(
     )?
     .execute(params![room.as_str(), micros(now)])?;
     let next_ready_at = next_ready(c, &room)?;
-    let waiting = line(c, events, &room, terms.line)?;
+    let waiting = line(c, events, &room, terms.line, now)?;
     if waiting.is_empty() {
+        let due = [next_ready_at, next_opening(c, &room, now)?].into_iter().flatten().min();
         c.prepare_cached(
             "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
              claim = claim + 1 WHERE room = ?1",
         )?
-        .execute(params![room.as_str(), next_ready_at.map(micros)])?;
+        .execute(params![room.as_str(), due.map(micros)])?;
         return Ok(None);
     }
     let revision = standing::revision(c)?;
@@ -91,12 +94,12 @@ fn claim(
         )?
         .query_row(
             params![room.as_str(), lapse, span(terms.lease), i64::try_from(revision).unwrap_or(i64::MAX)],
-            |row| Ok((row.get::<_, i64>(0)?, read_state(row)?)),
+            |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room)?)),
         )?;
     let throttles = throttles(c, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
-        state: state.ok_or_else(|| Fail::corrupt(format!("room {room}: its meter can't be read")))?,
+        state,
         room,
         waiting,
         next_ready_at,
@@ -105,15 +108,17 @@ fn claim(
     }))
 }
 
-/// Columns 1 to 4; `None` if the meter can't be read.
-fn read_state(row: &Row<'_>) -> rusqlite::Result<Option<RoomState>> {
-    let meter = rows::meter(&row.get::<_, String>(1)?);
-    let retry = match (row.get::<_, Option<u32>>(2)?, row.get::<_, Option<i64>>(3)?) {
-        (Some(failures), Some(at)) => Some(Retry { failures, at: time(at) }),
-        _ => None,
-    };
-    let expired_untold = row.get(4)?;
-    Ok(meter.map(|meter| RoomState { meter, retry, expired_untold }))
+/// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
+fn read_state(row: &Row<'_>, room: &RoomKey) -> rusqlite::Result<RoomState> {
+    let meter = rows::meter(&row.get::<_, String>(1)?).unwrap_or_else(|| {
+        tracing::error!(%room, "the room's meter is damaged in the store; its budget is counted anew");
+        Meter::default()
+    });
+    let failures = row.get::<_, Option<i64>>(2)?.and_then(|failures| u32::try_from(failures).ok());
+    let retry_at = row.get::<_, Option<i64>>(3)?;
+    let retry = failures.zip(retry_at).map(|(failures, at)| Retry { failures, at: time(at) });
+    let expired_untold = u32::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+    Ok(RoomState { meter, retry, expired_untold })
 }
 
 /// When the first of those that still gather gets ready.
@@ -122,6 +127,26 @@ pub fn next_ready(c: &Connection, room: &RoomKey) -> rusqlite::Result<Option<Tim
         .prepare_cached("SELECT min(ready_at) FROM notifications WHERE room = ?1 AND state = 'gathering'")?
         .query_row([room.as_str()], |row| row.get(0))?;
     Ok(micros.map(time))
+}
+
+/// Whether something of this room can be told as far as its integration's throttle goes.
+pub fn has_ready(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<bool> {
+    c.prepare_cached(
+        "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND integration NOT IN \
+         (SELECT integration FROM throttles WHERE closed_until > ?2) LIMIT 1",
+    )?
+    .exists(params![room.as_str(), micros(now)])
+}
+
+/// When the first throttle opens that keeps something of this room waiting.
+pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<Option<Timestamp>> {
+    c.prepare_cached(
+        "SELECT closed_until FROM throttles t WHERE closed_until > ?2 AND EXISTS \
+         (SELECT 1 FROM notifications n WHERE n.integration = t.integration AND event_no IS NOT NULL \
+          AND state = 'pending' AND room = ?1) ORDER BY closed_until LIMIT 1",
+    )?
+    .query_row(params![room.as_str(), micros(now)], |row| row.get(0).map(time))
+    .optional()
 }
 
 /// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at
@@ -136,27 +161,66 @@ struct Place {
     reason: String,
 }
 
-fn line(c: &Connection, events: &mut Events<'_>, room: &RoomKey, limit: usize) -> Done<Vec<Waiting>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let places: Vec<Place> = c
-        .prepare_cached(
-            "SELECT seq, event, integration, event_no, reason, failures, first_failed_at, gather, ready_at, \
-             attempts, first_attempt_at, plain, received_at FROM notifications \
-             WHERE room = ?1 AND state = 'pending' ORDER BY seq LIMIT ?2",
-        )?
-        .query_map(params![room.as_str(), limit], read_place)?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut waiting = Vec::with_capacity(places.len());
-    let mut bytes = 0;
-    for place in places {
-        let one = complete(events, place)?;
-        bytes += one.received.envelope.body.len();
-        waiting.push(one);
-        if bytes >= LINE_BYTES {
-            break;
+fn line(
+    c: &Connection,
+    events: &mut Events<'_>,
+    room: &RoomKey,
+    limit: usize,
+    now: Timestamp,
+) -> Done<Vec<Waiting>> {
+    loop {
+        let places = places(c, room, limit, now)?;
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut waiting, mut bytes) = (Vec::with_capacity(places.len()), 0);
+        for (seq, place) in places {
+            match place.and_then(|place| complete(events, place)) {
+                Ok(one) => {
+                    bytes += one.received.envelope.body.len();
+                    waiting.push(one);
+                }
+                Err(Fail::Store(fault)) => set_aside(c, seq, &fault.to_string(), now)?,
+                Err(fail) => return Err(fail),
+            }
+            if bytes >= LINE_BYTES {
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            return Ok(waiting);
         }
     }
-    Ok(waiting)
+}
+
+/// The rows at the head of a line; the error of one that can't be read stands in its place.
+fn places(c: &Connection, room: &RoomKey, limit: usize, now: Timestamp) -> Done<Vec<(i64, Done<Place>)>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = c.prepare_cached(
+        "SELECT seq, event, integration, event_no, reason, failures, first_failed_at, gather, ready_at, \
+         attempts, first_attempt_at, plain, received_at FROM notifications \
+         WHERE room = ?1 AND state = 'pending' AND integration NOT IN \
+         (SELECT integration FROM throttles WHERE closed_until > ?3) ORDER BY seq LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![room.as_str(), limit, micros(now)])?;
+    let mut places = Vec::new();
+    while let Some(row) = rows.next()? {
+        let place = match read_place(row) {
+            Ok(place) => Ok(place),
+            Err(error) => Err(Fail::corrupt(misread(error)?)),
+        };
+        places.push((row.get(0)?, place));
+    }
+    Ok(places)
+}
+
+/// One that can't be read must not stop its room, let alone all rooms: it goes to the dead-letter queue with
+/// what is left of it.
+fn set_aside(c: &Connection, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
+    tracing::error!(seq, "a notification is damaged in the store and is given up: {fault}");
+    let detail = format!("damaged in the store: {fault}");
+    bury(c, seq, DeadLetterReason::WorkerFault, &detail, now)?;
+    Ok(())
 }
 
 fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
@@ -225,8 +289,12 @@ impl Events<'_> {
     }
 }
 
-/// Calls that the line would need if each were told alone, by token.
-fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>> {
+/// Calls reserved for one claim at most. What a worker dies with is spent, so a crash must not cost a token's
+/// other rooms much; a room that needs more claims again.
+const BLOCK: u32 = 16;
+
+/// Calls that the line would need if each were told alone, by token; but no more than the room may be told.
+fn needs_of(c: &Connection, waiting: &[Waiting], room_left: u32) -> Done<HashMap<TokenKey, u32>> {
     let mut by_integration: HashMap<&IntegrationId, u32> = HashMap::new();
     for one in waiting {
         *by_integration.entry(&one.integration).or_default() += 1;
@@ -236,6 +304,9 @@ fn needs_of(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<TokenKey, u32>>
         if let Some(standing) = standing::standing(c, integration)? {
             *needs.entry(standing.token).or_default() += count;
         }
+    }
+    for need in needs.values_mut() {
+        *need = (*need).min(room_left).min(BLOCK);
     }
     Ok(needs)
 }
@@ -251,9 +322,14 @@ fn throttles(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<IntegrationId,
             .query_row([one.integration.as_str()], |row| row.get(0))
             .optional()?;
         let Some(text) = text else { continue };
-        let meter = rows::meter(&text).ok_or_else(|| {
-            Fail::corrupt(format!("integration {}: its throttle can't be read", one.integration))
-        })?;
+        let meter = rows::meter(&text).unwrap_or_else(|| {
+            let integration_id = one.integration.as_str();
+            tracing::error!(
+                integration_id,
+                "its throttle's meter is damaged in the store; it is counted anew"
+            );
+            Meter::default()
+        });
         found.insert(one.integration.clone(), meter);
     }
     Ok(found)

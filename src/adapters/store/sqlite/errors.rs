@@ -43,9 +43,20 @@ impl Fail {
     }
 }
 
-/// The class and the sentence of an SQLite error.
+/// The error of a file that is just being opened: what stands in the way then does not pass by itself.
+pub fn at_opening(fail: Fail, file: &Path) -> StoreError {
+    match fail {
+        Fail::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+            StoreError::Refused(sentence(&error, file).to_string())
+        }
+        other => other.told(file),
+    }
+}
+
+/// The class and the sentence of an SQLite error in an open store. Whoever is told that trying again does not
+/// help gives an answer up, so that is said of damage and of faults of this program alone.
 pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
-    use StoreError::{Corrupt, Refused, Unavailable};
+    use StoreError::{Corrupt, Unavailable};
     let file = file.display();
     let Some(code) = error.sqlite_error_code() else {
         return Corrupt(format!("store {file} holds something unexpected: {error}"));
@@ -61,8 +72,17 @@ pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
         ErrorCode::SystemIoFailure => {
             Unavailable(format!("store {file} can't be read or written ({error}); check the disk it is on"))
         }
-        ErrorCode::ReadOnly => {
-            Refused(format!("store {file} is read-only: make the file and its folder writable for this user"))
+        ErrorCode::ReadOnly => Unavailable(format!(
+            "store {file} is read-only: make the file and its folder writable for this user"
+        )),
+        ErrorCode::OutOfMemory => {
+            Unavailable(format!("store {file}: there is no memory left for it; it will be tried again"))
+        }
+        ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::SchemaChanged
+        | ErrorCode::OperationAborted
+        | ErrorCode::OperationInterrupted => {
+            Unavailable(format!("store {file} was disturbed ({error}); it will be tried again"))
         }
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
             // Also when the process has too many files open, which passes.
@@ -78,6 +98,14 @@ pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
              with sqlite3's .recover"
         )),
         _ => Corrupt(format!("store {file}: SQLite says: {error}")),
+    }
+}
+
+/// What a value that does not fit its column's meaning is called; any other error is the store's.
+pub fn misread(error: rusqlite::Error) -> Result<String, rusqlite::Error> {
+    match error.sqlite_error_code() {
+        None => Ok(error.to_string()),
+        Some(_) => Err(error),
     }
 }
 

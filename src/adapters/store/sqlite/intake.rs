@@ -7,14 +7,13 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
-use super::notifications::{GATHERING, PENDING, wake_room};
+use super::notifications::{GATHERING, PENDING, doubt_streak, exhume, wake_room};
 use super::{letters, standing};
 use crate::adapters::store::rows::{micros, properties, time};
 use crate::domain::envelope::Received;
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId};
-use crate::domain::reason::Belief;
-use crate::domain::reason::{Outcome, SuppressReason};
+use crate::domain::reason::{Belief, Outcome, SuppressReason};
 use crate::domain::story::Story;
 use crate::ports::{
     CollationKey, Decide, DecidedEvent, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
@@ -24,8 +23,14 @@ use crate::ports::{
 /// Runs one batch inside the writer's transaction.
 pub fn take_in(c: &Connection, query: &IntakeQuery, decide: Decide) -> Done<IntakeReceipt> {
     let changes = decide(gather(c, query)?);
-    Batch { c, standings: HashMap::new(), ready: HashMap::new(), receipt: IntakeReceipt::default() }
-        .write(&changes)
+    let batch = Batch {
+        c,
+        standings: HashMap::new(),
+        ready: HashMap::new(),
+        untold: Vec::new(),
+        receipt: IntakeReceipt::default(),
+    };
+    batch.write(&changes)
 }
 
 fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
@@ -79,6 +84,8 @@ struct Batch<'c> {
     standings: HashMap<IntegrationId, Option<standing::Standing>>,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
+    /// Streaks whose news was not told after all.
+    untold: Vec<&'c StreakKey>,
     receipt: IntakeReceipt,
 }
 
@@ -110,16 +117,21 @@ struct Telling<'a> {
     room: &'a str,
     story: &'a Story,
     ready_at: i64,
+    wake_at: i64,
     gather: Option<&'a GatherKey>,
 }
 
-impl Batch<'_> {
-    fn write(mut self, changes: &IntakeChanges) -> Done<IntakeReceipt> {
+impl<'c> Batch<'c> {
+    fn write(mut self, changes: &'c IntakeChanges) -> Done<IntakeReceipt> {
         for event in &changes.events {
             self.event(event)?;
         }
         for (key, streak) in &changes.streaks {
             self.streak(key, streak)?;
+        }
+        // After the streaks, whose beliefs rest on the telling.
+        for key in &self.untold {
+            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region])?;
         }
         for (key, until) in &changes.collations {
             self.collation(key, micros(*until))?;
@@ -134,9 +146,12 @@ impl Batch<'_> {
         Ok(self.receipt)
     }
 
-    fn event(&mut self, event: &DecidedEvent) -> Done<()> {
+    fn event(&mut self, event: &'c DecidedEvent) -> Done<()> {
         let mut stored: Option<i64> = None;
         let mut opened = 0i64;
+        for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
+            exhume(self.c, &event.id, &new.integration)?;
+        }
         for new in &event.notifications {
             if self.notification(event, new, &mut stored)? {
                 opened += 1;
@@ -153,13 +168,10 @@ impl Batch<'_> {
     /// Writes one notification unless it is known already. Returns whether it now needs its event.
     fn notification(
         &mut self,
-        event: &DecidedEvent,
-        new: &NewNotification,
+        event: &'c DecidedEvent,
+        new: &'c NewNotification,
         stored: &mut Option<i64>,
     ) -> Done<bool> {
-        if matches!(new.fate, Fate::Retell { .. }) {
-            self.end_buried(&event.id, &new.integration)?;
-        }
         let standing = self.standing(&new.integration)?;
         let (story, ready_at, gather) = match fate_by_now(&new.fate, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
@@ -171,13 +183,17 @@ impl Batch<'_> {
         if self.is_known(&event.id, &new.integration)? {
             return Ok(false);
         }
+        let closed_until = standing.as_ref().and_then(|s| s.closed_until);
         let room = standing.map_or_else(|| new.room.as_str().to_owned(), |s| s.room);
         let no = match *stored {
             Some(no) => no,
             None => *stored.insert(self.store(&event.id, &event.received)?),
         };
-        let telling = Telling { room: &room, story, ready_at: micros(ready_at), gather };
-        self.tell(event, &new.integration, no, &telling)?;
+        let ready_at = micros(ready_at);
+        // What is throttled need not wake its room before it can be told.
+        let wake_at = closed_until.map_or(ready_at, |until| until.max(ready_at));
+        let telling = Telling { room: &room, story, ready_at, wake_at, gather };
+        self.tell(event, new, no, &telling)?;
         Ok(true)
     }
 
@@ -194,16 +210,6 @@ impl Batch<'_> {
         self.c
             .prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 AND integration = ?2")?
             .exists([event.as_str(), integration.as_str()])
-    }
-
-    /// A dead letter comes back: its earlier end makes room for the new beginning.
-    fn end_buried(&self, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<()> {
-        self.c
-            .prepare_cached(
-                "DELETE FROM notifications WHERE event = ?1 AND integration = ?2 AND state = 'dead-lettered'",
-            )?
-            .execute([event.as_str(), integration.as_str()])
-            .map(|_| ())
     }
 
     /// The number of the stored event, which is stored now if it is not yet.
@@ -227,7 +233,7 @@ impl Batch<'_> {
     fn tell(
         &mut self,
         event: &DecidedEvent,
-        integration: &IntegrationId,
+        new: &NewNotification,
         event_no: i64,
         telling: &Telling<'_>,
     ) -> rusqlite::Result<()> {
@@ -236,12 +242,12 @@ impl Batch<'_> {
         self.c
             .prepare_cached(
                 "INSERT INTO notifications (event, integration, room, event_no, state, reason, failures, \
-                 first_failed_at, gather, ready_at, received_at, decided_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+                 first_failed_at, gather, ready_at, received_at, decided_at, monitor, region) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13)",
             )?
             .execute(params![
                 event.id.as_str(),
-                integration.as_str(),
+                new.integration.as_str(),
                 telling.room,
                 event_no,
                 state,
@@ -251,9 +257,11 @@ impl Batch<'_> {
                 telling.gather.map(GatherKey::as_str),
                 telling.ready_at,
                 received_at,
+                new.streak.as_ref().map(|streak| &streak.monitor_uid),
+                new.streak.as_ref().map(|streak| &streak.region),
             ])?;
-        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.ready_at);
-        *first = telling.ready_at.min(*first);
+        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
+        *first = telling.wake_at.min(*first);
         self.receipt.pending += 1;
         Ok(())
     }
@@ -261,7 +269,7 @@ impl Batch<'_> {
     fn suppress(
         &mut self,
         event: &DecidedEvent,
-        new: &NewNotification,
+        new: &'c NewNotification,
         reason: SuppressReason,
         detail: &str,
     ) -> rusqlite::Result<()> {
@@ -281,6 +289,9 @@ impl Batch<'_> {
                 micros(event.received.at),
             ])?;
         if inserted > 0 {
+            if !matches!(new.fate, Fate::Suppress { .. }) {
+                self.untold.extend(new.streak.as_ref());
+            }
             *self.receipt.suppressed.entry(reason).or_default() += 1;
         }
         Ok(())

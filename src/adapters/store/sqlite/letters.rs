@@ -4,9 +4,10 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::{Done, Fail};
+use super::errors::Done;
 use super::notifications::{Ending, Open, end, find};
 use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::domain::envelope::Envelope;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::reason::{DeadLetterReason, Outcome};
 use crate::ports::Letter;
@@ -32,6 +33,10 @@ pub fn insert(c: &Connection, letter: &Letter) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
+/// A round ends once its letters' bodies come to this: a body may have 1 MiB, so a number of letters alone
+/// would not bound a worker's memory.
+const ROUND_BYTES: usize = 4 * 1024 * 1024;
+
 /// The oldest letters in the outbox.
 pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -40,36 +45,54 @@ pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {
          l.integration, l.attempts, l.last_status, l.first_attempt_at, l.at \
          FROM letters l LEFT JOIN events e ON e.no = l.event_no ORDER BY l.id LIMIT ?1",
     )?;
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     let mut rows = statement.query([limit])?;
-    while let Some(row) = rows.next()? {
+    while bytes < ROUND_BYTES
+        && let Some(row) = rows.next()?
+    {
         let letter = read(row)?;
-        found.push(letter.ok_or_else(|| {
-            Fail::corrupt("the outbox of dead letters holds one that can't be read".to_owned())
-        })?);
+        bytes += letter.envelope.body.len();
+        found.push(letter);
     }
     Ok(found)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Option<Letter>> {
-    let stored: (Option<String>, Option<Vec<u8>>, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
-    let (Some(properties), Some(body), reason) = stored else { return Ok(None) };
-    let (Some(envelope), Some(reason)) = (envelope(&properties, body), DeadLetterReason::from_text(&reason))
-    else {
-        return Ok(None);
-    };
-    Ok(Some(Letter {
-        id: row.get(0)?,
+/// Reads what can be read: a letter that is damaged goes out damaged, rather than keep all others in.
+fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
+    let id: i64 = row.get(0)?;
+    let mut detail = text(row, 4)?.unwrap_or_default();
+    let body: Option<Vec<u8>> = row.get(2)?;
+    let left = if body.is_some() { "its body alone" } else { "nothing" };
+    let kept = text(row, 1)?.filter(|_| body.is_some()).and_then(|kept| envelope(&kept, Vec::new()));
+    let mut envelope = kept.unwrap_or_else(|| {
+        tracing::error!(
+            letter = id,
+            "a dead letter is damaged in the store: of its event, {left} could be read"
+        );
+        detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
+        Envelope::default()
+    });
+    envelope.body = body.unwrap_or_default();
+    Ok(Letter {
+        id,
         envelope,
-        reason,
-        detail: row.get(4)?,
-        event: row.get::<_, Option<String>>(5)?.map(EventId::new),
-        integration: row.get::<_, Option<String>>(6)?.map(IntegrationId::new),
-        attempts: row.get(7)?,
-        last_status: row.get(8)?,
+        reason: text(row, 3)?
+            .and_then(|word| DeadLetterReason::from_text(&word))
+            .unwrap_or(DeadLetterReason::WorkerFault),
+        detail,
+        event: text(row, 5)?.map(EventId::new),
+        integration: text(row, 6)?.map(IntegrationId::new),
+        attempts: u32::try_from(row.get::<_, i64>(7)?).unwrap_or_default(),
+        last_status: row.get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
         first_attempt_at: row.get::<_, Option<i64>>(9)?.map(time),
         at: time(row.get(10)?),
-    }))
+    })
+}
+
+/// A text, whatever bytes it has by now.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more
@@ -82,7 +105,8 @@ pub fn buried(c: &Connection, ids: &[i64], at: Timestamp) -> Done<()> {
             .optional()?;
         let Some((Some(seq), reason, detail)) = letter else { continue };
         if let Some(open) = find(c, seq)?.filter(Open::is_burying) {
-            let ending = Ending { outcome: Outcome::DeadLettered, reason: &reason, detail: &detail, at };
+            let ending =
+                Ending { outcome: Outcome::DeadLettered, reason: &reason, detail: &detail, at, status: None };
             end(c, &open, &ending)?;
         }
     }

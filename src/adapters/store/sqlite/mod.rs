@@ -21,7 +21,7 @@ mod tokens;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -39,8 +39,12 @@ use crate::ports::{
 pub enum Role {
     /// Takes in and dispatches; alone on its file.
     Worker,
-    /// A verb of the command line: looks things up and changes integrations beside a running worker.
+    /// A verb of the command line that may be the first to use a store: works beside a running worker, and
+    /// makes the file where there is none.
     Tool,
+    /// A verb that works on what is there, beside a running worker: a store that is not there is a mistake in
+    /// its name, or in the order of things, and is never made.
+    Look,
 }
 
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
@@ -49,8 +53,6 @@ pub struct SqliteStore {
     reader: Line,
     writer: Line,
     cipher: Arc<Cipher>,
-    /// Why the last batch of events could not be taken in, until one can.
-    intake_fault: Mutex<Option<String>>,
     _lock: Option<File>,
 }
 
@@ -61,15 +63,28 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Makes sure that there is a file at `path`, as [`Self::open`] does, without reading it.
+    /// Opens the file at `path` with the key in `key_file`. The key is made together with the store only: one
+    /// that is missing beside a store would leave its room URLs unreadable, and a new one would hide that.
     ///
     /// # Errors
-    /// A place where no file can be, with a sentence.
-    pub fn make_place(path: &Path) -> Result<(), StoreError> {
-        open::place(path).map(drop)
+    /// As [`Self::open`]; also for a key file that is missing, unreadable, or not a key.
+    pub fn open_with_key_file(path: &Path, role: Role, key_file: &Path) -> Result<Arc<Self>, StoreError> {
+        let there = open::is_there(path);
+        if !there && role == Role::Look {
+            return Err(open::not_there(path));
+        }
+        if there && let Ok(false) = key_file.try_exists() {
+            return Err(StoreError::Refused(format!(
+                "store {} exists but its key {} is missing; put it back, or set secrets.key_file",
+                path.display(),
+                key_file.display()
+            )));
+        }
+        let cipher = if there { Cipher::from_key_file(key_file) } else { Cipher::load_or_create(key_file) }?;
+        Self::open(path, role, cipher)
     }
 
-    /// Opens the file at `path`, making it and its schema where needed. Blocks for some milliseconds.
+    /// Opens the file at `path`, making it and its schema where `role` may. Blocks for some milliseconds.
     ///
     /// # Errors
     /// A second worker on one file, a file that is no database or not ours, a schema newer than this program,
@@ -80,26 +95,15 @@ impl SqliteStore {
             reader: Line::reader(opened.reader, path)?,
             writer: Line::writer(opened.writer, path)?,
             cipher: Arc::new(cipher),
-            intake_fault: Mutex::default(),
             _lock: opened.lock,
         }))
-    }
-}
-
-impl SqliteStore {
-    /// Why events wait, if the last batch could not be written: reading may go on working on a full disk.
-    pub fn intake_fault(&self) -> Option<String> {
-        self.intake_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        let taken = self.writer.run(move |c| intake::take_in(c, &query, decide)).await;
-        *self.intake_fault.lock().unwrap_or_else(PoisonError::into_inner) =
-            taken.as_ref().err().map(ToString::to_string);
-        taken
+        self.writer.run(move |c| intake::take_in(c, &query, decide)).await
     }
 
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::{Done, Fail};
 use crate::adapters::store::rows::micros;
-use crate::domain::ids::IntegrationId;
+use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
 
 /// Its time has not come.
@@ -70,15 +70,19 @@ pub struct Ending<'a> {
     pub reason: &'a str,
     pub detail: &'a str,
     pub at: Timestamp,
+    /// What the room's server answered, where it was told: that attempt counts with its end.
+    pub status: Option<u16>,
 }
 
-/// Ends one, whatever it was, and lets go of its event.
+/// Ends one, whatever it was, and lets go of its event. If it ends untold, its room may be wrong about the
+/// monitor from now on (one whose letter is out lost its telling when it was given up).
 pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result<()> {
     let at = micros(ending.at);
     let told = matches!(ending.outcome, Outcome::Sent | Outcome::Digested);
     c.prepare_cached(
         "UPDATE notifications SET state = ?2, reason = ?3, detail = ?4, decided_at = ?5, sent_at = ?6, \
-         event_no = NULL, gather = NULL WHERE seq = ?1",
+         attempts = attempts + (?6 IS NOT NULL), first_attempt_at = ifnull(first_attempt_at, ?6), \
+         last_status = ifnull(?7, last_status), event_no = NULL, gather = NULL WHERE seq = ?1",
     )?
     .execute(params![
         open.seq,
@@ -86,11 +90,14 @@ pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result
         ending.reason,
         ending.detail,
         at,
-        told.then_some(at)
+        told.then_some(at),
+        ending.status,
     ])?;
     if open.state == BURYING {
         // It is in the room after all: there is nothing to bury.
         c.prepare_cached("DELETE FROM letters WHERE seq = ?1")?.execute([open.seq])?;
+    } else if !told {
+        doubt(c, open.seq)?;
     }
     match open.event_no {
         Some(no) => let_go(c, no),
@@ -98,14 +105,35 @@ pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result
     }
 }
 
+/// A notification will not be told: what its room believes of the monitor is not known any more.
+fn doubt(c: &Connection, seq: i64) -> rusqlite::Result<()> {
+    let streak = c
+        .prepare_cached(
+            "SELECT integration, monitor, region FROM notifications WHERE seq = ?1 AND monitor IS NOT NULL",
+        )?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    streak.map_or(Ok(()), |(integration, monitor, region): (String, String, String)| {
+        doubt_streak(c, [&integration, &monitor, &region])
+    })
+}
+
+/// Makes the belief of a streak (integration, monitor, region) unsure, also where no run has moved it yet.
+pub fn doubt_streak(c: &Connection, streak: [&str; 3]) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "INSERT INTO streaks (integration, monitor, region, failures, belief) \
+         SELECT id, ?2, ?3, 0, 'unsure' FROM integrations WHERE id = ?1 \
+         ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure'",
+    )?
+    .execute(streak)
+    .map(|_| ())
+}
+
 /// One notification less needs the event; the last one takes its body along.
 fn let_go(c: &Connection, event_no: i64) -> rusqlite::Result<()> {
-    let open: Option<i64> = c
-        .prepare_cached("UPDATE events SET open = open - 1 WHERE no = ?1 RETURNING open")?
-        .query_row([event_no], |row| row.get(0))
-        .optional()?;
-    if open.is_some_and(|open| open <= 0) {
-        c.prepare_cached("DELETE FROM events WHERE no = ?1")?.execute([event_no])?;
+    let deleted = c.prepare_cached("DELETE FROM events WHERE no = ?1 AND open <= 1")?.execute([event_no])?;
+    if deleted == 0 {
+        c.prepare_cached("UPDATE events SET open = open - 1 WHERE no = ?1")?.execute([event_no])?;
     }
     Ok(())
 }
@@ -118,7 +146,7 @@ pub fn suppress_waiting(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at };
+    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at, status: None };
     for open in waiting_of(c, integration)? {
         end(c, &open, &ending)?;
     }
@@ -153,8 +181,23 @@ pub fn bury(
          first_attempt_at, at) SELECT seq, event, integration, event_no, ?2, ?3, attempts, last_status, \
          first_attempt_at, ?4 FROM notifications WHERE seq = ?1",
     )?
-    .execute(params![seq, reason.as_str(), detail, micros(at)])
-    .map(|_| ())
+    .execute(params![seq, reason.as_str(), detail, micros(at)])?;
+    doubt(c, seq)
+}
+
+/// A dead letter comes back: its earlier end makes room for the new beginning. Where the broker has the letter
+/// but that is not written down yet, it leaves the outbox too.
+pub fn exhume(c: &Connection, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<()> {
+    let ended: Option<(i64, Option<i64>)> = c
+        .prepare_cached(
+            "DELETE FROM notifications WHERE event = ?1 AND integration = ?2 \
+             AND state IN ('dead-lettered', 'burying') RETURNING seq, event_no",
+        )?
+        .query_row([event.as_str(), integration.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((seq, Some(event_no))) = ended else { return Ok(()) };
+    c.prepare_cached("DELETE FROM letters WHERE seq = ?1")?.execute([seq])?;
+    let_go(c, event_no)
 }
 
 /// Tells a room's row that something for it gets ready at `ready_at`. A held room hears of it when it is

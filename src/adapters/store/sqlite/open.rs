@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::Role;
-use super::errors::{Done, Fail, sentence};
+use super::errors::{Done, Fail, at_opening};
 use crate::adapters::store::cipher::private;
 use crate::ports::StoreError;
 
@@ -32,18 +32,37 @@ pub struct Opened {
     pub lock: Option<File>,
 }
 
-/// Opens `path`, making it if it is not there.
+/// Whether there is a store at `path`. An empty file is as good as none: that is how one begins.
+pub fn is_there(path: &Path) -> bool {
+    let there = |file: std::fs::Metadata| file.is_file() && file.len() > 0;
+    // What can't be looked at is not called missing; opening it says what is wrong.
+    std::fs::metadata(path).map_or_else(|error| error.kind() != ErrorKind::NotFound, there)
+}
+
+/// The refusal of whoever would only have looked.
+pub fn not_there(path: &Path) -> StoreError {
+    StoreError::Refused(format!(
+        "there is no store at {}; start the worker once or check store.url",
+        path.display()
+    ))
+}
+
+/// Opens `path`, making it if it is not there and `role` may.
 pub fn open(path: &Path, role: Role) -> Result<Opened, StoreError> {
+    if role == Role::Look && !is_there(path) {
+        return Err(not_there(path));
+    }
     let path = &place(path)?;
     let lock = match role {
         Role::Worker => Some(take_lock(path)?),
-        Role::Tool => None,
+        Role::Tool | Role::Look => None,
     };
     let writer = prepared(path)?;
     if role == Role::Worker {
-        void_claims(&writer).map_err(|error| sentence(&error, path))?;
+        void_claims(&writer).map_err(|error| at_opening(error.into(), path))?;
     }
-    let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| sentence(&error, path))?;
+    let reader =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| at_opening(error.into(), path))?;
     Ok(Opened { writer, reader, lock })
 }
 
@@ -123,7 +142,7 @@ fn prepared(path: &Path) -> Result<Connection, StoreError> {
             Err(Fail::Sql(error)) if started.elapsed() < BUSY_TIMEOUT && is_contention(&error) => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            other => return other.map_err(|fail| fail.told(path)),
+            other => return other.map_err(|fail| at_opening(fail, path)),
         }
     }
 }

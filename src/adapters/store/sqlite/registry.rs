@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::errors::{Done, Fail};
 use super::notifications::{suppress_waiting, waiting_of, wake_room};
@@ -73,14 +73,17 @@ impl Kept {
         })
     }
 
-    fn into_stored(self, cipher: &Cipher, pending: u64) -> Done<Stored> {
-        let room_url = cipher.unseal(&self.id, &self.room_url)?;
-        let state = match (self.paused, self.suspended) {
+    fn into_stored(self, cipher: &Cipher, pending: u64) -> Stored {
+        let (room_url, unreadable) = match cipher.unseal(&self.id, &self.room_url) {
+            Ok(url) => (url, None),
+            Err(error) => (SecretString::default(), Some(error.to_string())),
+        };
+        let state = match (self.paused, unreadable.clone().or(self.suspended)) {
             (true, _) => IntegrationState::Paused,
             (false, Some(reason)) => IntegrationState::Suspended { reason },
             (false, None) => IntegrationState::Active,
         };
-        Ok(Stored {
+        Stored {
             definition: Definition {
                 id: self.id,
                 json: self.json,
@@ -92,7 +95,8 @@ impl Kept {
             managed_by: self.managed_by,
             state,
             pending,
-        })
+            unreadable,
+        }
     }
 }
 
@@ -108,13 +112,17 @@ pub fn list(c: &Connection, cipher: &Cipher) -> Done<Vec<Stored>> {
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    Kept::all(c)?
+    let all: Vec<Stored> = Kept::all(c)?
         .into_iter()
         .map(|kept| {
             let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
             kept.into_stored(cipher, waiting.unsigned_abs())
         })
-        .collect()
+        .collect();
+    match all.first().and_then(|first| first.unreadable.clone()) {
+        Some(reason) if all.iter().all(|stored| stored.unreadable.is_some()) => Err(refused(reason)),
+        _ => Ok(all),
+    }
 }
 
 /// Stores definitions; see `ports::Registry::apply`.
@@ -187,6 +195,7 @@ impl Change<'_> {
         if moved {
             self.move_line(&new.id, &new.room)?;
         }
+        self.open_throttle(new)?;
         let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
         if heard_again {
             retell_failing(self.c, &new.id)?;
@@ -216,6 +225,20 @@ impl Change<'_> {
                 revision,
                 new_url,
             ])?;
+        Ok(())
+    }
+
+    /// A changed throttle may let out what the old one kept.
+    fn open_throttle(&self, new: &Definition) -> Done<()> {
+        let opened = self
+            .c
+            .prepare_cached(
+                "UPDATE throttles SET closed_until = NULL WHERE integration = ?1 AND closed_until IS NOT NULL",
+            )?
+            .execute([new.id.as_str()])?;
+        if opened > 0 {
+            wake_room(self.c, new.room.as_str(), micros(self.now))?;
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::cmp::{max, min};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::claim::next_ready;
+use super::claim::{has_ready, next_opening, next_ready};
 use super::errors::Done;
 use super::notifications::{Ending, Open, bury, count_attempt, end, find, waiting_of};
 use super::{standing, tokens};
@@ -38,16 +38,19 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
         )?
         .execute([integration.as_str(), &meter_text(meter)])?;
     }
-    save_state(c, s)?;
-    let rest = match s.then {
-        Then::Hold => {
-            renew(c, s, held.lease)?;
-            return Ok(Settled::Applied);
-        }
-        Then::Release { due } => Rest { look_at: due, until: None },
-        Then::Rest { until } => Rest { look_at: Some(until), until: Some(until) },
+    for (integration, until) in &s.closed {
+        c.prepare_cached(
+            "INSERT INTO throttles (integration, closed_until) SELECT id, ?2 FROM integrations WHERE id = ?1 \
+             ON CONFLICT (integration) DO UPDATE SET closed_until = ?2",
+        )?
+        .execute(params![integration.as_str(), micros(*until)])?;
+    }
+    let next = match s.then {
+        Then::Hold => held.renewed(s.now),
+        Then::Release { due } => released(c, s, &held, &Rest { look_at: due, until: None })?,
+        Then::Rest { until } => released(c, s, &held, &Rest { look_at: Some(until), until: Some(until) })?,
     };
-    release(c, s, &held, &rest)?;
+    save(c, s, &next)?;
     Ok(Settled::Applied)
 }
 
@@ -82,11 +85,18 @@ fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -
             Ok(())
         }
         Transition::Suppressed { seqs, reason, detail, at } => {
-            let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at: *at };
+            let ending = Ending {
+                outcome: Outcome::Suppressed,
+                reason: reason.as_str(),
+                detail,
+                at: *at,
+                status: None,
+            };
             end_waiting(c, room, seqs, &ending)
         }
         Transition::Expired { seqs, at, detail } => {
-            let ending = Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at };
+            let ending =
+                Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at, status: None };
             end_waiting(c, room, seqs, &ending)
         }
         Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
@@ -119,8 +129,8 @@ fn told(
         if open.is_told() {
             continue;
         }
-        count_attempt(c, *seq, at, Some(status))?;
-        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at })?;
+        let status = Some(status);
+        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at, status })?;
     }
     Ok(())
 }
@@ -174,9 +184,27 @@ fn broken(
     Ok(())
 }
 
-fn save_state(c: &Connection, s: &Settlement) -> rusqlite::Result<()> {
+/// When and by whom a room is looked at next.
+#[derive(Default)]
+struct Next {
+    lease_until: Option<i64>,
+    due_at: Option<i64>,
+    hold_until: Option<i64>,
+    fresh_at: Option<i64>,
+}
+
+impl Held {
+    /// A sign of life: the lease counts from now.
+    fn renewed(&self, now: Timestamp) -> Next {
+        let lapse = Some(micros(now).saturating_add(self.lease));
+        Next { lease_until: lapse, due_at: lapse, hold_until: None, fresh_at: self.fresh_at }
+    }
+}
+
+fn save(c: &Connection, s: &Settlement, next: &Next) -> rusqlite::Result<()> {
     c.prepare_cached(
-        "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5 WHERE room = ?1",
+        "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5, \
+         lease_until = ?6, due_at = ?7, hold_until = ?8, fresh_at = ?9 WHERE room = ?1",
     )?
     .execute(params![
         s.room.as_str(),
@@ -184,15 +212,12 @@ fn save_state(c: &Connection, s: &Settlement) -> rusqlite::Result<()> {
         s.state.retry.map(|retry| retry.failures),
         s.state.retry.map(|retry| micros(retry.at)),
         s.state.expired_untold,
+        next.lease_until,
+        next.due_at,
+        next.hold_until,
+        next.fresh_at,
     ])
     .map(|_| ())
-}
-
-/// A sign of life: the lease counts from now.
-fn renew(c: &Connection, s: &Settlement, lease: i64) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE rooms SET lease_until = ?2, due_at = ?2 WHERE room = ?1")?
-        .execute(params![s.room.as_str(), micros(s.now).saturating_add(lease)])
-        .map(|_| ())
 }
 
 /// What the holder asks for when it gives the room back.
@@ -201,18 +226,14 @@ struct Rest {
     until: Option<Timestamp>,
 }
 
-fn release(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<()> {
+fn released(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<Next> {
     tokens::give_back(c, &s.room)?;
     let retry = s.state.retry.map(|retry| retry.at);
     // Before this nothing can go out to the room, whatever arrives.
     let hold =
         [retry, s.state.meter.blocked_until, rest.until].into_iter().flatten().filter(|at| *at > s.now).max();
     let due = due(c, s, held, rest, hold)?;
-    c.prepare_cached(
-        "UPDATE rooms SET lease_until = NULL, fresh_at = NULL, hold_until = ?2, due_at = ?3 WHERE room = ?1",
-    )?
-    .execute(params![s.room.as_str(), hold.map(micros), due.map(micros)])?;
-    Ok(())
+    Ok(Next { due_at: due.map(micros), hold_until: hold.map(micros), ..Next::default() })
 }
 
 /// When to look at the room again: when the holder says, or earlier if something that it has not seen is
@@ -226,13 +247,13 @@ fn due(
 ) -> Done<Option<Timestamp>> {
     let not_before = |at: Timestamp| hold.map_or(at, |hold| max(at, hold));
     let gathering = next_ready(c, &s.room)?.map(not_before);
-    let ready = c
-        .prepare_cached("SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' LIMIT 1")?
-        .exists([s.room.as_str()])?;
-    if !ready {
-        return Ok(gathering);
+    let opening = next_opening(c, &s.room, s.now)?.map(not_before);
+    let mut due = [None, None, gathering, opening];
+    if has_ready(c, &s.room, s.now)? {
+        // What is ready beside those that were closed, the holder has not seen.
+        let look_at = rest.look_at.filter(|_| s.closed.is_empty());
+        due[0] = Some(look_at.unwrap_or_else(|| not_before(s.now)));
+        due[1] = held.fresh_at.map(|at| not_before(time(at)));
     }
-    let asked = rest.look_at.unwrap_or_else(|| not_before(s.now));
-    let fresh = held.fresh_at.map(|at| not_before(time(at)));
-    Ok([Some(asked), fresh, gathering].into_iter().flatten().reduce(min))
+    Ok(due.into_iter().flatten().reduce(min))
 }

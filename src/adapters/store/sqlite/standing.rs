@@ -14,20 +14,26 @@ pub struct Standing {
     pub token: TokenKey,
     paused: bool,
     suspended: Option<String>,
+    /// Its throttle lets nothing out before this.
+    pub closed_until: Option<i64>,
 }
 
 /// The integration's standing in this very transaction; `None` if there is no such integration.
 pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
-    c.prepare_cached("SELECT room, token, paused, suspended FROM integrations WHERE id = ?1")?
-        .query_row([id.as_str()], |row| {
-            Ok(Standing {
-                room: row.get(0)?,
-                token: TokenKey::new(row.get::<_, String>(1)?),
-                paused: row.get(2)?,
-                suspended: row.get(3)?,
-            })
+    c.prepare_cached(
+        "SELECT room, token, paused, suspended, closed_until FROM integrations \
+         LEFT JOIN throttles ON integration = id WHERE id = ?1",
+    )?
+    .query_row([id.as_str()], |row| {
+        Ok(Standing {
+            room: row.get(0)?,
+            token: TokenKey::new(row.get::<_, String>(1)?),
+            paused: row.get(2)?,
+            suspended: row.get(3)?,
+            closed_until: row.get(4)?,
         })
-        .optional()
+    })
+    .optional()
 }
 
 /// Why an integration is not to be told anything now, if so: a change that the decision had not seen yet.

@@ -131,7 +131,7 @@ async fn a_store_that_became_read_only_is_told() {
     let f = Fixture::new();
     f.pragma("PRAGMA query_only = 1").await;
     let error = f.take("e1").await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("is read-only: make the file and its folder writable"), "{error}");
 }
 
@@ -176,10 +176,21 @@ async fn hot_queries_use_their_indexes() {
         ("SELECT room FROM rooms WHERE due_at <= 1 ORDER BY due_at, room LIMIT 9", "rooms_due"),
         ("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL", "rooms_due"),
         (
-            "SELECT detail FROM notifications WHERE room = 'r' AND state = 'pending' ORDER BY seq LIMIT 9",
+            "SELECT detail FROM notifications WHERE room = 'r' AND state = 'pending' AND integration NOT IN \
+             (SELECT integration FROM throttles WHERE closed_until > 1) ORDER BY seq LIMIT 9",
             "notifications_line",
         ),
-        ("SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' LIMIT 1", "notifications_line"),
+        (
+            "SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' AND integration NOT IN \
+             (SELECT integration FROM throttles WHERE closed_until > 1) LIMIT 1",
+            "COVERING INDEX notifications_line",
+        ),
+        (
+            "SELECT closed_until FROM throttles t WHERE closed_until > 1 AND EXISTS \
+             (SELECT 1 FROM notifications n WHERE n.integration = t.integration AND event_no IS NOT NULL \
+              AND state = 'pending' AND room = 'r') ORDER BY closed_until LIMIT 1",
+            "throttles_closed",
+        ),
         (
             "SELECT min(ready_at) FROM notifications WHERE room = 'r' AND state = 'gathering'",
             "notifications_gathering",
@@ -220,4 +231,36 @@ async fn hot_queries_use_their_indexes() {
             .unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
+}
+
+/// Whoever hears "corrupt" gives up what it could not record.
+#[test]
+fn only_damage_and_faults_of_ours_are_final() {
+    use rusqlite::ffi;
+    let class = |code| {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        errors::sentence(&error, Path::new("store.db"))
+    };
+    for code in [
+        ffi::SQLITE_BUSY,
+        ffi::SQLITE_LOCKED,
+        ffi::SQLITE_FULL,
+        ffi::SQLITE_IOERR,
+        ffi::SQLITE_READONLY,
+        ffi::SQLITE_READONLY_DBMOVED,
+        ffi::SQLITE_NOMEM,
+        ffi::SQLITE_PROTOCOL,
+        ffi::SQLITE_CANTOPEN,
+        ffi::SQLITE_PERM,
+        ffi::SQLITE_INTERRUPT,
+        ffi::SQLITE_SCHEMA,
+    ] {
+        assert!(matches!(class(code), StoreError::Unavailable(_)), "{code}: {:?}", class(code));
+    }
+    for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_CONSTRAINT, ffi::SQLITE_MISUSE] {
+        assert!(matches!(class(code), StoreError::Corrupt(_)), "{code}: {:?}", class(code));
+    }
+    let read_only = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None);
+    let opening = errors::at_opening(read_only.into(), Path::new("store.db"));
+    assert!(matches!(opening, StoreError::Refused(_)), "{opening:?}");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::errors::{Done, Fail};
+use super::errors::Done;
 use crate::adapters::store::rows::{meter, meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter, later};
@@ -43,10 +43,10 @@ pub fn reserve(
             let (Some(purse), Some(rooms)) = (purses.get_mut(token), sharing.get_mut(token)) else {
                 continue;
             };
-            let calls = purse.take(*needed, *rooms);
+            let (calls, share) = purse.take(*needed, *rooms);
             *rooms -= 1;
             set_reservation(c, room, token, calls)?;
-            granted.insert(token.clone(), calls);
+            granted.insert(token.clone(), (calls, share));
         }
         grants.push(granted);
     }
@@ -56,9 +56,9 @@ pub fn reserve(
         .map(|granted| {
             granted
                 .into_iter()
-                .filter_map(|(token, calls)| {
+                .filter_map(|(token, (calls, share))| {
                     let opens_at = purses.get(&token)?.opens_at(now);
-                    Some((token, TokenGrant { calls, opens_at }))
+                    Some((token, TokenGrant { calls, share, opens_at }))
                 })
                 .collect()
         })
@@ -92,12 +92,13 @@ impl Purse {
         Ok(Self { meter, budget, available, others, taken: 0 })
     }
 
-    /// A fair share for one of `rooms` that still ask, at most what it needs.
-    fn take(&mut self, needed: u32, rooms: u32) -> u32 {
-        let calls = needed.min(self.available.div_ceil(rooms.max(1)));
+    /// For one of `rooms` that still ask: what it needs, at most its fair share, and that share.
+    fn take(&mut self, needed: u32, rooms: u32) -> (u32, u32) {
+        let share = self.available.div_ceil(rooms.max(1));
+        let calls = needed.min(share);
         self.available -= calls;
         self.taken += calls;
-        calls
+        (calls, share)
     }
 
     /// When there will be more than was granted: now if something is left; else when the window moves on,
@@ -121,12 +122,13 @@ fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
         .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    row.map(|(text, messages, per)| {
-        let meter = meter(&text)
-            .ok_or_else(|| Fail::corrupt(format!("token {token}: its meter can't be read: {text:?}")))?;
-        Ok((meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) }))
-    })
-    .transpose()
+    Ok(row.map(|(text, messages, per)| {
+        let meter = meter(&text).unwrap_or_else(|| {
+            tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
+            Meter::default()
+        });
+        (meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
+    }))
 }
 
 fn save(c: &Connection, token: &TokenKey, meter: &Meter, budget: Budget) -> Done<()> {
