@@ -32,7 +32,7 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
-    match Parts::open(settings, Role::Look) {
+    match Parts::open(settings, Role::Tool) {
         Err(error) => {
             let configuration = error.is::<Misconfigured>();
             findings.push(finding("store", Err(format!("{error:#}")), configuration));

@@ -19,8 +19,7 @@ use crate::settings::Settings;
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
 pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
     // Only who brings integrations along can be before the worker.
-    let role = if matches!(verb, IntegrationsVerb::Apply(_)) { Role::Tool } else { Role::Look };
-    let parts = Parts::open(settings, role)?;
+    let parts = Parts::open(settings, Role::Tool)?;
     let now = parts.clock.now();
     match verb {
         IntegrationsVerb::List(output) => list(&parts, output).await,
