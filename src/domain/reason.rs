@@ -67,7 +67,6 @@ reasons! {
     }
 }
 
-#[expect(clippy::derivable_impls, reason = "the macro writes the enum")]
 impl Default for Belief {
     /// Before any run is known the state is success.
     fn default() -> Self {

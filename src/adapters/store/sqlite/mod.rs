@@ -5,6 +5,7 @@
 //! Nothing here looks at a clock; times are arguments.
 
 mod claim;
+mod clock;
 mod errors;
 mod intake;
 mod journal;

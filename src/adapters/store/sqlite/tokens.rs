@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::clock::sane;
 use super::errors::Done;
 use crate::adapters::store::rows::{meter, meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
@@ -82,7 +83,7 @@ impl Purse {
              ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3 WHERE messages <> ?2 OR per <> ?3",
         )?
         .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
-        let meter = load(c, token)?.map_or_else(Meter::default, |(meter, _)| meter);
+        let meter = load(c, token, now)?.map_or_else(Meter::default, |(meter, _)| meter);
         let others: u32 = c
             .prepare_cached(
                 "SELECT min(ifnull(sum(calls), 0), 4294967295) FROM reservations WHERE token = ?1",
@@ -117,7 +118,7 @@ impl Purse {
     }
 }
 
-fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
+fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
     let row: Option<(String, u32, i64)> = c
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
         .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -127,7 +128,7 @@ fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
             tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
             Meter::default()
         });
-        (meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
+        (sane(meter, now), Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
     }))
 }
 
@@ -151,7 +152,7 @@ fn set_reservation(c: &Connection, room: &RoomKey, token: &TokenKey, calls: u32)
 
 /// Counts calls that were made on a held room, and takes over what the server said of the token.
 pub fn spend(c: &Connection, room: &RoomKey, calls: &TokenCalls, now: Timestamp) -> Done<()> {
-    let (mut meter, budget) = load(c, &calls.token)?.unwrap_or((Meter::default(), Budget::TOKEN));
+    let (mut meter, budget) = load(c, &calls.token, now)?.unwrap_or((Meter::default(), Budget::TOKEN));
     if calls.calls > 0 {
         meter.record(budget, now, calls.calls);
     }
@@ -178,7 +179,7 @@ pub fn forfeit(c: &Connection, room: &RoomKey, now: Timestamp) -> Done<()> {
         .collect::<rusqlite::Result<_>>()?;
     for (token, calls) in reserved {
         let token = TokenKey::new(token);
-        let (mut meter, budget) = load(c, &token)?.unwrap_or((Meter::default(), Budget::TOKEN));
+        let (mut meter, budget) = load(c, &token, now)?.unwrap_or((Meter::default(), Budget::TOKEN));
         meter.record(budget, now, calls);
         save(c, &token, &meter, budget)?;
     }
