@@ -193,9 +193,19 @@ pub struct Letter {
 /// Puts letters into the dead-letter queue.
 #[async_trait]
 pub trait LetterBox: Send + Sync {
-    /// Publishes all and returns when the broker has confirmed all. On an error some may be in the queue
-    /// already; the caller tries again later, so a letter can be there twice but is never lost.
-    async fn bury(&self, letters: &[Letter]) -> Result<(), BrokerError>;
+    /// Publishes all and returns when the broker has confirmed all, or with those that it has confirmed and what
+    /// went wrong. The caller tries the others again later. Some of them may be in the queue although their
+    /// confirm was lost, so a letter can be there twice but is never lost.
+    async fn bury(&self, letters: &[Letter]) -> Buried;
+}
+
+/// What became of letters that were to be buried.
+#[derive(Debug, Default)]
+pub struct Buried {
+    /// The ids of those that the dead-letter queue has for certain.
+    pub confirmed: Vec<i64>,
+    /// Why it has not all of them; `None` if it has.
+    pub failed: Option<BrokerError>,
 }
 
 /// The broker did not do what it was asked.

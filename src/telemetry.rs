@@ -39,6 +39,9 @@ use crate::settings::{LogFormat, LogSettings};
 /// Silenced unless the level names them: the worker tells of its sessions itself, in one line each.
 const QUIET: &str = "lapin=off";
 
+/// Where lapin is named: at `trace` it writes out every frame, the one with the password among them.
+const NO_FRAMES: &str = "lapin::io_loop=debug";
+
 /// Names that the line itself uses; fields of these names are left out.
 const OWN: [&str; 4] = ["timestamp", "level", "target", "message"];
 
@@ -66,7 +69,11 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
 }
 
 fn filter(settings: &LogSettings) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    EnvFilter::try_new(format!("{QUIET},{}", settings.level))
+    let level = &settings.level;
+    match level.contains("lapin") {
+        true => EnvFilter::try_new(format!("{QUIET},{level},{NO_FRAMES}")),
+        false => EnvFilter::try_new(format!("{QUIET},{level}")),
+    }
 }
 
 /// One compact line an event.

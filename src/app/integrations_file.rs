@@ -13,7 +13,7 @@ use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
 
 /// How soon a change of the file is noticed. The contract promises two seconds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The file, and what it looked like when it was applied last.
 pub struct IntegrationsFile {
@@ -50,6 +50,7 @@ impl IntegrationsFile {
 
     /// Applies the file whenever it changes, until stopped. A file with faults changes nothing.
     pub async fn watch(mut self, catalogue: Arc<Catalogue>, mut stop: Stop) {
+        let mut before = self.seen.clone();
         while !stop.is_set() {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -57,7 +58,11 @@ impl IntegrationsFile {
             }
             // Looked at before it is read, so that a change made meanwhile is seen the next time.
             let look = self.look();
-            if look == self.seen {
+            // A file that is just being written may read as a shorter one, with integrations missing; so it is
+            // applied only once it has looked the same twice.
+            let settled = look == before;
+            before.clone_from(&look);
+            if look == self.seen || !settled {
                 continue;
             }
             match self.apply().await {

@@ -45,9 +45,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     catalogue.refresh().await.context("can't read the integrations from the store")?;
     let health = Arc::new(BrokerHealth::default());
     let store_trouble = Arc::new(Trouble::new("the store", parts.clock.clone()));
+    let claiming = Arc::new(Trouble::new("the store", parts.clock.clone()));
     let status = Status {
         metrics: metrics.clone(),
-        readiness: vec![health.clone() as Arc<dyn Readiness>, store_trouble.clone(), Arc::new(parts.clone())],
+        readiness: vec![
+            health.clone() as Arc<dyn Readiness>,
+            store_trouble.clone(),
+            claiming.clone(),
+            Arc::new(parts.clone()),
+        ],
         bearer_token: settings.http.bearer_token.clone(),
     };
     let server = StatusServer::bind(settings.http.listen, status)
@@ -60,7 +66,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "worker started"
     );
     let (switch, stop) = StopSwitch::new();
-    let running = Running { settings, parts, metrics, catalogue, health, store_trouble, stop };
+    let running = Running { settings, parts, metrics, catalogue, health, store_trouble, claiming, stop };
     running.until_stopped(server, file, switch).await
 }
 
@@ -72,6 +78,7 @@ struct Running {
     catalogue: Arc<Catalogue>,
     health: Arc<BrokerHealth>,
     store_trouble: Arc<Trouble>,
+    claiming: Arc<Trouble>,
     stop: Stop,
 }
 
@@ -197,6 +204,7 @@ impl Running {
             clock: self.parts.clock.clone(),
             metrics: self.metrics.clone(),
             trouble: self.store_trouble.clone(),
+            claiming: self.claiming.clone(),
             unsettled: AtomicUsize::new(0),
             terms: dispatch_terms(&self.settings)?,
             wake: wake.clone(),

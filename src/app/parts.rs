@@ -78,7 +78,7 @@ impl Readiness for Parts {
     async fn ready(&self) -> Result<(), String> {
         match self.store.next_due().await {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("store: {error}")),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -151,12 +151,7 @@ pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteS
         return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
     };
     let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
-    // What can't be opened is a matter of configuration, unless it may be different in a moment.
-    let cannot_open = |error| match error {
-        StoreError::Unavailable(line) => anyhow::anyhow!(line),
-        StoreError::Refused(line) | StoreError::Corrupt(line) => Misconfigured(line).into(),
-    };
-    SqliteStore::open_with_key_file(path, role, &key_file).map_err(cannot_open)
+    SqliteStore::open_with_key_file(path, role, &key_file).map_err(from_store)
 }
 
 /// The key file's place when none is configured: beside the store.
@@ -258,10 +253,10 @@ pub fn from_broker(error: BrokerError) -> anyhow::Error {
     }
 }
 
-/// A store error as the verbs report it: what it refuses is a matter of configuration, an outage is not.
+/// A store error as the verbs report it: what trying again does not help is a matter of configuration.
 pub fn from_store(error: StoreError) -> anyhow::Error {
     match error {
-        StoreError::Refused(line) => Misconfigured(line).into(),
-        StoreError::Unavailable(line) | StoreError::Corrupt(line) => anyhow::anyhow!(line),
+        StoreError::Unavailable(line) => anyhow::anyhow!(line),
+        StoreError::Refused(line) | StoreError::Corrupt(line) => Misconfigured(line).into(),
     }
 }

@@ -182,7 +182,7 @@ pub struct ApplyArgs {
 pub struct RemoveArgs {
     #[command(flatten)]
     pub integration: IdArgs,
-    /// Do it; without this, only what would be lost is shown
+    /// Also if notifications still wait for its room
     #[arg(long)]
     pub yes: bool,
 }
@@ -206,6 +206,9 @@ pub struct SimulateArgs {
     /// Files with events, in the order in which they happen; "-" is stdin
     #[arg(value_name = "EVENTS", required = true)]
     pub events: Vec<PathBuf>,
+    /// The Postman team the events are from, as far as they do not say it themselves
+    #[arg(long, value_name = "TEAM")]
+    pub team: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -33,7 +33,10 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     }
     findings.push(broker(settings).await);
     match Parts::open(settings, Role::Look) {
-        Err(error) => findings.push(finding("store", Err(format!("{error:#}")), true)),
+        Err(error) => {
+            let configuration = error.is::<Misconfigured>();
+            findings.push(finding("store", Err(format!("{error:#}")), configuration));
+        }
         Ok(parts) => {
             let stored = parts.store.list().await;
             let result = match &stored {

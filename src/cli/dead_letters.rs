@@ -20,6 +20,9 @@ use crate::settings::Settings;
 /// Progress is told every so many letters.
 const TELL_EVERY: usize = 1_000;
 
+/// Said of an empty list, which a filter may have made empty.
+const NONE: &str = "there is no such dead letter";
+
 /// Runs one of the verbs.
 pub async fn run(verb: DeadLettersVerb, settings: &Settings) -> anyhow::Result<()> {
     let letters = DeadLetters::new(parts::broker_options(settings)?);
@@ -35,6 +38,10 @@ async fn list(letters: &DeadLetters, args: &DeadLettersListArgs) -> anyhow::Resu
     let found = find(letters, &args.filter, &[]).await?;
     match (args.each, args.output.output) {
         (true, Output::Json) => output::json(&found.iter().map(as_json).collect::<Vec<_>>()),
+        (true, Output::Human) if found.is_empty() => {
+            say(NONE);
+            Ok(())
+        }
         (true, Output::Human) => {
             let rows: Vec<Vec<String>> = found.iter().map(as_row).collect();
             table(&["ID", "AT", "REASON", "EVENT", "INTEGRATION", "ATTEMPTS", "DETAIL"], &rows);
@@ -62,7 +69,7 @@ fn counts(found: &[LetterSummary], output: Output) -> anyhow::Result<()> {
         return output::json(&groups);
     }
     if groups.is_empty() {
-        say("the dead-letter queue is empty");
+        say(NONE);
         return Ok(());
     }
     let rows: Vec<Vec<String>> = groups

@@ -36,7 +36,9 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
         IntegrationsVerb::Resume(args) => {
             let id = existing_id(&args.id)?;
             parts.store.resume(&id, now).await.map_err(refused)?;
-            say(&format!("{id} is active"));
+            // A file may still want it paused after its suspension is lifted.
+            let state = find(&parts, &id).await?.state;
+            say(&format!("{id} is {}", state.as_str()));
             Ok(())
         }
         IntegrationsVerb::Test(args) => test(&parts, &existing_id(&args.id)?).await,
@@ -145,10 +147,9 @@ async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Resul
 async fn remove(parts: &Parts, args: &RemoveArgs, now: Timestamp) -> anyhow::Result<()> {
     let id = existing_id(&args.integration.id)?;
     let stored = find(parts, &id).await?;
-    if !args.yes {
+    if stored.pending > 0 && !args.yes {
         bail!(
-            "removing {id} ends its {} pending notifications as suppressed and forgets its streaks; \
-             add --yes to do it",
+            "{id} has {} pending notifications, which would end as suppressed; add --yes to remove it",
             stored.pending
         );
     }

@@ -57,24 +57,25 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
 }
 
 fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
-    let documents = match &args.newman {
-        Some(report) => vec![newman(args, report)?],
-        None if args.no_validate => {
-            args.files.iter().map(|file| events::read_whole(file)).collect::<anyhow::Result<Vec<_>>>()?
+    let mut faults = Vec::new();
+    let mut documents = Vec::new();
+    if let Some(report) = &args.newman {
+        documents.push(newman(args, report)?);
+    }
+    for file in &args.files {
+        let read =
+            if args.no_validate { events::read_whole(file).map(|one| vec![one]) } else { events::read(file) };
+        match read {
+            Ok(read) => documents.extend(read),
+            Err(fault) => faults.push(format!("{fault:#}")),
         }
-        None => {
-            let read =
-                args.files.iter().map(|file| events::read(file)).collect::<anyhow::Result<Vec<_>>>()?;
-            read.into_iter().flatten().collect()
-        }
-    };
-    if args.id.is_some() && documents.len() != 1 {
+    }
+    if args.id.is_some() && faults.is_empty() && documents.len() != 1 {
         bail!(
             "--id names one event, but there are {}; leave it out to give each an id of its own",
             documents.len()
         );
     }
-    let mut faults = Vec::new();
     let mut envelopes = Vec::new();
     for document in documents {
         let place = document.place.clone();
@@ -84,11 +85,7 @@ fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {
         }
     }
     if !faults.is_empty() {
-        let number = match faults.len() {
-            1 => "1 event is".to_owned(),
-            many => format!("{many} events are"),
-        };
-        bail!("nothing was published, since {number} malformed:\n{}", faults.join("\n"));
+        bail!("nothing was published; faults: {}\n{}", faults.len(), faults.join("\n"));
     }
     Ok(envelopes)
 }
@@ -159,7 +156,7 @@ mod tests {
     fn a_malformed_event_is_refused_with_what_is_wrong() {
         let refusal = published(br#"{"monitor_uid":"1","metrics":{"failedTests":"two"}}"#, &[]).unwrap_err();
         let refusal = refusal.to_string();
-        assert!(refusal.starts_with("nothing was published, since 1 event is malformed:\n"), "{refusal}");
+        assert!(refusal.starts_with("nothing was published; faults: 1\n"), "{refusal}");
         assert!(refusal.contains("event 1: metrics.failedTests: found the text \"two\""), "{refusal}");
     }
 

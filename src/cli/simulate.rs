@@ -58,6 +58,7 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
         lines: Vec::new(),
         held: BTreeMap::new(),
         unwanted: 0,
+        team: args.team.clone(),
     };
     for file in &args.events {
         for document in events::read(file)? {
@@ -74,6 +75,11 @@ fn as_stored(definition: Definition) -> Stored {
     Stored { definition, managed_by: ManagedBy::Operator, state, pending: 0, unreadable: None }
 }
 
+/// As the worker sees it.
+fn can_be_an_id(place: &str) -> bool {
+    place.len() <= 256 && !place.contains(char::is_control)
+}
+
 struct Simulation {
     snapshot: Snapshot,
     links: Links,
@@ -81,15 +87,21 @@ struct Simulation {
     lines: Vec<Line>,
     held: BTreeMap<(IntegrationId, GatherKey), Vec<Held>>,
     unwanted: usize,
+    team: Option<String>,
 }
 
 impl Simulation {
     fn take(&mut self, document: events::Document) {
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             body: document.body,
             content_type: document.cloud_event.then(|| "application/cloudevents+json".to_owned()),
+            // A plain event has no id in a file. Its place is one that a person can find again.
+            message_id: Some(&document.place).filter(|p| !document.cloud_event && can_be_an_id(p)).cloned(),
             ..Envelope::default()
         };
+        if let Some(team) = &self.team {
+            envelope.headers.insert("team".to_owned(), team.clone());
+        }
         let now = SystemClock.now();
         match simulate_one(envelope, now, &self.snapshot, &mut self.state) {
             Err(letter) => self.lines.push(Line {

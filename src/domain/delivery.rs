@@ -28,8 +28,6 @@ pub struct Consequence {
     pub state: super::line::RoomState,
     pub calls: TokenCalls,
     pub throttles: Vec<(IntegrationId, Meter)>,
-    /// What was posted or ended leaves the line; what will be tried again stays.
-    pub leaves: bool,
 }
 
 /// Applies the answer that came at `now`. `jitter` (0 to 1) is drawn by the caller; `spoke_for` are the
@@ -50,7 +48,6 @@ pub fn after(
         state: attempt.line.state.clone(),
         calls: TokenCalls { token: token.clone(), calls: 1, hint: answer.token_limit, blocked_until: None },
         throttles: Vec::new(),
-        leaves: true,
     };
     c.state.meter.correct(&answer.room_limit, now);
     match answer.class {
@@ -113,7 +110,6 @@ fn rate_limited(c: &mut Consequence, answer: &Answer, until: Timestamp, now: Tim
     if !token_is_to_blame || used_up(answer.room_limit) {
         c.state.meter.block_until(answer.room_limit.reset_at.unwrap_or(until), now);
     }
-    c.leaves = false;
 }
 
 fn unavailable(
@@ -143,7 +139,6 @@ fn unavailable(
         detail: answer.detail.clone(),
         plain_next: waiting(attempt, attempt.take[0]).plain,
     });
-    c.leaves = false;
 }
 
 fn refused(c: &mut Consequence, attempt: Attempt<'_>, answer: &Answer, now: Timestamp) {
@@ -167,7 +162,6 @@ fn refused(c: &mut Consequence, attempt: Attempt<'_>, answer: &Answer, now: Time
             detail,
             plain_next: true,
         });
-        c.leaves = false;
     }
 }
 

@@ -63,7 +63,7 @@ fn line(ids: &[&str]) -> RoomLine {
         state: RoomState { expired_untold: 3, ..RoomState::default() },
         waiting: waiting.collect(),
         next_ready_at: None,
-        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, share: 9, opens_at: second(0) })].into(),
+        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
         throttles: Default::default(),
     }
 }
@@ -97,7 +97,7 @@ fn accepted_ends_in_sent_or_digested_and_counts_everywhere() {
         [Transition::Sent { seq: 0, reason: SendReason::Failure, at: second(10), status: 204 }]
     );
     assert_eq!(one.state.meter.spent(RULES.room, second(10)), 1);
-    assert_eq!((one.state.expired_untold, one.calls.calls, one.leaves), (0, 1, true));
+    assert_eq!((one.state.expired_untold, one.calls.calls), (0, 1));
     let two = consequence(&line(&["a", "b"]), &good, 0.0);
     assert_eq!(
         two.transitions,
@@ -117,7 +117,7 @@ fn accepted_ends_in_sent_or_digested_and_counts_everywhere() {
 fn a_rate_limit_costs_no_attempt_and_blocks_the_one_to_blame() {
     let limited = answer(AnswerClass::RateLimited { until: second(40) }, Some(429));
     let room = consequence(&line(&["a"]), &limited, 0.0);
-    assert_eq!((room.transitions.len(), room.leaves), (0, false));
+    assert_eq!(room.transitions, []);
     assert_eq!(room.state.meter.blocked_until, Some(second(40)), "the room, where nobody says");
     assert_eq!(room.calls.blocked_until, None);
 
@@ -143,7 +143,7 @@ fn no_good_answer_is_retried_later_and_later() {
             &c.transitions[..],
             [Transition::Attempted { plain_next: false, status: Some(503), .. }]
         ));
-        assert_eq!((c.leaves, c.state.meter.spent(RULES.room, second(10))), (false, failures));
+        assert_eq!(c.state.meter.spent(RULES.room, second(10)), failures);
         line.state = c.state;
     }
 }
@@ -163,7 +163,6 @@ fn a_refused_message_is_tried_once_more_without_a_card_and_then_given_up() {
     let mut line = line(&["a"]);
     let first = consequence(&line, &refused, 0.0);
     assert!(matches!(&first.transitions[..], [Transition::Attempted { plain_next: true, .. }]));
-    assert!(!first.leaves);
     line.waiting[0].plain = true;
     let second_try = consequence(&line, &refused, 0.0);
     assert!(matches!(
@@ -175,7 +174,6 @@ fn a_refused_message_is_tried_once_more_without_a_card_and_then_given_up() {
             ..
         }]
     ));
-    assert!(second_try.leaves);
 }
 
 #[test]
@@ -201,4 +199,33 @@ fn headers_on_a_good_answer_correct_the_room_and_the_token() {
     assert_eq!(c.state.meter.blocked_until, Some(second(50)));
     assert_eq!(c.state.meter.learned, Some(10));
     assert_eq!(c.calls.hint, last);
+}
+
+#[test]
+fn a_held_line_follows_its_transitions() {
+    let mut held = line(&["a", "b", "a", "b", "b"]);
+    let seqs = |line: &RoomLine| line.waiting.iter().map(|w| w.seq).collect::<Vec<_>>();
+    held.apply(&[
+        Transition::Sent { seq: 1, reason: SendReason::Failure, at: second(1), status: 204 },
+        Transition::Attempted {
+            seqs: vec![3],
+            at: second(2),
+            status: Some(503),
+            detail: String::new(),
+            plain_next: true,
+        },
+        Transition::Expired { seqs: vec![4], at: second(3), detail: String::new() },
+    ]);
+    assert_eq!((seqs(&held), held.state.expired_untold), (vec![0, 2, 3], 4));
+    let tried = &held.waiting[2];
+    assert_eq!((tried.attempts, tried.first_attempt_at, tried.plain), (1, Some(second(2)), true));
+    let broken = Transition::Broken {
+        integration: IntegrationId::new("a"),
+        seqs: vec![0],
+        detail: String::new(),
+        at: second(4),
+        status: Some(401),
+    };
+    held.apply(&[broken]);
+    assert_eq!(seqs(&held), [3], "all that waits for a broken integration goes with it");
 }

@@ -86,11 +86,12 @@ fn exhausted(w: &Waiting, rules: &LineRules) -> String {
     )
 }
 
-/// A duration as people write it: `24h`, `90s`.
+/// A duration as people write it: `24h`, `7d`, `90s`.
 pub fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{}ms", duration.as_millis()),
+        s if s % 86_400 == 0 && s > 86_400 => format!("{}d", s / 86_400),
         s if s % 3600 == 0 => format!("{}h", s / 3600),
         s if s % 60 == 0 => format!("{}m", s / 60),
         s => format!("{s}s"),

@@ -35,8 +35,8 @@ pub enum Verdict {
 /// Decides one run by `rule` and moves the streak. `received_at` dates a failure that carries no time.
 ///
 /// A run that finished before the newest one seen is late. It does not move the streak. The rules that promise
-/// every run of its kind (`all`, `failures`, `failures-and-recovery`) still tell it; the others, and every
-/// recovery, look at the streak, and suppress it as `stale`.
+/// every run of its kind (`all`, `failures`, `failures-and-recovery`) still tell it, with the reason `stale`; the others,
+/// and every recovery, look at the streak, and suppress it, with the same word.
 pub fn decide(rule: RunRule, streak: &mut Streak, run: &MonitorRun, received_at: Timestamp) -> Verdict {
     if is_late(streak, run) {
         return late(rule, run);
@@ -61,9 +61,8 @@ fn is_late(streak: &Streak, run: &MonitorRun) -> bool {
 
 fn late(rule: RunRule, run: &MonitorRun) -> Verdict {
     match (rule, run.result.is_failed()) {
-        (RunRule::All, _) => Verdict::Tell(Story::plain(SendReason::EveryRun)),
-        (RunRule::Failures | RunRule::FailuresAndRecovery, true) => {
-            Verdict::Tell(Story::plain(SendReason::Failure))
+        (RunRule::All, _) | (RunRule::Failures | RunRule::FailuresAndRecovery, true) => {
+            Verdict::Tell(Story::plain(SendReason::Stale))
         }
         (RunRule::Failures, false) => Verdict::Suppress(SuppressReason::SuccessNotWanted),
         _ => Verdict::Suppress(SuppressReason::Stale),
@@ -237,10 +236,11 @@ mod tests {
             (
                 RunRule::FailuresAndRecovery,
                 RunResult::Failure,
-                Verdict::Tell(Story::plain(SendReason::Failure)),
+                Verdict::Tell(Story::plain(SendReason::Stale)),
             ),
-            (RunRule::All, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::EveryRun))),
-            (RunRule::Failures, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::Failure))),
+            (RunRule::All, RunResult::Success, Verdict::Tell(Story::plain(SendReason::Stale))),
+            (RunRule::All, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::Stale))),
+            (RunRule::Failures, RunResult::Failure, Verdict::Tell(Story::plain(SendReason::Stale))),
         ] {
             let mut streak = Streak::default();
             decide(rule, &mut streak, &run(RunResult::Failure, Some(10)), second(99));

@@ -56,7 +56,7 @@ pub struct LimitHint {
 impl Meter {
     /// How many messages may go out at `now`.
     pub fn available(&self, budget: Budget, now: Timestamp) -> u32 {
-        if self.blocked_until.is_some_and(|until| now < until) {
+        if self.block(now).is_some() {
             return 0;
         }
         self.limit(budget).saturating_sub(self.spent(budget, now))
@@ -64,7 +64,7 @@ impl Meter {
 
     /// When at least one message may go out: `now`, or later.
     pub fn opens_at(&self, budget: Budget, now: Timestamp) -> Timestamp {
-        let blocked = self.blocked_until.unwrap_or(now).max(now);
+        let blocked = self.block(now).unwrap_or(now);
         if self.spent(budget, now) < self.limit(budget) {
             return blocked;
         }
@@ -119,11 +119,18 @@ impl Meter {
         meter.counts.iter().sum()
     }
 
+    /// Until when the server's word blocks, seen from `now`. A block that lies further ahead than any server may
+    /// ask for was set before the clock was set back, and counts no more.
+    pub fn block(&self, now: Timestamp) -> Option<Timestamp> {
+        self.blocked_until.filter(|until| now < *until && *until <= later(now, LONGEST_SERVER_WAIT))
+    }
+
     fn limit(&self, budget: Budget) -> u32 {
         self.learned.map_or(budget.messages, |learned| learned.min(budget.messages))
     }
 
-    /// Moves the window to `now`. A clock that went back keeps the newest slot: nothing is forgotten early.
+    /// Moves the window to `now`. A clock that went back a little keeps the newest slot: nothing is forgotten
+    /// early.
     fn roll_to(&mut self, budget: Budget, now: Timestamp) {
         let slot_ms = ((budget.per.as_millis() as i64) / SLOTS as i64).max(1);
         let slot = now.as_millisecond().div_euclid(slot_ms);
@@ -136,6 +143,13 @@ impl Meter {
             return;
         }
         let ahead = slot - self.newest;
+        if ahead < -1 {
+            // The clock was set back. What was spent counts as spent just now: a wait of one window at most,
+            // instead of one until the clock is where it was.
+            self.counts = vec![self.counts.iter().sum()];
+            self.newest = slot;
+            return;
+        }
         if ahead > SLOTS as i64 || self.counts.is_empty() {
             self.newest = slot.max(self.newest);
             self.counts = vec![0];
@@ -207,6 +221,18 @@ mod tests {
             at(0),
         );
         assert_eq!(meter.blocked_until, Some(later(at(0), LONGEST_SERVER_WAIT)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_costs_one_window_and_not_the_time_it_was_set_back_by() {
+        let hour = 3_600_000;
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, at(hour), 30);
+        meter.block_until(at(hour + 600_000), at(hour));
+        assert_eq!(meter.available(Budget::ROOM, at(0)), 0, "nothing is forgotten");
+        meter.record(Budget::ROOM, at(0), 0);
+        assert!(meter.opens_at(Budget::ROOM, at(1)) <= at(64_000));
+        assert_eq!(meter.available(Budget::ROOM, at(64_000)), 30);
     }
 
     #[test]

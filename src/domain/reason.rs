@@ -81,6 +81,8 @@ reasons! {
         Taken = "taken",
         /// None does.
         Unwanted = "unwanted",
+        /// An event with its id came before; nothing changes.
+        Repeated = "repeated",
         /// A dead letter put back for one integration.
         Replayed = "replayed",
         /// It can't be read.
@@ -94,6 +96,8 @@ reasons! {
     /// Why a notification is told.
     SendReason {
         EveryRun = "every-run",
+        /// A run that finished before the newest one seen, told by a rule that promises every run.
+        Stale = "stale",
         Failure = "failure",
         Recovered = "recovered",
         /// `after-failures`: the Nth failure in a row.

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use super::json::{Json, Members, Number, Place};
 use super::malformed::{Malformed, quoted};
 
-/// Bytes at most of an identity: the event's, and those that the store keeps streaks by. AMQP's own
-/// `message_id` holds 255.
-pub(super) const MAX_ID_BYTES: usize = 256;
+/// Bytes at most of an identity: the event's, and those that the store keeps streaks by. As many as AMQP's own
+/// `message_id` holds, so that every event can be published under its id.
+pub(super) const MAX_ID_BYTES: usize = 255;
 /// Bytes at most of a link. Longer ones work in few browsers and would crowd out the message.
 const MAX_LINK_BYTES: usize = 2048;
 /// 2^64: the first float that is too large for a count.
@@ -184,7 +184,7 @@ impl<'j, 'a> Fields<'j, 'a> {
 
 /// `text` as an identity, or what is wrong with it.
 pub(super) fn checked_id(field: impl std::fmt::Display, text: String) -> Result<String, Malformed> {
-    const FIX: &str = "send at most 256 bytes without control characters";
+    const FIX: &str = "send at most 255 bytes without control characters";
     if text.len() > MAX_ID_BYTES {
         Err(Malformed::new(field, format!("found {} bytes, {}", text.len(), quoted(&text)), FIX))
     } else if text.chars().any(char::is_control) {

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `GET /sandbox/rooms` | `[{"id","name","received","accepted","rejected":{"400":1},"unanswered","over_limit","max_in_window","auth_tests","last_sequence"}]` |
 //! | `GET /sandbox/rooms/{room}/messages[?after=SEQ]` | `{"room","accepted","messages":[{"sequence","received_at","color","message","message_format","notify","from","attach_to","card","token"}]}`, oldest first; `token` is a fingerprint |
-//! | `GET /sandbox/transcript[?room=ROOM]` | the same for people, as plain text, see [`transcript`](super::transcript) |
+//! | `GET /sandbox/transcript[?room=ROOM]` | the same for people, as plain text, see [`super::transcript`] |
 //! | `GET /sandbox/attempts[?room=ROOM]` | `[{"room","call","at","kind","status","sequence","fault"}]`, in the order of the calls; `status` is null where no answer was sent |
 //! | `DELETE /sandbox/messages` | 204; messages, attempts and figures are forgotten, limits and faults stay |
 //! | `GET`, `PUT`, `POST` (adds), `DELETE /sandbox/faults` | `{"faults":[…]}`, see [`faults`](super::faults) |

@@ -67,7 +67,7 @@ fn the_environment_overrides_key_by_key_and_empty_counts_as_not_set() {
     assert_eq!(settings.pacing.room.per, Duration::from_secs(60));
     assert_eq!(settings.retry.give_up_after, Duration::from_secs(7 * 86_400));
     assert_eq!(settings.egress.allow, ["localhost", "10.0.0.0/8", "hipchat.internal:8080"]);
-    assert_eq!(settings.amqp.prefetch, 1000);
+    assert_eq!(settings.amqp.prefetch, 512);
     assert_eq!(settings.links.templates["mock_server"], "https://mocks.example/{model_id}");
     assert!(settings.links.templates.contains_key("monitor"));
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::ids::{EventId, IntegrationId};
-use crate::domain::reason::Outcome;
+use crate::domain::reason::{DeadLetterReason, Outcome};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, LetterBox, Store};
+use crate::ports::{Clock, Letter, LetterBox, Store, StoreError};
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
-/// Letters published in one round: enough to be quick, few enough that a broken round repeats little.
-const ROUND: usize = 200;
+/// Letters published in one round: enough to be quick, few enough that a broken round repeats little and that
+/// their bodies, which may be large, fit into memory together.
+const ROUND: usize = 32;
 
 /// The pause between two looks when no bell rings: letters that another process left.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -30,8 +31,9 @@ pub struct Burial {
 impl Burial {
     /// Buries until stopped. What is left then is in the outbox still, and buried after the next start.
     pub async fn run(self, mut stop: Stop) {
+        let mut owed = Owed::default();
         while !stop.is_set() {
-            match self.step().await {
+            match self.step(&mut owed).await {
                 // A round may be short because its letters are large.
                 Ok(1..) => {}
                 Ok(0) => {
@@ -51,17 +53,35 @@ impl Burial {
         }
     }
 
-    /// One round. Returns how many letters are in the queue now that were not before.
-    pub async fn step(&self) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-        let letters = self.store.letters(ROUND).await?;
-        if letters.is_empty() {
+    /// One round. Returns how many letters the store has let go. While it `owed` some before, these come first
+    /// and alone: what the broker has confirmed is not published again, however long the store takes.
+    pub async fn step(&self, owed: &mut Owed) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+        let mut failed = None;
+        if owed.0.is_empty() {
+            let letters = self.store.letters(ROUND).await?;
+            if !letters.is_empty() {
+                let buried = self.letter_box.bury(&letters).await;
+                let confirmed = letters.into_iter().filter(|letter| buried.confirmed.contains(&letter.id));
+                owed.0 = confirmed.map(Confirmed::from).collect();
+                failed = buried.failed;
+            }
+        }
+        let count = self.let_go(owed).await?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        self.trouble.worked();
+        Ok(count)
+    }
+
+    /// Lets the store know of what the broker has confirmed.
+    async fn let_go(&self, owed: &mut Owed) -> Result<usize, StoreError> {
+        if owed.0.is_empty() {
             return Ok(0);
         }
-        self.letter_box.bury(&letters).await?;
-        let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+        let ids: Vec<i64> = owed.0.iter().map(|letter| letter.id).collect();
         self.store.buried(&ids, self.clock.now()).await?;
-        self.trouble.worked();
-        for letter in &letters {
+        for letter in owed.0.drain(..) {
             self.metrics.dead_letter(letter.reason);
             if letter.integration.is_some() {
                 self.metrics.notification(Outcome::DeadLettered, letter.reason.as_str());
@@ -74,6 +94,28 @@ impl Burial {
                 letter.detail
             );
         }
-        Ok(letters.len())
+        Ok(ids.len())
+    }
+}
+
+/// Letters that the broker has confirmed and the store still holds. Lost when the worker ends: then they are
+/// published once more.
+#[derive(Debug, Default)]
+pub struct Owed(Vec<Confirmed>);
+
+/// What is still to be told of a letter; not its body.
+#[derive(Debug)]
+struct Confirmed {
+    id: i64,
+    reason: DeadLetterReason,
+    detail: String,
+    event: Option<EventId>,
+    integration: Option<IntegrationId>,
+}
+
+impl From<Letter> for Confirmed {
+    fn from(letter: Letter) -> Self {
+        let Letter { id, reason, detail, event, integration, .. } = letter;
+        Self { id, reason, detail, event, integration }
     }
 }

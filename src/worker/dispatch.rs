@@ -22,6 +22,9 @@ use crate::worker::wake::{Bell, Stop};
 /// The longest pause between two looks at the store: how soon work is found that another process made.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// The pause after a look that was handed nothing although something is due.
+const NOT_HANDED_OUT: Duration = Duration::from_millis(50);
+
 /// What dispatch goes by.
 #[derive(Debug, Clone)]
 pub struct DispatchTerms {
@@ -42,8 +45,10 @@ pub struct Dispatch {
     pub gateway: Arc<dyn RoomGateway>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
-    /// With the store.
+    /// With the store, when what became of a message is to be recorded.
     pub trouble: Arc<Trouble>,
+    /// With the store, when rooms are claimed.
+    pub claiming: Arc<Trouble>,
     /// How many rooms hold an answer that the store has not taken yet.
     pub unsettled: AtomicUsize,
     pub terms: DispatchTerms,
@@ -99,10 +104,13 @@ impl Dispatch {
             room_budget: self.terms.rules.room,
         };
         match self.store.claim_rooms(terms, self.clock.now()).await {
-            Ok(lines) => lines,
+            Ok(lines) => {
+                self.claiming.worked();
+                lines
+            }
             Err(error) => {
                 self.metrics.store_errors.inc();
-                self.trouble.failed("claim rooms", &error);
+                self.claiming.failed("claim rooms", &error);
                 Vec::new()
             }
         }
@@ -114,10 +122,11 @@ impl Dispatch {
             return LOOK_EVERY;
         }
         match self.store.next_due().await {
-            Ok(Some(due)) => {
-                let ahead = due.duration_since(self.clock.now());
-                Duration::try_from(ahead).unwrap_or_default().min(LOOK_EVERY).max(Duration::from_millis(1))
-            }
+            Ok(Some(due)) => match Duration::try_from(due.duration_since(self.clock.now())) {
+                Ok(ahead) if !ahead.is_zero() => ahead.min(LOOK_EVERY),
+                // Something is due and was not handed out: the store is in trouble, or others are at it.
+                Ok(_) | Err(_) => NOT_HANDED_OUT,
+            },
             Ok(None) | Err(_) => LOOK_EVERY,
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,6 +50,10 @@ pub struct Intake {
 impl TakeIn for Intake {
     /// Returns when the whole batch is durable, however long the store takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) {
+        if batch.iter().any(|received| received.envelope.header(INTEGRATION_HEADER).is_some()) {
+            // Who replays has often just resumed: decide by what holds now. If it can't be read, by what is known.
+            let _ = self.catalogue.refresh().await;
+        }
         let snapshot = self.catalogue.now();
         let batch: Vec<Read> = batch.into_iter().map(|received| read(received, &snapshot)).collect();
         let Err(fault) = self.commit(batch.clone()).await else { return };
@@ -96,10 +100,16 @@ impl Intake {
     /// One try to commit a batch.
     async fn step(&self, batch: Vec<Read>) -> Result<(), StoreError> {
         let query = query(&batch);
-        let fates: Vec<EventFate> = batch.iter().map(Read::fate).collect();
-        let receipt = self.store.take_in(query, Box::new(move |state| decide(batch, state))).await?;
-        for fate in fates {
-            self.metrics.event(fate);
+        let fates = Arc::new(Mutex::new(Vec::new()));
+        let told = fates.clone();
+        let decide = move |state| {
+            let (changes, fates) = decide(batch, state);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = fates;
+            changes
+        };
+        let receipt = self.store.take_in(query, Box::new(decide)).await?;
+        for fate in fates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            self.metrics.event(*fate);
         }
         for (reason, count) in &receipt.suppressed {
             self.metrics.suppressed(*reason, *count as u64);
@@ -193,6 +203,12 @@ fn make_id() -> EventId {
 
 fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> Read {
     let event = formats::identity(&received.envelope);
+    // A letter that was put back for one integration must not go to all when it is put back again.
+    let integration = received
+        .envelope
+        .header(INTEGRATION_HEADER)
+        .filter(|id| IntegrationId::is_valid(id))
+        .map(IntegrationId::new);
     let Received { envelope, at } = received;
     tracing::warn!(
         event_id = event.as_ref().map(EventId::as_str),
@@ -206,7 +222,7 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         reason,
         detail,
         event,
-        integration: None,
+        integration,
         attempts: 0,
         last_status: None,
         first_attempt_at: None,
@@ -231,12 +247,14 @@ fn query(batch: &[Read]) -> IntakeQuery {
     query
 }
 
-/// Decides a batch in order. An id that is known, or that came earlier in the batch, changes nothing.
-fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
+/// Decides a batch in order, and says what became of each event. An id that is known, or that came earlier in
+/// the batch, changes nothing.
+fn decide(batch: Vec<Read>, mut state: IntakeState) -> (IntakeChanges, Vec<EventFate>) {
     let mut changes = IntakeChanges::default();
+    let mut fates: Vec<EventFate> = batch.iter().map(Read::fate).collect();
     let mut streaks = HashSet::new();
     let mut collations = HashSet::new();
-    for read in batch {
+    for (at, read) in batch.into_iter().enumerate() {
         match read {
             Read::Undecidable(letter) => changes.letters.push(letter),
             Read::Replay { event, received, integration } => {
@@ -248,7 +266,11 @@ fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
                 ));
             }
             Read::Event { event, received, wanted_by } => {
-                if wanted_by.is_empty() || !state.known.insert(event.id.clone()) {
+                if wanted_by.is_empty() {
+                    continue;
+                }
+                if !state.known.insert(event.id.clone()) {
+                    fates[at] = EventFate::Repeated;
                     continue;
                 }
                 match &event.subject {
@@ -267,7 +289,7 @@ fn decide(batch: Vec<Read>, mut state: IntakeState) -> IntakeChanges {
         streaks.into_iter().filter_map(|k| state.streaks.get(&k).map(|v| (k.clone(), *v))).collect();
     changes.collations =
         collations.into_iter().filter_map(|k| state.collations.get(&k).map(|v| (k.clone(), *v))).collect();
-    changes
+    (changes, fates)
 }
 
 fn decided(event: &Event, received: Received, notifications: Vec<NewNotification>) -> DecidedEvent {

@@ -5,6 +5,7 @@
 
 pub mod burial;
 pub mod catalogue;
+mod compose;
 pub mod dispatch;
 pub mod intake;
 pub mod janitor;

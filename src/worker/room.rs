@@ -1,7 +1,6 @@
 //! One held room: decide the next step, post, settle; until nothing is left or the room has to wait.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,22 +8,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::domain::delivery::{self, Attempt, Consequence};
-use crate::domain::event::Event;
-use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::ids::IntegrationId;
 use crate::domain::integration::Integration;
-use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, Waiting, next_step};
-use crate::domain::message::{self, Extras, RoomMessage};
+use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, next_step};
 use crate::domain::pacing::later;
 use crate::domain::reason::{DeadLetterReason, Outcome, WaitReason};
-use crate::domain::story::Told;
-use crate::formats;
 use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then};
 use crate::worker::catalogue::Snapshot;
+use crate::worker::compose::compose;
 use crate::worker::dispatch::Dispatch;
 use crate::worker::wake::Stop;
 
 /// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
 const AT_ONCE: Then = Then::Release { due: None };
+
+/// How long a room is worked on before it goes behind the others that are due.
+const TURN: Duration = Duration::from_secs(1);
 
 /// How long a settlement waits before the store is asked again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -62,8 +61,14 @@ pub enum Progress {
 impl Dispatch {
     /// Works off a held room's line, and gives the room back.
     pub async fn work_off(&self, mut line: RoomLine, stop: &Stop) {
+        let turn_ends = later(self.clock.now(), TURN);
         loop {
             match self.step(&mut line, stop.is_set()).await {
+                // A slow room with a long line must not keep its place while others wait for one.
+                Progress::Goes if self.clock.now() >= turn_ends => {
+                    self.give_back(&line, AT_ONCE).await;
+                    return;
+                }
                 Progress::Goes => {}
                 Progress::Released => return,
                 Progress::Lost => {
@@ -108,12 +113,8 @@ impl Dispatch {
     async fn drop_untold(&self, line: &mut RoomLine, transitions: Vec<Transition>) -> Progress {
         for transition in &transitions {
             self.report(transition, line);
-            if let Transition::Expired { seqs, .. } = transition {
-                let expired = u32::try_from(seqs.len()).unwrap_or(u32::MAX);
-                line.state.expired_untold = line.state.expired_untold.saturating_add(expired);
-            }
         }
-        leave(line, &transitions);
+        line.apply(&transitions);
         let settlement = self.settlement(line, transitions, Then::Hold);
         self.settle(settlement).await
     }
@@ -127,7 +128,7 @@ impl Dispatch {
             // Removed since the step was decided; the next claim drops it.
             return self.give_back(line, AT_ONCE).await;
         };
-        let Some(message) = self.compose(line, take, shape, snapshot) else {
+        let Some(message) = compose(line, take, shape, snapshot, &self.terms.links) else {
             return self.give_up_unwritable(line, take).await;
         };
         let answer = self.gateway.post(&target, &message).await;
@@ -146,18 +147,13 @@ impl Dispatch {
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
     async fn conclude(&self, line: &mut RoomLine, consequence: Consequence, class: AnswerClass) -> Progress {
-        let Consequence { transitions, state, calls, throttles, leaves } = consequence;
+        let Consequence { transitions, state, calls, throttles } = consequence;
         line.state = state;
         line.throttles.extend(throttles.iter().cloned());
         if let Some(grant) = line.tokens.get_mut(&calls.token) {
             grant.calls = grant.calls.saturating_sub(calls.calls);
-            grant.share = grant.share.saturating_sub(calls.calls);
         }
-        if leaves {
-            leave(line, &transitions);
-        } else {
-            tried(line, &transitions);
-        }
+        line.apply(&transitions);
         let broken = class == AnswerClass::Broken;
         let token_blocked = calls.blocked_until.is_some();
         // The store knows best what comes next where more has changed than this room's own state.
@@ -183,51 +179,9 @@ impl Dispatch {
             attempted: false,
         };
         self.report(&transition, line);
-        leave(line, std::slice::from_ref(&transition));
+        line.apply(std::slice::from_ref(&transition));
         let settlement = self.settlement(line, vec![transition], Then::Hold);
         self.settle(settlement).await
-    }
-
-    /// The message that tells `take`, or `None` if it can't be written, which is a fault of this program.
-    fn compose(
-        &self,
-        line: &RoomLine,
-        take: &[usize],
-        shape: Shape,
-        snapshot: &Snapshot,
-    ) -> Option<RoomMessage> {
-        let extras = Extras { expired: line.state.expired_untold };
-        let compose = || {
-            let items: Vec<(Arc<Integration>, Event, &Waiting)> = take
-                .iter()
-                .map(|at| {
-                    let w = &line.waiting[*at];
-                    let id = || EventId::new(w.event.as_str());
-                    let event = formats::read_event(&w.received.envelope, id).ok()?;
-                    Some((snapshot.integration(&w.integration)?, event, w))
-                })
-                .collect::<Option<_>>()?;
-            let links = &self.terms.links;
-            let message = match shape {
-                Shape::Single => {
-                    let (integration, event, w) = items.first()?;
-                    let told = Told { event, story: &w.story, received_at: w.received.at };
-                    message::render(integration, &told, links, extras)
-                }
-                Shape::Together(why) => {
-                    let items: Vec<(&Integration, Told<'_>)> = items
-                        .iter()
-                        .map(|(integration, event, w)| {
-                            let received_at = w.received.at;
-                            (integration.as_ref(), Told { event, story: &w.story, received_at })
-                        })
-                        .collect();
-                    message::render_digest(&items, links, extras, why)
-                }
-            };
-            Some(if line.waiting[take[0]].plain { message.plain() } else { message })
-        };
-        catch_unwind(AssertUnwindSafe(compose)).ok().flatten()
     }
 
     async fn give_back(&self, line: &RoomLine, then: Then) -> Progress {
@@ -371,29 +325,4 @@ fn closed(line: &RoomLine, snapshot: &Snapshot, now: Timestamp) -> Vec<(Integrat
             (meter.available(budget, now) == 0).then(|| (id.clone(), meter.opens_at(budget, now)))
         })
         .collect()
-}
-
-/// Takes what has ended out of the held line.
-fn leave(line: &mut RoomLine, transitions: &[Transition]) {
-    let ended: HashSet<i64> = transitions.iter().flat_map(Transition::seqs).copied().collect();
-    let broken: Vec<&IntegrationId> = transitions
-        .iter()
-        .filter_map(|t| match t {
-            Transition::Broken { integration, .. } => Some(integration),
-            _ => None,
-        })
-        .collect();
-    line.waiting.retain(|w| !ended.contains(&w.seq) && !broken.contains(&&w.integration));
-}
-
-/// Notes a failed attempt on what stays in the held line, as the store does.
-fn tried(line: &mut RoomLine, transitions: &[Transition]) {
-    for transition in transitions {
-        let Transition::Attempted { seqs, at, plain_next, .. } = transition else { continue };
-        for w in line.waiting.iter_mut().filter(|w| seqs.contains(&w.seq)) {
-            w.attempts = w.attempts.saturating_add(1);
-            w.first_attempt_at.get_or_insert(*at);
-            w.plain = *plain_next;
-        }
-    }
 }

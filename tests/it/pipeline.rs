@@ -1,1 +1,18 @@
-//! (to be written)
+//! The whole way through the real program: events published to a real RabbitMQ, a worker as a process, rooms
+//! that judge and count, and afterwards everything compared with everything.
+//!
+//! The load tests run small here. `PROVE=full` makes them as large as the promises are stated for, and
+//! `PROVE_SEED` replays one; `scripts/prove` does both.
+
+mod blindness;
+mod bodies;
+mod expected;
+mod letters;
+mod load;
+mod operators;
+mod oracle;
+mod outages;
+mod stage;
+mod told;
+mod wishes;
+mod workload;

@@ -1,6 +1,7 @@
 //! Intake and dispatch on a real SQLite store, with a room that answers as told and a clock that stands still
 //! until a case moves it.
 
+mod burial;
 mod cases;
 mod faults;
 
@@ -22,10 +23,10 @@ use hipchat_notifier::domain::retry::RetryRule;
 use hipchat_notifier::formats::integrations::{self, RoomRef, SecretSources};
 use hipchat_notifier::metrics::Metrics;
 use hipchat_notifier::ports::{
-    Answer, AnswerClass, BrokerError, Clock, Journal, Letter, LetterBox, ManagedBy, Registry, RoomGateway,
+    Answer, AnswerClass, Buried, Clock, Journal, Letter, LetterBox, ManagedBy, Registry, RoomGateway,
     RoomTarget, Store, TakeIn,
 };
-use hipchat_notifier::worker::burial::Burial;
+use hipchat_notifier::worker::burial::{Burial, Owed};
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::intake::Intake;
@@ -106,9 +107,9 @@ struct Drawer(Mutex<Vec<Letter>>);
 
 #[async_trait]
 impl LetterBox for Drawer {
-    async fn bury(&self, letters: &[Letter]) -> Result<(), BrokerError> {
+    async fn bury(&self, letters: &[Letter]) -> Buried {
         self.0.lock().unwrap().extend(letters.iter().cloned());
-        Ok(())
+        Buried { confirmed: letters.iter().map(|letter| letter.id).collect(), failed: None }
     }
 }
 
@@ -174,6 +175,7 @@ impl Bench {
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 trouble: trouble.clone(),
+                claiming: trouble.clone(),
                 unsettled: AtomicUsize::new(0),
                 terms: DispatchTerms {
                     rules: RULES,
@@ -235,7 +237,7 @@ impl Bench {
             }
             self.catalogue.refresh().await.unwrap();
         }
-        self.burial.step().await.unwrap();
+        self.burial.step(&mut Owed::default()).await.unwrap();
     }
 
     /// The colours that `room` has seen, in order.

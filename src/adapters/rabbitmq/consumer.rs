@@ -37,11 +37,11 @@ pub async fn consume(
             return Err(BrokerError::Misconfigured("amqp.url names no broker".into()));
         };
         turn += 1;
-        let terms = Terms { options: &options, intake: &intake, clock: &clock, health: &health };
+        let terms = Terms { options: &options, address, intake: &intake, clock: &clock, health: &health };
         let opened = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
-            opened = Session::open(terms, address) => opened,
+            opened = Session::open(terms) => opened,
         };
         let wait = match opened {
             Ok(mut session) => {
@@ -53,10 +53,11 @@ pub async fn consume(
                 session.close().await;
                 match end {
                     End::Shutdown => break,
-                    End::Lost(why) => sessions.lost(&address.redact(&why)),
+                    End::Lost(why) => sessions.lost(&why),
                 }
             }
             Err(error) => {
+                let error = address.redact_error(error);
                 health.connecting(error.to_string());
                 sessions.refused(error)?
             }

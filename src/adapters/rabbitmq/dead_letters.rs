@@ -210,7 +210,7 @@ impl DeadLetters {
                 body: &letter.data,
             });
         }
-        let verdicts = press.print(&sheets).await?;
+        let verdicts = press.print(&sheets).await.all()?;
         if verdicts.contains(&Verdict::Unroutable) {
             return Err(BrokerError::Misconfigured(format!(
                 "queue '{queue}' is not there, so no letter was put back; start the worker once, which declares it"
@@ -226,14 +226,39 @@ impl DeadLetters {
     }
 }
 
-/// The letter's own properties, persistent, and where it came from at first.
+/// What the event came with, persistent, and where it came from at first. What speaks to the broker stays behind:
+/// a `user_id` that is not ours is refused, an `expiration` would end the event again, and `CC` and `BCC` would
+/// send copies to others. The broker's own record of deaths would grow with each round.
 fn replayed(letter: &Delivery) -> BasicProperties {
-    let mut headers = letter.properties.headers().clone().unwrap_or_default();
+    let own = &letter.properties;
+    let mut headers = FieldTable::default();
+    for (name, value) in own.headers().iter().flat_map(FieldTable::inner) {
+        if !wire::is_of_routing(name.as_str()) && !wire::is_of_a_death(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
     let (exchange, routing_key) =
-        wire::origin(Some(&headers), letter.exchange.as_str(), letter.routing_key.as_str());
+        wire::origin(own.headers().as_ref(), letter.exchange.as_str(), letter.routing_key.as_str());
     wire::set(&mut headers, wire::ORIGINAL_EXCHANGE, &exchange);
     wire::set(&mut headers, wire::ORIGINAL_ROUTING_KEY, &routing_key);
-    letter.properties.clone().with_headers(headers).with_delivery_mode(2)
+    let mut properties =
+        BasicProperties::default().with_delivery_mode(wire::PERSISTENT).with_headers(headers);
+    if let Some(id) = own.message_id() {
+        properties = properties.with_message_id(id.clone());
+    }
+    if let Some(kind) = own.content_type() {
+        properties = properties.with_content_type(kind.clone());
+    }
+    if let Some(encoding) = own.content_encoding() {
+        properties = properties.with_content_encoding(encoding.clone());
+    }
+    if let Some(app) = own.app_id() {
+        properties = properties.with_app_id(app.clone());
+    }
+    match own.timestamp() {
+        Some(at) => properties.with_timestamp(*at),
+        None => properties,
+    }
 }
 
 /// One pass over the letters that were ready when it began.

@@ -16,7 +16,7 @@ pub enum SessionState {
     Consuming,
     /// Subscribed, while another worker takes the events in; healthy.
     StandingBy,
-    /// The broker has blocked the connection: its reason.
+    /// The broker has blocked the connection: its reason. Holds until it says that it has unblocked it.
     Blocked { reason: String },
     /// Shut down.
     Stopped,
@@ -69,9 +69,23 @@ impl BrokerHealth {
         }
     }
 
-    /// Changes the state; the time since which it holds moves only when the kind of state does.
+    /// Changes the state; the time since which it holds moves only when the kind of state does. A connection
+    /// that is blocked stays so for as long as the session lasts: only the broker can end it.
     pub(super) fn set(&self, state: SessionState) {
+        let is_alive = matches!(state, SessionState::Consuming | SessionState::StandingBy);
         let mut inner = self.lock();
+        if is_alive && matches!(inner.0, SessionState::Blocked { .. }) {
+            return;
+        }
+        Self::replace(&mut inner, state);
+    }
+
+    /// The broker has unblocked the connection. Whether this worker stands by is found out at the next look.
+    pub(super) fn unblocked(&self) {
+        Self::replace(&mut self.lock(), SessionState::Consuming);
+    }
+
+    fn replace(inner: &mut (SessionState, Instant), state: SessionState) {
         if std::mem::discriminant(&inner.0) != std::mem::discriminant(&state) {
             inner.1 = Instant::now();
         }
@@ -103,6 +117,13 @@ mod tests {
         health.connecting("the queue was deleted");
         assert!(health.verdict().is_err_and(|why| why.contains("the queue was deleted")));
         health.set(SessionState::Blocked { reason: "low on memory".into() });
-        assert!(health.verdict().is_err_and(|why| why.contains("low on memory")));
+        health.set(SessionState::Consuming);
+        assert!(health.verdict().is_err_and(|why| why.contains("low on memory")), "only the broker ends it");
+        health.unblocked();
+        assert_eq!(health.verdict(), Ok(()));
+        health.set(SessionState::Blocked { reason: "low on memory".into() });
+        health.connecting("the connection is closed");
+        health.set(SessionState::Consuming);
+        assert_eq!(health.verdict(), Ok(()), "another session is not blocked");
     }
 }

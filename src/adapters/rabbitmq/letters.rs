@@ -6,10 +6,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::options::BrokerOptions;
-use super::press::{Press, Sheet, Verdict};
+use super::press::{Press, Printed, Sheet, Verdict};
 use super::topology::short;
 use super::{link, topology, wire};
-use crate::ports::{BrokerError, Letter, LetterBox};
+use crate::ports::{BrokerError, Buried, Letter, LetterBox};
 
 /// What a header of ours may hold: headers share one frame, and a person reads them.
 const HEADER_BYTES: usize = 1024;
@@ -45,15 +45,19 @@ impl RabbitLetterBox {
         Press::new(connection).await
     }
 
-    async fn print(&self, press: &Press, letters: &[Letter]) -> Result<(), BrokerError> {
-        let exchange = short(&self.options.topology.dead_letters)?;
+    async fn print(&self, press: &Press, letters: &[&Letter]) -> Buried {
+        let exchange = match short(&self.options.topology.dead_letters) {
+            Ok(exchange) => exchange,
+            Err(error) => return Buried { confirmed: Vec::new(), failed: Some(error) },
+        };
         let mut sheets = Vec::with_capacity(letters.len());
         for letter in letters {
             let envelope = &letter.envelope;
             let headers = headers(letter, press.frame_max());
             sheets.push(Sheet {
                 exchange: exchange.clone(),
-                routing_key: short(&envelope.routing_key)?,
+                // A letter that can't be built would keep all others from being buried.
+                routing_key: wire::shortened(&envelope.routing_key),
                 properties: wire::properties(
                     envelope.message_id.as_deref(),
                     envelope.content_type.as_deref(),
@@ -62,15 +66,23 @@ impl RabbitLetterBox {
                 body: &envelope.body,
             });
         }
-        let verdicts = press.print(&sheets).await?;
+        let Printed { verdicts, failed } = press.print(&sheets).await;
+        let is_confirmed = |(_, verdict): &(_, &Verdict)| **verdict == Verdict::Confirmed;
+        let confirmed =
+            letters.iter().zip(&verdicts).filter(is_confirmed).map(|(letter, _)| letter.id).collect();
+        Buried { confirmed, failed: failed.or_else(|| self.refusal(&verdicts)) }
+    }
+
+    /// What is wrong where the broker answered, but did not take all.
+    fn refusal(&self, verdicts: &[Verdict]) -> Option<BrokerError> {
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
         match (count(Verdict::Unroutable), count(Verdict::Refused)) {
-            (0, 0) => Ok(()),
-            (0, refused) => Err(BrokerError::Unavailable(format!(
+            (0, 0) => None,
+            (0, refused) => Some(BrokerError::Unavailable(format!(
                 "RabbitMQ could not store {refused} of {} dead letters; look for alarms on the broker",
-                letters.len()
+                verdicts.len()
             ))),
-            (_, _) => Err(BrokerError::Unavailable(format!(
+            (_, _) => Some(BrokerError::Unavailable(format!(
                 "exchange '{}' leads to no queue; it is declared anew",
                 self.options.topology.dead_letters
             ))),
@@ -80,42 +92,53 @@ impl RabbitLetterBox {
 
 #[async_trait]
 impl LetterBox for RabbitLetterBox {
-    async fn bury(&self, letters: &[Letter]) -> Result<(), BrokerError> {
+    async fn bury(&self, letters: &[Letter]) -> Buried {
+        let mut buried = Buried::default();
         if letters.is_empty() {
-            return Ok(());
+            return buried;
         }
+        let mut rest: Vec<&Letter> = letters.iter().collect();
         let mut kept = self.press.lock().await;
         // Taken out while in use: a round that is dropped in its middle leaves no half-used press behind.
-        if let Some(press) = kept.take().filter(Press::usable)
-            && self.print(&press, letters).await.is_ok()
-        {
-            *kept = Some(press);
-            return Ok(());
+        if let Some(press) = kept.take().filter(Press::usable) {
+            buried = self.print(&press, &rest).await;
+            if buried.failed.is_none() {
+                *kept = Some(press);
+                return buried;
+            }
+            rest.retain(|letter| !buried.confirmed.contains(&letter.id));
         }
         // A broken connection is noticed by its use, and one that was gone already says nothing of the broker.
-        let press = self.open().await?;
-        self.print(&press, letters).await?;
-        *kept = Some(press);
-        Ok(())
+        match self.open().await {
+            Err(error) => buried.failed = Some(error),
+            Ok(press) => {
+                let again = self.print(&press, &rest).await;
+                buried.confirmed.extend(again.confirmed);
+                buried.failed = again.failed;
+                if buried.failed.is_none() {
+                    *kept = Some(press);
+                }
+            }
+        }
+        buried
     }
 }
 
-/// Whether a header tells of an earlier burial and must not stand beside the newest.
-fn is_of_a_letter(name: &str) -> bool {
-    const OURS: [&str; 9] = [
+/// Whether a header tells of an earlier burial and must not stand beside the newest, or is for the broker.
+fn stays_behind(name: &str) -> bool {
+    const OURS: [&str; 8] = [
         "x-event-id",
         "x-integration-id",
         "x-attempts",
         "x-last-status",
         "x-first-attempt-at",
-        "x-delivery-count",
         wire::ORIGINAL_EXCHANGE,
         wire::ORIGINAL_ROUTING_KEY,
         wire::LETTER_ID,
     ];
-    const FAMILIES: [&str; 5] =
-        ["x-dead-letter", "x-death", "x-first-death-", "x-last-death-", HEADERS_DROPPED];
-    name == "x-dead-lettered-at"
+    const FAMILIES: [&str; 2] = ["x-dead-letter", HEADERS_DROPPED];
+    wire::is_of_routing(name)
+        || wire::is_of_a_death(name)
         || OURS.contains(&name)
         || FAMILIES.iter().any(|family| name.starts_with(family))
 }
@@ -128,7 +151,7 @@ fn headers(letter: &Letter, frame_max: usize) -> FieldTable {
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
-        .filter(|(name, _)| !is_of_a_letter(name))
+        .filter(|(name, _)| !stays_behind(name))
         .collect();
     let dropped = drop_what_does_not_fit(&mut own, frame_max.saturating_sub(RESERVED_BYTES));
     own.iter().for_each(|(name, value)| wire::set(&mut headers, name, value));

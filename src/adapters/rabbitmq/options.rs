@@ -8,6 +8,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use url::{Host, Url};
 
 use super::topology::Topology;
+use crate::ports::BrokerError;
 
 /// Everything that the parts of this module need to know.
 #[derive(Debug, Clone)]
@@ -15,8 +16,8 @@ pub struct BrokerOptions {
     /// One broker, or several addresses of one cluster, tried in turn. Never empty.
     pub addresses: Vec<Address>,
     pub topology: Topology,
-    /// How many events the broker hands over before the first is acknowledged. It is the only bound on what is
-    /// held in memory.
+    /// How many events the broker hands over before the first is acknowledged. With the broker's limit on one
+    /// message, it is the only bound on what waits in memory.
     pub prefetch: u16,
     /// How many events at most are taken in at once.
     pub batch: usize,
@@ -32,7 +33,7 @@ impl BrokerOptions {
         Self {
             addresses,
             topology: Topology::default(),
-            prefetch: 1000,
+            prefetch: 512,
             batch: 256,
             name: "worker".into(),
             authorities_pem: None,
@@ -87,6 +88,14 @@ impl Address {
         // A short one ("guest" apart) would turn ordinary words into stars; brokers do not echo passwords, this
         // is the second lock on the door.
         if password.len() < 6 { text.to_owned() } else { text.replace(password.as_str(), "***") }
+    }
+
+    /// Takes the password out of an error's text.
+    pub(super) fn redact_error(&self, error: BrokerError) -> BrokerError {
+        match error {
+            BrokerError::Unavailable(text) => BrokerError::Unavailable(self.redact(&text)),
+            BrokerError::Misconfigured(text) => BrokerError::Misconfigured(self.redact(&text)),
+        }
     }
 }
 
@@ -169,5 +178,7 @@ mod tests {
         let address: Address = "amqp://u:hunter22@h/%2f".parse().expect("is valid");
         assert!(!format!("{address:?} {address}").contains("hunter22"));
         assert_eq!(address.redact("login as hunter22 failed"), "login as *** failed");
+        let error = address.redact_error(BrokerError::Unavailable("it said hunter22".into()));
+        assert_eq!(error.to_string(), "it said ***");
     }
 }

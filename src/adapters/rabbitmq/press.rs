@@ -41,6 +41,22 @@ pub(super) enum Verdict {
     Refused,
 }
 
+/// What became of some messages.
+#[derive(Debug)]
+pub(super) struct Printed {
+    /// In the order of the sheets, up to those of which nothing is known.
+    pub verdicts: Vec<Verdict>,
+    /// Why nothing is known of the others; `None` if there are none.
+    pub failed: Option<BrokerError>,
+}
+
+impl Printed {
+    /// The verdicts of all, or the error.
+    pub fn all(self) -> Result<Vec<Verdict>, BrokerError> {
+        self.failed.map_or(Ok(self.verdicts), Err)
+    }
+}
+
 /// A connection with one confirm channel.
 #[derive(Debug)]
 pub(super) struct Press {
@@ -69,17 +85,21 @@ impl Press {
         }
     }
 
-    /// Publishes all and waits for all confirms. The verdicts are in the order of the sheets. After an error,
-    /// or if this future is dropped, the press is not to be used again.
-    pub async fn print(&self, sheets: &[Sheet<'_>]) -> Result<Vec<Verdict>, BrokerError> {
+    /// Publishes all and waits for all confirms. After an error, or if this future is dropped, the press is not
+    /// to be used again. A window of which not all confirms came counts as unknown as a whole: a returned message
+    /// among it may not have been told yet.
+    pub async fn print(&self, sheets: &[Sheet<'_>]) -> Printed {
         let mut verdicts = Vec::with_capacity(sheets.len());
         let mut rest = sheets;
         while !rest.is_empty() {
             let (window, later) = rest.split_at(window(rest));
-            verdicts.extend(self.round(window).await?);
+            match self.round(window).await {
+                Ok(answers) => verdicts.extend(answers),
+                Err(error) => return Printed { verdicts, failed: Some(error) },
+            }
             rest = later;
         }
-        Ok(verdicts)
+        Printed { verdicts, failed: None }
     }
 
     async fn round(&self, sheets: &[Sheet<'_>]) -> Result<Vec<Verdict>, BrokerError> {

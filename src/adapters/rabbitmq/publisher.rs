@@ -62,7 +62,7 @@ impl Publisher {
             Verdict::Unroutable => Publication::Unroutable,
             Verdict::Refused => Publication::Refused,
         };
-        Ok(self.press.print(&sheets).await?.into_iter().map(publication).collect())
+        Ok(self.press.print(&sheets).await.all()?.into_iter().map(publication).collect())
     }
 
     /// Ends the connection.

@@ -25,21 +25,24 @@ use crate::ports::{BrokerError, Clock, TakeIn};
 
 /// How often the queue is asked whether events wait that do not arrive.
 const LOOK: Duration = Duration::from_secs(15);
-/// Bytes of one batch: bodies may be large, and a batch is one transaction.
-const BATCH_BYTES: usize = 8 << 20;
+/// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
+const BATCH_BYTES: usize = 4 << 20;
+/// A larger body is taken in alone: no event that can be read is as large, so nothing else has to wait with it.
+const ALONE_BYTES: usize = 1 << 20;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It was asked to.
     Shutdown,
-    /// What happened, for the log and `/readyz`.
+    /// What happened, for the log and `/readyz`; without the password.
     Lost(String),
 }
 
 /// What a session works with.
 pub(super) struct Terms<'a> {
     pub options: &'a BrokerOptions,
+    pub address: &'a Address,
     pub intake: &'a Arc<dyn TakeIn>,
     pub clock: &'a Arc<dyn Clock>,
     pub health: &'a BrokerHealth,
@@ -56,13 +59,15 @@ pub(super) struct Session<'a> {
     side: Channel,
     consumer: Consumer,
     events: Events,
+    /// Came too large for the batch before it.
+    ahead: Option<Delivery>,
     watch: Watchdog,
 }
 
 impl<'a> Session<'a> {
     /// Connects, declares and subscribes.
-    pub async fn open(terms: Terms<'a>, address: &Address) -> Result<Self, BrokerError> {
-        let connection = link::open(terms.options, address, "intake").await?;
+    pub async fn open(terms: Terms<'a>) -> Result<Self, BrokerError> {
+        let connection = link::open(terms.options, terms.address, "intake").await?;
         let events: Events = Box::pin(connection.events_listener());
         let BrokerOptions { topology, prefetch, .. } = terms.options;
         topology::declare(&connection, topology).await?;
@@ -80,7 +85,8 @@ impl<'a> Session<'a> {
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        Ok(Self { terms, connection, channel, side, consumer, events, watch: Watchdog::default() })
+        let (ahead, watch) = (None, Watchdog::default());
+        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch })
     }
 
     /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
@@ -93,11 +99,11 @@ impl<'a> Session<'a> {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
                 why = broken(&mut self.events, self.terms.health) => Some(why),
-                next = self.consumer.next() => self.deliver(next).await,
+                next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
                 _ = look.tick() => self.look().await,
             };
             if let Some(why) = step {
-                return End::Lost(why);
+                return End::Lost(self.terms.address.redact(&why));
             }
         }
     }
@@ -131,6 +137,10 @@ impl<'a> Session<'a> {
         let (mut next, mut bytes) = (first, 0);
         loop {
             match next {
+                Some(Ok(delivery)) if !chunk.batch.is_empty() && is_over(bytes, delivery.data.len()) => {
+                    self.ahead = Some(delivery);
+                    return chunk;
+                }
                 Some(Ok(delivery)) => {
                     bytes += delivery.data.len();
                     chunk.last = Some(delivery.delivery_tag);
@@ -147,7 +157,8 @@ impl<'a> Session<'a> {
                     return chunk;
                 }
             }
-            if chunk.batch.len() >= self.terms.options.batch || bytes >= BATCH_BYTES {
+            let alone = chunk.batch.len() == 1 && bytes > ALONE_BYTES;
+            if chunk.batch.len() >= self.terms.options.batch || bytes >= BATCH_BYTES || alone {
                 return chunk;
             }
             match self.consumer.next().now_or_never() {
@@ -167,7 +178,7 @@ impl<'a> Session<'a> {
             () = &mut taking => return None,
             why = broken(&mut self.events, self.terms.health) => why,
         };
-        self.terms.health.connecting(why.as_str());
+        self.terms.health.connecting(self.terms.address.redact(&why));
         taking.await;
         Some(why)
     }
@@ -191,6 +202,19 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// The next delivery. Nothing is lost if this is dropped before it is done.
+async fn next(ahead: &mut Option<Delivery>, consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
+    match ahead.take() {
+        Some(delivery) => Some(Ok(delivery)),
+        None => consumer.next().await,
+    }
+}
+
+/// Whether a body of `more` bytes is too large for a batch that has `bytes` already.
+fn is_over(bytes: usize, more: usize) -> bool {
+    more > ALONE_BYTES || bytes + more > BATCH_BYTES
 }
 
 struct Chunk {
@@ -252,7 +276,7 @@ async fn broken(events: &mut Events, health: &BrokerHealth) -> String {
             }
             Some(Event::ConnectionUnblocked) => {
                 tracing::info!("RabbitMQ has unblocked the connection");
-                health.set(SessionState::Consuming);
+                health.unblocked();
             }
             Some(_) => {}
             None => return "the connection is closed".into(),

@@ -17,7 +17,9 @@ pub(super) const LETTER_ID: &str = "x-letter-id";
 const DEATHS: &str = "x-death";
 
 /// Persistent, in AMQP's numbering.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
+/// What AMQP's short strings hold: names, routing keys, most properties.
+const SHORT_BYTES: usize = u8::MAX as usize;
 
 /// Takes a delivery apart. An event that was moved back from the dead-letter queue gets the exchange and routing
 /// key that it came with at first, since the team may be read from them.
@@ -35,17 +37,35 @@ pub(super) fn envelope(delivery: Delivery) -> Envelope {
     }
 }
 
-/// The exchange and routing key that an event was published with.
+/// The exchange and routing key that an event was published with. Anybody can write the headers that tell it, so
+/// what no broker could have taken as a name is not believed.
 pub(super) fn origin(headers: Option<&FieldTable>, exchange: &str, routing_key: &str) -> (String, String) {
+    let is_place =
+        |(exchange, key): &(String, String)| exchange.len() <= SHORT_BYTES && key.len() <= SHORT_BYTES;
     let header = |name| headers.and_then(|headers| headers.inner().get(name)).and_then(as_text);
-    if let (Some(exchange), Some(key)) = (header(ORIGINAL_EXCHANGE), header(ORIGINAL_ROUTING_KEY)) {
-        return (exchange, key);
-    }
+    let ours = || header(ORIGINAL_EXCHANGE).zip(header(ORIGINAL_ROUTING_KEY));
     // Dead-lettered by the broker: its own record tells where from, the oldest death last.
-    match headers.and_then(deaths).and_then(|mut deaths| deaths.pop()) {
-        Some(death) => (death.exchange, death.routing_key),
-        None => (exchange.to_owned(), routing_key.to_owned()),
-    }
+    let brokers = || {
+        let death = headers.and_then(deaths)?.pop()?;
+        Some((death.exchange, death.routing_key))
+    };
+    ours()
+        .filter(is_place)
+        .or_else(|| brokers().filter(is_place))
+        .unwrap_or_else(|| (exchange.to_owned(), routing_key.to_owned()))
+}
+
+/// Whether a header tells the broker to send copies elsewhere, or makes it close the channel if it is not a list:
+/// what a producer asked for with it was done when the event was published.
+pub(super) fn is_of_routing(name: &str) -> bool {
+    matches!(name, "CC" | "BCC")
+}
+
+/// Whether a header is the broker's own record of a dead-lettering or a redelivery.
+pub(super) fn is_of_a_death(name: &str) -> bool {
+    const FAMILIES: [&str; 3] = [DEATHS, "x-first-death-", "x-last-death-"];
+    const COUNTS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
+    COUNTS.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
 /// One entry of the broker's `x-death` header.
@@ -151,6 +171,11 @@ pub(super) fn set(headers: &mut FieldTable, name: &str, value: &str) {
     }
 }
 
+/// A text as a short string, without what does not fit.
+pub(super) fn shortened(text: &str) -> ShortString {
+    ShortString::try_new(cut(text, SHORT_BYTES)).unwrap_or_default()
+}
+
 /// Cuts a text to a number of bytes, at a character's end.
 pub(super) fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
@@ -195,11 +220,18 @@ mod tests {
         };
         let deaths = AMQPValue::FieldArray(vec![death("", "work"), death("events", "monitor.a.b")].into());
         let ours = [(ORIGINAL_EXCHANGE, long("events")), (ORIGINAL_ROUTING_KEY, long("monitor.a"))];
+        let huge = "k".repeat(256);
+        let no_key = [(ORIGINAL_EXCHANGE, long("events")), (ORIGINAL_ROUTING_KEY, long(&huge))];
+        let no_exchange = [(ORIGINAL_EXCHANGE, long(&huge)), (ORIGINAL_ROUTING_KEY, long("monitor.a"))];
+        let no_death = AMQPValue::FieldArray(vec![death("events", &huge)].into());
         let cases = [
             ("new", table(&[]), ("now", "key")),
             ("buried by a worker", table(&ours), ("events", "monitor.a")),
             ("dead-lettered by the broker", table(&[("x-death", deaths)]), ("events", "monitor.a.b")),
             ("a record that is none", table(&[("x-death", long("?"))]), ("now", "key")),
+            ("a key that is none", table(&no_key), ("now", "key")),
+            ("an exchange that is none", table(&no_exchange), ("now", "key")),
+            ("a death at no key", table(&[("x-death", no_death)]), ("now", "key")),
         ];
         for (name, headers, (exchange, key)) in cases {
             assert_eq!(origin(Some(&headers), "now", "key"), (exchange.into(), key.into()), "{name}");

@@ -71,8 +71,8 @@ Examples:
 
 pub const INTEGRATIONS_REMOVE: &str = "\
 Examples:
-  hipchat-notifier integrations remove checkout-on-call          shows what would be lost
-  hipchat-notifier integrations remove checkout-on-call --yes";
+  hipchat-notifier integrations remove checkout-on-call
+  hipchat-notifier integrations remove checkout-on-call --yes    also if notifications wait for its room";
 
 pub const INTEGRATIONS_PAUSE: &str = "\
 What waits for the room ends as suppressed (integration-paused).
@@ -102,10 +102,11 @@ Examples:
 
 pub const SIMULATE: &str = "\
 Runs the events through the same decisions in the given order and prints what would be sent, word for word, and
-why the rest would not. Nothing is read but the files, nothing is sent.
+why the rest would not. Nothing is read but the files, nothing is sent. An event without an id of its own is called
+by its place in its file.
 
 Examples:
-  hipchat-notifier simulate --integrations integrations.toml runs/*.json
+  hipchat-notifier simulate --integrations integrations.toml runs/*.json --team acme
   hipchat-notifier simulate --integrations integrations.toml --output json - < events.jsonl";
 
 pub const DEAD_LETTERS: &str = "\
@@ -145,7 +146,7 @@ pub const SCHEMA: &str = "\
 Examples:
   hipchat-notifier schema --list
   hipchat-notifier schema > asyncapi.json
-  hipchat-notifier schema monitor-run";
+  hipchat-notifier schema monitor-webhook";
 
 pub const SANDBOX: &str = "\
 Validates as strictly as HipChat did, enforces both rate limits with their headers, fails on request, and shows

@@ -90,7 +90,11 @@ impl<'a> RunText<'a> {
                 ));
             }
         }
-        if story.reason == SendReason::Replayed { line.say(" (replayed)") } else { line }
+        match story.reason {
+            SendReason::Replayed => line.say(" (replayed)"),
+            SendReason::Stale => line.say(" (late: a newer run was heard of before)"),
+            _ => line,
+        }
     }
 
     /// Collection, environment, region, trigger, time.

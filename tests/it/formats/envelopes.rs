@@ -72,9 +72,9 @@ fn a_malformed_event_keeps_the_identity_it_carries() {
 
 #[test]
 fn ids_are_short_and_plain() {
-    let long = "x".repeat(257);
-    let shown = format!("found 257 bytes, \"{}…\"", "x".repeat(60));
-    let fix = "send at most 256 bytes without control characters";
+    let long = "x".repeat(256);
+    let shown = format!("found 256 bytes, \"{}…\"", "x".repeat(60));
+    let fix = "send at most 255 bytes without control characters";
     let by_property = |id: &str| Envelope { message_id: Some(id.to_owned()), ..plain(RUN) };
     let structured = |id: &str| {
         plain(
@@ -95,7 +95,7 @@ fn ids_are_short_and_plain() {
         assert_eq!(fault(&envelope), expected);
         assert_eq!(identity(&envelope), None);
     }
-    assert!(read(&by_property(&"x".repeat(256))).is_ok());
+    assert!(read(&by_property(&"x".repeat(255))).is_ok());
 }
 
 #[test]

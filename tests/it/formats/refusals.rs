@@ -10,7 +10,7 @@ use super::{plain, read};
 const WHOLE: &str = "send a whole number from 0 to 18446744073709551615, without quotes";
 const JSON: &str = "send one JSON object in UTF-8";
 const ONE: &str = "publish one event as a JSON object in UTF-8";
-const KEY: &str = "send at most 256 bytes without control characters";
+const KEY: &str = "send at most 255 bytes without control characters";
 
 fn fault(body: impl Into<Vec<u8>>) -> String {
     read(&plain(body)).expect_err("refused").to_string()

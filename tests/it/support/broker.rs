@@ -1,15 +1,19 @@
 //! A real RabbitMQ with names of a test's own on it, deleted when the test is over.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use hipchat_notifier::adapters::rabbitmq::{Address, BrokerOptions, Topology, topology};
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+
+use super::log;
 
 /// How long a test waits for what must come.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -44,6 +48,8 @@ impl Broker {
 
     /// With nothing declared.
     pub async fn bare() -> Self {
+        // Before any session, whichever test has the first.
+        log::listen();
         let url = std::env::var("NOTIFIER__AMQP__URL").unwrap_or_else(|_| {
             panic!("this test needs RabbitMQ: run scripts/test, or eval \"$(scripts/services up)\"")
         });
@@ -121,6 +127,33 @@ impl Broker {
             self.channel.basic_get(queue.into(), options).await.expect("basic.get").map(|got| got.delivery)
         })
         .await
+    }
+
+    /// Takes the first event of the work queue away, which gives nothing but to its one active consumer.
+    pub async fn take_event(&self) -> Delivery {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch");
+        let (queue, options) = (self.topology.queue.as_str().into(), BasicConsumeOptions::default());
+        let subscribed = channel.basic_consume(queue, "taker".into(), options, FieldTable::default());
+        let mut consumer = subscribed.await.expect("subscribed");
+        let next = tokio::time::timeout(DEADLINE, consumer.next()).await;
+        let event = next.expect("an event in time").expect("still subscribed").expect("an event");
+        event.ack(BasicAckOptions::default()).await.expect("acknowledged");
+        channel.close(200, "done".into()).await.expect("closed");
+        event
+    }
+
+    /// The bodies in a queue by message id (empty where there is none); they stay in it.
+    pub async fn bodies(&self, queue: &str) -> HashMap<String, Vec<Vec<u8>>> {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let mut bodies: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+        let options = BasicGetOptions { no_ack: false };
+        while let Some(got) = channel.basic_get(queue.into(), options).await.expect("basic.get") {
+            let id = got.delivery.properties.message_id().as_ref().map(ToString::to_string);
+            bodies.entry(id.unwrap_or_default()).or_default().push(got.delivery.data);
+        }
+        channel.close(200, "seen".into()).await.expect("closed");
+        bodies
     }
 
     /// Deletes a queue.

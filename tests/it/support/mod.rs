@@ -1,4 +1,8 @@
 //! What several subjects' tests share.
 
 pub mod broker;
+pub mod cli;
+pub mod log;
+pub mod process;
 pub mod proxy;
+pub mod rooms;

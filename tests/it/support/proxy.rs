@@ -1,6 +1,7 @@
 //! A TCP proxy before RabbitMQ that can cut connections, and say things to the broker in a client's name, so
 //! that the broker itself closes what the client has open.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -22,6 +23,8 @@ struct Link {
 pub struct Proxy {
     pub address: String,
     links: Arc<Mutex<Vec<Link>>>,
+    /// How many more bytes clients may say.
+    lets: Arc<AtomicUsize>,
     accepting: AbortHandle,
 }
 
@@ -31,8 +34,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let links = Arc::new(Mutex::new(Vec::new()));
-        let accepting = tokio::spawn(accept(listener, upstream, Arc::clone(&links))).abort_handle();
-        Self { address, links, accepting }
+        let lets = Arc::new(AtomicUsize::new(usize::MAX));
+        let accepting =
+            tokio::spawn(accept(listener, upstream, Arc::clone(&links), Arc::clone(&lets))).abort_handle();
+        Self { address, links, lets, accepting }
     }
 
     /// Cuts all connections, as a dying machine would.
@@ -40,6 +45,16 @@ impl Proxy {
         for link in self.links.lock().expect("not poisoned").drain(..) {
             link.pumps.iter().for_each(AbortHandle::abort);
         }
+    }
+
+    /// Lets clients say so many bytes more, whole frames of them; then it breaks whatever says something.
+    pub fn break_after(&self, bytes: usize) {
+        self.lets.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Lets all pass again.
+    pub fn mend(&self) {
+        self.lets.store(usize::MAX, Ordering::SeqCst);
     }
 
     /// Acknowledges a delivery that never was on the consuming channel: the broker closes the channel.
@@ -79,7 +94,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: String, links: Arc<Mutex<Vec<Link>>>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: String,
+    links: Arc<Mutex<Vec<Link>>>,
+    lets: Arc<AtomicUsize>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let broker = TcpStream::connect(&upstream).await.expect("the broker listens");
         let (mut from_broker, to_broker) = broker.into_split();
@@ -87,10 +107,15 @@ async fn accept(listener: TcpListener, upstream: String, links: Arc<Mutex<Vec<Li
         let to_broker = Arc::new(tokio::sync::Mutex::new(to_broker));
         let mut all = links.lock().expect("not poisoned");
         let place = all.len();
-        let upward = pump(from_client, Arc::clone(&to_broker), Arc::clone(&links), place);
-        let up = tokio::spawn(upward).abort_handle();
         let down = tokio::spawn(async move {
             let _ = copy(&mut from_broker, &mut to_client).await;
+        })
+        .abort_handle();
+        let upward = pump(from_client, Arc::clone(&to_broker), Arc::clone(&links), place, Arc::clone(&lets));
+        let other_way = down.clone();
+        let up = tokio::spawn(async move {
+            let _ = upward.await;
+            other_way.abort();
         })
         .abort_handle();
         all.push(Link { to_broker, consuming: None, pumps: vec![up, down] });
@@ -103,6 +128,7 @@ async fn pump(
     to: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     links: Arc<Mutex<Vec<Link>>>,
     place: usize,
+    lets: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
     let mut protocol = [0; 8];
     from.read_exact(&mut protocol).await?;
@@ -113,6 +139,8 @@ async fn pump(
         let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
         frame.resize(7 + size + 1, 0);
         from.read_exact(&mut frame[7..]).await?;
+        lets.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(frame.len()))
+            .map_err(|_| std::io::Error::other("nothing more may be said"))?;
         to.lock().await.write_all(&frame).await?;
         if frame[0] == 1 && frame[7..].starts_with(&BASIC_CONSUME) {
             let channel = u16::from_be_bytes([frame[1], frame[2]]);

@@ -22,7 +22,7 @@ mod tokens;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -54,6 +54,8 @@ pub struct SqliteStore {
     reader: Line,
     writer: Line,
     cipher: Arc<Cipher>,
+    /// Why the last batch of events could not be taken in, until one can.
+    intake_fault: Mutex<Option<String>>,
     _lock: Option<File>,
 }
 
@@ -96,15 +98,26 @@ impl SqliteStore {
             reader: Line::reader(opened.reader, path)?,
             writer: Line::writer(opened.writer, path)?,
             cipher: Arc::new(cipher),
+            intake_fault: Mutex::default(),
             _lock: opened.lock,
         }))
+    }
+}
+
+impl SqliteStore {
+    /// Why events wait, if the last batch could not be written: reading may go on working on a full disk.
+    pub fn intake_fault(&self) -> Option<String> {
+        self.intake_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        self.writer.run(move |c| intake::take_in(c, &query, decide)).await
+        let taken = self.writer.run(move |c| intake::take_in(c, &query, decide)).await;
+        *self.intake_fault.lock().unwrap_or_else(PoisonError::into_inner) =
+            taken.as_ref().err().map(ToString::to_string);
+        taken
     }
 
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {

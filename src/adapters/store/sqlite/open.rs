@@ -67,7 +67,7 @@ pub fn open(path: &Path, role: Role) -> Result<Opened, StoreError> {
 }
 
 /// Makes sure that there is a file at `path`, readable by its owner alone if it is new.
-fn place(path: &Path) -> Result<PathBuf, StoreError> {
+pub fn place(path: &Path) -> Result<PathBuf, StoreError> {
     let shown = path.display();
     let refused = |sentence: String| Err(StoreError::Refused(sentence));
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -120,7 +120,7 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
             let process = Some(process.trim()).filter(|p| !p.is_empty()).unwrap_or("unknown").to_owned();
             Err(StoreError::Refused(format!(
                 "another worker is using {} (process {process}); one SQLite file serves one worker: stop that \
-                 worker, so give each its own store and its own integrations",
+                 one, or give each a store and integrations of its own",
                 path.display()
             )))
         }

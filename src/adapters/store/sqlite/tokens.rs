@@ -44,10 +44,10 @@ pub fn reserve(
             let (Some(purse), Some(rooms)) = (purses.get_mut(token), sharing.get_mut(token)) else {
                 continue;
             };
-            let (calls, share) = purse.take(*needed, *rooms);
+            let calls = purse.take(*needed, *rooms);
             *rooms -= 1;
             set_reservation(c, room, token, calls)?;
-            granted.insert(token.clone(), (calls, share));
+            granted.insert(token.clone(), calls);
         }
         grants.push(granted);
     }
@@ -57,9 +57,9 @@ pub fn reserve(
         .map(|granted| {
             granted
                 .into_iter()
-                .filter_map(|(token, (calls, share))| {
+                .filter_map(|(token, calls)| {
                     let opens_at = purses.get(&token)?.opens_at(now);
-                    Some((token, TokenGrant { calls, share, opens_at }))
+                    Some((token, TokenGrant { calls, opens_at }))
                 })
                 .collect()
         })
@@ -93,13 +93,12 @@ impl Purse {
         Ok(Self { meter, budget, available, others, taken: 0 })
     }
 
-    /// For one of `rooms` that still ask: what it needs, at most its fair share, and that share.
-    fn take(&mut self, needed: u32, rooms: u32) -> (u32, u32) {
-        let share = self.available.div_ceil(rooms.max(1));
-        let calls = needed.min(share);
+    /// A fair share for one of `rooms` that still ask, at most what it needs.
+    fn take(&mut self, needed: u32, rooms: u32) -> u32 {
+        let calls = needed.min(self.available.div_ceil(rooms.max(1)));
         self.available -= calls;
         self.taken += calls;
-        (calls, share)
+        calls
     }
 
     /// When there will be more than was granted: now if something is left; else when the window moves on,

@@ -1,0 +1,83 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Measures the worker beside bare loops on the RabbitMQ of NOTIFIER__AMQP__URL.
+#[derive(Debug, Parser)]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// Events of each throughput run
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..))]
+    pub events: u32,
+    /// Runs of each row, interleaved; the median is shown with the lowest and the highest
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Rooms, each with one integration and one monitor
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rooms: u32,
+    /// How long each latency run publishes; the first fifth is left out
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(2..))]
+    pub latency_seconds: u32,
+    /// Only these rows
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROWS")]
+    pub only: Vec<Row>,
+    /// The worker's log level; its log goes to a file
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// The binary to measure. Default: the one that cargo has built with this benchmark
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_hipchat-notifier"))]
+    pub worker: PathBuf,
+    /// One JSON document with every run's figures
+    #[arg(long)]
+    pub json: bool,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    pub bench: bool,
+    #[command(subcommand)]
+    pub role: Option<Role>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// Bare loop: consume, parse, acknowledge
+    Parse,
+    /// Worker: every event is a success after a success
+    Suppressed,
+    /// Bare loop: consume, post, acknowledge
+    Post,
+    /// Worker: every event is told, to the sink
+    Sent,
+    /// Worker: every event is told, to the sandbox with its validation
+    Sandbox,
+    /// Bare post loop and worker at 100 and at 1,000 events a second
+    Latency,
+}
+
+impl Row {
+    /// Rows in the order of one round.
+    pub const ALL: [Self; 6] =
+        [Self::Parse, Self::Suppressed, Self::Post, Self::Sent, Self::Sandbox, Self::Latency];
+}
+
+/// What a child process of this program is for.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    #[command(hide = true)]
+    Bare(BareArgs),
+}
+
+/// A bare loop.
+#[derive(Debug, ClapArgs)]
+pub struct BareArgs {
+    #[arg(long)]
+    pub queue: String,
+    /// How many events there are: the last of them does not wait for a full batch.
+    #[arg(long)]
+    pub events: u64,
+    /// Post here; without it, parse.
+    #[arg(long)]
+    pub post_to: Option<String>,
+}

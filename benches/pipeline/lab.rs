@@ -1,0 +1,263 @@
+//! The runs: who is started, what is published, when the stopwatch is looked at.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tempfile::TempDir;
+
+use crate::args::{Args, Row};
+use crate::broker::Broker;
+use crate::events::{self, Results};
+use crate::process;
+use crate::report::{LATENCY, Report, START, THROUGHPUT};
+use crate::sink::Sink;
+use crate::worker::{Bare, Sandbox, Setup, Worker};
+
+/// Between two looks at how far a run has come.
+const LOOK: Duration = Duration::from_millis(5);
+/// Events a second of the latency runs.
+const RATES: [u32; 2] = [100, 1_000];
+/// The rule under which every run is told, and the default.
+const TELL_ALL: &str = "all";
+const DEFAULT_RULE: &str = "failures-then-success";
+
+/// One benchmark from beginning to end.
+pub struct Lab {
+    args: Args,
+    broker: Broker,
+    report: Report,
+}
+
+/// What a throughput run's progress is read from.
+enum Counter<'a> {
+    Sink(&'a Sink),
+    Bare(&'a Bare),
+    Outcome(&'a Worker, &'static str),
+}
+
+impl Counter<'_> {
+    async fn read(&self) -> anyhow::Result<u64> {
+        match self {
+            Self::Sink(sink) => Ok(sink.count()),
+            Self::Bare(bare) => Ok(bare.count()),
+            Self::Outcome(worker, outcome) => worker.ended_as(outcome).await,
+        }
+    }
+}
+
+impl Lab {
+    /// Connects to the broker and declares a topology of its own.
+    pub async fn open(args: Args) -> anyhow::Result<Self> {
+        let broker = Broker::open().await?;
+        let report = Report::new(&args)?;
+        Ok(Self { args, broker, report })
+    }
+
+    /// Runs every row as often as asked for, in turns, so that what disturbs the machine disturbs all rows.
+    pub async fn measure(&mut self) -> anyhow::Result<Report> {
+        for run in 1..=self.args.runs {
+            for row in Row::ALL {
+                if self.args.only.is_empty() || self.args.only.contains(&row) {
+                    eprintln!("bench: run {run} of {}: {row:?}", self.args.runs);
+                    self.broker.purge().await?;
+                    self.row(row).await.with_context(|| format!("run {run}, row {row:?}"))?;
+                }
+            }
+        }
+        Ok(self.report.clone())
+    }
+
+    /// Leaves nothing on the broker.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.broker.close().await
+    }
+
+    async fn row(&mut self, row: Row) -> anyhow::Result<()> {
+        match row {
+            Row::Parse => self.parse().await,
+            Row::Suppressed => self.suppressed().await,
+            Row::Post => self.post().await,
+            Row::Sent => self.sent().await,
+            Row::Sandbox => self.sandbox().await,
+            Row::Latency => {
+                for rate in RATES {
+                    self.bare_latency(rate).await?;
+                    self.worker_latency(rate).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn parse(&mut self) -> anyhow::Result<()> {
+        self.load(Results::Successes).await?;
+        let bare = Bare::start(&self.broker.names, self.args.events, None)?;
+        let figures = self.throughput(bare.process.pid(), Counter::Bare(&bare)).await?;
+        self.report.add(THROUGHPUT, "bare: consume, parse, ack", figures);
+        Ok(())
+    }
+
+    async fn suppressed(&mut self) -> anyhow::Result<()> {
+        // Nothing is posted; the port of "discard" answers nobody.
+        let home = self.home("http://127.0.0.1:9", DEFAULT_RULE)?;
+        self.first_start(home.path()).await?;
+        self.load(Results::Successes).await?;
+        let worker = Worker::start(&self.setup(home.path())).await?;
+        let figures = self.throughput(worker.process.pid(), Counter::Outcome(&worker, "suppressed")).await?;
+        worker.stop().await?;
+        self.report.add(THROUGHPUT, "worker: suppressed", figures);
+        Ok(())
+    }
+
+    async fn post(&mut self) -> anyhow::Result<()> {
+        let sink = Sink::start(self.args.events)?;
+        self.load(Results::Mixed).await?;
+        let bare = Bare::start(&self.broker.names, self.args.events, Some(&bare_room(&sink)))?;
+        let figures = self.throughput(bare.process.pid(), Counter::Sink(&sink)).await?;
+        sink.check()?;
+        self.report.add(THROUGHPUT, "bare: consume, post, ack", figures);
+        Ok(())
+    }
+
+    async fn sent(&mut self) -> anyhow::Result<()> {
+        let sink = Sink::start(self.args.events)?;
+        let home = self.home(&sink.url(), TELL_ALL)?;
+        self.first_start(home.path()).await?;
+        self.load(Results::Mixed).await?;
+        let worker = Worker::start(&self.setup(home.path())).await?;
+        let figures = self.throughput(worker.process.pid(), Counter::Sink(&sink)).await?;
+        worker.stop().await?;
+        sink.check()?;
+        self.report.add(THROUGHPUT, "worker: sent", figures);
+        Ok(())
+    }
+
+    async fn sandbox(&mut self) -> anyhow::Result<()> {
+        let sandbox = Sandbox::start(&self.args.worker)?;
+        let home = self.home(&sandbox.url, TELL_ALL)?;
+        self.first_start(home.path()).await?;
+        self.load(Results::Mixed).await?;
+        let worker = Worker::start(&self.setup(home.path())).await?;
+        let figures = self.throughput(worker.process.pid(), Counter::Outcome(&worker, "sent")).await?;
+        worker.stop().await?;
+        let messages = sandbox.messages().await?;
+        ensure!(messages == u64::from(self.args.events), "the sandbox has {messages} messages");
+        self.report.add(THROUGHPUT, "worker: sent, to the sandbox", figures);
+        Ok(())
+    }
+
+    async fn bare_latency(&mut self, rate: u32) -> anyhow::Result<()> {
+        let sink = Sink::start(self.latency_events(rate))?;
+        let bare = Bare::start(&self.broker.names, self.latency_events(rate), Some(&bare_room(&sink)))?;
+        let figures = self.latency(bare.process.pid(), &sink, rate).await?;
+        self.report.add(LATENCY, &format!("bare: post, {rate}/s"), figures);
+        Ok(())
+    }
+
+    async fn worker_latency(&mut self, rate: u32) -> anyhow::Result<()> {
+        let sink = Sink::start(self.latency_events(rate))?;
+        let home = self.home(&sink.url(), TELL_ALL)?;
+        let first = self.first_start(home.path()).await?;
+        let worker = Worker::start(&self.setup(home.path())).await?;
+        let start = vec![milliseconds(first), milliseconds(worker.ready_after)];
+        let figures = self.latency(worker.process.pid(), &sink, rate).await?;
+        worker.stop().await?;
+        self.report.add(LATENCY, &format!("worker: sent, {rate}/s"), figures);
+        self.report.add(START, "worker", start);
+        Ok(())
+    }
+
+    /// Rate, CPU seconds per 100,000 and peak memory, from the first event that came through to the last.
+    async fn throughput(&self, pid: u32, counter: Counter<'_>) -> anyhow::Result<Vec<f64>> {
+        let events = u64::from(self.args.events);
+        let deadline = Instant::now() + Duration::from_secs(60) + Duration::from_millis(events);
+        let (mut begun, mut count) = (None, 0);
+        while count < events {
+            ensure!(Instant::now() < deadline, "{count} of {events} came through in time");
+            tokio::time::sleep(LOOK).await;
+            count = counter.read().await?;
+            if begun.is_none() && count > 0 {
+                begun = Some((Instant::now(), process::cpu(pid)?, count));
+            }
+        }
+        let (at, cpu, first) = begun.context("nothing was measured")?;
+        let (wall, cpu) = (at.elapsed(), process::cpu(pid)? - cpu);
+        let peak = process::peak_mib(pid)?;
+        self.broker.drained(Duration::from_secs(10)).await?;
+        let measured = (events - first) as f64;
+        Ok(vec![measured / wall.as_secs_f64(), cpu.as_secs_f64() * 100_000.0 / measured, peak])
+    }
+
+    /// p50, p99 and the longest time from publish to post, and the share of one core.
+    async fn latency(&self, pid: u32, sink: &Sink, rate: u32) -> anyhow::Result<Vec<f64>> {
+        let events = self.latency_events(rate);
+        let begun = (Instant::now(), process::cpu(pid)?);
+        let published = self.publish_at(rate, events).await?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while sink.count() < u64::from(events) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        let share = (process::cpu(pid)? - begun.1).as_secs_f64() / begun.0.elapsed().as_secs_f64();
+        sink.check()?;
+        let mut waits: Vec<Duration> = Vec::new();
+        for (event, published) in published.iter().enumerate().skip(events as usize / 5) {
+            let arrived = sink.arrival(event as u32).context("a message is missing")?;
+            waits.push(arrived.saturating_duration_since(*published));
+        }
+        waits.sort_unstable();
+        let percentile = |p: f64| milliseconds(waits[((waits.len() - 1) as f64 * p).round() as usize]);
+        Ok(vec![percentile(0.5), percentile(0.99), percentile(1.0), share])
+    }
+
+    /// Publishes at a steady rate and says when each event was.
+    async fn publish_at(&self, rate: u32, events: u32) -> anyhow::Result<Vec<Instant>> {
+        let mut published = Vec::with_capacity(events as usize);
+        let start = tokio::time::Instant::now();
+        for number in 0..events {
+            let event = events::event(number, self.args.rooms, Results::Mixed);
+            tokio::time::sleep_until(start + Duration::from_secs(u64::from(number)) / rate).await;
+            published.push(Instant::now());
+            self.broker.publish(&event).await?;
+        }
+        Ok(published)
+    }
+
+    fn latency_events(&self, rate: u32) -> u32 {
+        rate * self.args.latency_seconds
+    }
+
+    async fn load(&self, results: Results) -> anyhow::Result<()> {
+        let rooms = self.args.rooms;
+        self.broker.load((0..self.args.events).map(|n| events::event(n, rooms, results))).await
+    }
+
+    /// A folder for a fresh worker, with its integrations.
+    fn home(&self, server: &str, rule: &str) -> anyhow::Result<TempDir> {
+        let home = TempDir::with_prefix("hipchat-notifier-bench")?;
+        let file = events::integrations(self.args.rooms, server, rule);
+        std::fs::write(home.path().join("integrations.toml"), file)?;
+        Ok(home)
+    }
+
+    /// The first start makes the store and encrypts every room's URL; it is not part of any other figure.
+    async fn first_start(&self, home: &Path) -> anyhow::Result<Duration> {
+        let worker = Worker::start(&self.setup(home)).await?;
+        let ready_after = worker.ready_after;
+        worker.stop().await?;
+        Ok(ready_after)
+    }
+
+    fn setup<'a>(&'a self, home: &'a Path) -> Setup<'a> {
+        let Args { worker, log_level, .. } = &self.args;
+        Setup { binary: worker, home, names: &self.broker.names, log_level }
+    }
+}
+
+fn bare_room(sink: &Sink) -> String {
+    format!("{}/v2/room/0/notification", sink.url())
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,153 @@
+//! Taking events in, and what ends a session.
+
+use super::*;
+
+#[tokio::test]
+async fn events_come_in_order_and_are_acknowledged_only_when_durable() {
+    let broker = Broker::fresh().await;
+    for n in 0..500 {
+        broker.publish("monitor.acme.1", &format!("m-{n}"), b"{}").await;
+    }
+    let worker = Worker::start(broker.options(), 0);
+    worker.sees("m-0").await;
+    worker.stop.send(true).expect("listens");
+    worker.intake.lets.add_permits(1);
+    let first = worker.intake.clone();
+    worker.task.await.expect("no panic").expect("a clean end");
+    let taken = first.seen.lock().expect("not poisoned").len();
+    broker.depth_becomes(&broker.topology.queue, 500 - taken as u32).await;
+
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("m-499").await;
+    let expected: Vec<String> = (taken..500).map(|n| format!("m-{n}")).collect();
+    assert_eq!(worker.ids(), expected, "what was acknowledged does not come again, and the rest in order");
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
+async fn a_session_that_dies_before_the_acknowledgement_gives_the_event_back() {
+    let broker = Broker::fresh().await;
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), 0);
+    broker.publish("monitor.acme.1", "m-1", b"{}").await;
+    worker.sees("m-1").await;
+    proxy.cut();
+    eventually("the loss is noticed while the intake works", async || worker.health.verdict().err()).await;
+    worker.intake.lets.add_permits(Semaphore::MAX_PERMITS / 2);
+    eventually("it comes again", async || (worker.ids() == ["m-1", "m-1"]).then_some(())).await;
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
+async fn whatever_ends_a_session_the_next_one_follows() {
+    let broker = Broker::fresh().await;
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), Semaphore::MAX_PERMITS);
+    let gone = async |what: &str| {
+        eventually(&format!("{what} is noticed"), async || worker.health.verdict().err()).await;
+        worker.is_ready().await;
+        broker.publish("activity.acme.collection.update", what, b"{}").await;
+        worker.sees(what).await;
+    };
+    worker.is_ready().await;
+
+    proxy.make_broker_close_the_channel().await;
+    gone("a channel closed by the broker").await;
+    proxy.make_broker_close_the_connection().await;
+    gone("a connection closed by the broker").await;
+    proxy.cut();
+    gone("a connection cut").await;
+    broker.delete_queue(&broker.topology.queue).await;
+    gone("a queue deleted").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_the_store_is_broken_is_followed_by_another() {
+    let broker = Broker::fresh().await;
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), 0);
+    let again = async |id: &str| {
+        worker.intake.lets.add_permits(1);
+        worker.is_ready().await;
+        let copies = || worker.ids().iter().filter(|seen| *seen == id).count();
+        eventually(&format!("{id} comes again"), async || (copies() == 2).then_some(())).await;
+        worker.intake.lets.add_permits(1);
+        broker.depth_becomes(&broker.topology.queue, 0).await;
+    };
+    let loss = async || {
+        eventually("the loss is noticed", async || worker.health.verdict().err()).await;
+    };
+    broker.publish("monitor.acme.1", "closed", b"{}").await;
+    worker.sees("closed").await;
+    proxy.make_broker_close_the_channel().await;
+    loss().await;
+    again("closed").await;
+
+    broker.publish("monitor.acme.1", "cancelled", b"{}").await;
+    worker.sees("cancelled").await;
+    broker.delete_queue(&broker.topology.queue).await;
+    worker.intake.lets.add_permits(1);
+    loss().await;
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "after", b"{}").await;
+    worker.sees("after").await;
+    worker.intake.lets.add_permits(1);
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_cut_off_while_it_takes_in_acknowledges_nothing() {
+    let broker = Broker::fresh().await;
+    for n in 0..3 {
+        broker.publish("monitor.acme.1", &format!("m-{n}"), b"{}").await;
+    }
+    let worker = Worker::start(broker.options(), 0);
+    worker.sees("m-0").await;
+    worker.stop.send(true).expect("listens");
+    worker.task.abort();
+    assert!(worker.task.await.expect_err("cut off").is_cancelled());
+    broker.depth_becomes(&broker.topology.queue, 3).await;
+}
+
+#[tokio::test]
+async fn large_bodies_come_in_batches_of_their_own() {
+    let broker = Broker::fresh().await;
+    let sizes = [10, 2 << 20, 10, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 10];
+    for (n, size) in sizes.into_iter().enumerate() {
+        broker.publish("monitor.acme.1", &format!("m-{n}"), &vec![b'x'; size]).await;
+    }
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("m-7").await;
+    let expected: Vec<String> = (0..sizes.len()).map(|n| format!("m-{n}")).collect();
+    assert_eq!(worker.ids(), expected, "in order, each once");
+    for batch in worker.intake.batches.lock().expect("not poisoned").iter() {
+        let bytes: usize = batch.iter().sum();
+        assert!(bytes <= 4 << 20, "{batch:?}");
+        assert!(batch.len() == 1 || batch.iter().all(|size| *size <= 1 << 20), "{batch:?}");
+    }
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
+async fn where_an_event_says_it_came_from_is_believed_only_if_it_can_be() {
+    let broker = Broker::fresh().await;
+    let mut headers = FieldTable::default();
+    headers.insert("x-original-exchange".into(), AMQPValue::LongString("events".into()));
+    headers.insert("x-original-routing-key".into(), AMQPValue::LongString("k".repeat(256).into()));
+    let properties =
+        BasicProperties::default().with_delivery_mode(2).with_message_id("m-1".into()).with_headers(headers);
+    broker.publish_to(&broker.topology.exchange, "monitor.acme.1", b"{}", properties).await;
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("m-1").await;
+    let envelope = worker.intake.seen.lock().expect("not poisoned")[0].envelope.clone();
+    assert_eq!(
+        (&envelope.exchange, envelope.routing_key.as_str()),
+        (&broker.topology.exchange, "monitor.acme.1")
+    );
+    worker.stop().await;
+}

@@ -1,0 +1,244 @@
+//! The promises under load: nothing lost, nothing twice, in order, within the budgets; undisturbed, with the
+//! worker killed ten times, and with it stopped and the broker's connections cut on the way.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use hipchat_notifier::adapters::rabbitmq::{Publication, Publisher};
+use hipchat_notifier::domain::ids::EventId;
+use hipchat_notifier::ports::{Journal, Store};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::oracle::{Findings, Scene};
+use super::workload::{Scale, Workload};
+use crate::support::broker::Broker;
+use crate::support::process::{Site, Worker};
+use crate::support::proxy::Proxy;
+use crate::support::rooms::Hipchat;
+
+/// Events published between two pauses.
+const CHUNK: usize = 20;
+/// How long rooms take to answer, so that a kill has something to interrupt.
+const ANSWER_MS: u64 = 15;
+const KILLS: usize = 10;
+
+/// Small enough for every run of the tests: budgets short, so that they are used up all the time.
+pub const SMALL: Scale = Scale {
+    events: 1_000,
+    integrations: 40,
+    rooms: 12,
+    room: (10, Duration::from_secs(2)),
+    token: (1_000, Duration::from_secs(10)),
+    publish_over: Duration::from_secs(6),
+    collate: Duration::from_secs(1),
+    every: Duration::from_secs(2),
+};
+
+/// What is promised, with HipChat's own budgets.
+const FULL: Scale = Scale {
+    events: 10_000,
+    integrations: 200,
+    rooms: 50,
+    room: (30, Duration::from_secs(60)),
+    token: (500, Duration::from_secs(300)),
+    publish_over: Duration::from_secs(75),
+    collate: Duration::from_secs(5),
+    every: Duration::from_secs(10),
+};
+
+fn scale() -> Scale {
+    if std::env::var("PROVE").is_ok_and(|size| size == "full") { FULL } else { SMALL }
+}
+
+/// What must be set up for a load, and is judged after it.
+pub struct Play {
+    pub work: Workload,
+    pub broker: Broker,
+    pub hipchat: Hipchat,
+    pub site: Site,
+    kills: Vec<Timestamp>,
+    confirms_lost: bool,
+    began: Instant,
+}
+
+impl Play {
+    pub async fn prepare(name: &str, seed: u64, scale: Scale, url: Option<&str>) -> Self {
+        let seed = std::env::var("PROVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
+        println!("{name}: seed {seed} (replay with PROVE_SEED={seed})");
+        let broker = Broker::fresh().await;
+        let hipchat = Hipchat::with_limits(Some(scale.room), Some(scale.token)).await;
+        hipchat.set_faults(json!([{"kind": "answer", "latency_ms": ANSWER_MS}])).await;
+        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+        let site = Site::on(&broker)
+            .with("AMQP__URL", url.unwrap_or(&broker.url))
+            .with("PACING__ROOM__MESSAGES", &scale.room.0.to_string())
+            .with("PACING__ROOM__PER", &millis(scale.room.1))
+            .with("PACING__TOKEN__CALLS", &scale.token.0.to_string())
+            .with("PACING__TOKEN__PER", &millis(scale.token.1));
+        let work = Workload::draw(seed, scale);
+        site.apply(&work.integrations(&hipchat)).await;
+        Self { work, broker, hipchat, site, kills: Vec::new(), confirms_lost: false, began: Instant::now() }
+    }
+
+    /// Publishes everything, evenly over the time it may take, and has each event confirmed.
+    pub async fn publish(&self) {
+        let mut publisher = Publisher::open(&self.broker.options(), false).await.expect("the broker");
+        let chunks = self.work.events.len().div_ceil(CHUNK) as u32;
+        let mut pace = tokio::time::interval(self.work.scale.publish_over / chunks);
+        for chunk in self.work.events.chunks(CHUNK) {
+            pace.tick().await;
+            let envelopes: Vec<_> = chunk.iter().map(|event| event.envelope.clone()).collect();
+            let published = publisher.publish(&envelopes).await.expect("published");
+            assert!(published.iter().all(|one| *one == Publication::Confirmed), "{published:?}");
+        }
+        publisher.close().await;
+    }
+
+    /// Kills the worker at ten moments drawn from the seed, and starts it again each time.
+    async fn kill_and_restart(&self, mut worker: Worker) -> (Worker, Vec<Timestamp>) {
+        let mut rng = Rng::with_seed(self.work.seed);
+        let share = self.work.scale.publish_over.as_secs_f64() / KILLS as f64;
+        let mut kills = Vec::new();
+        for _ in 0..KILLS {
+            // A random moment is what is wanted here: nothing is waited for.
+            tokio::time::sleep(Duration::from_secs_f64(share * (0.2 + rng.f64()))).await;
+            worker.kill();
+            kills.push(now());
+            worker = self.site.start().await;
+        }
+        (worker, kills)
+    }
+
+    /// Waits until the last event is taken in and nothing is left to do.
+    pub async fn settles(&self) {
+        let store = self.site.store();
+        let last = EventId::new(&self.work.events.last().expect("events").id);
+        // Everything that waits for a budget gets its place within a few windows.
+        let patience = self.work.scale.room.1 * 5 + self.work.scale.every + Duration::from_secs(30);
+        let deadline = Instant::now() + patience;
+        loop {
+            let taken = !store.explain(&last).await.expect("the journal").is_empty();
+            let gauges = store.gauges(now()).await.expect("the gauges");
+            if taken && gauges.pending == 0 && gauges.letters == 0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "seed {}: not settled: {gauges:?}", self.work.seed);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What the judge looks at.
+    pub fn scene(&self) -> Scene<'_> {
+        let Self { work, site, broker, hipchat, kills, confirms_lost, .. } = self;
+        Scene { work, site, broker, hipchat, kills, confirms_lost: *confirms_lost }
+    }
+
+    async fn judge(&self, name: &str) -> Findings {
+        let took = self.began.elapsed();
+        let findings = self.scene().judge().await;
+        let (work, kills) = (&self.work, &self.kills);
+        println!(
+            "{name}: {findings} (limit {} in {:?}), {} kills, {:.1} s",
+            work.scale.room.0,
+            work.scale.room.1,
+            kills.len(),
+            took.as_secs_f64()
+        );
+        findings
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_all_is_told_once_in_order_and_within_the_budgets() {
+    let play = Play::prepare("load", 20_261, scale(), None).await;
+    let _worker = play.site.start().await;
+    play.publish().await;
+    play.settles().await;
+    let found = play.judge("load").await;
+    assert_eq!(found.repeats, 0);
+    // The load must have been one: budgets used up, and some of everything.
+    let full = u64::from(play.work.scale.room.0);
+    assert!(found.max_in_window + 1 >= full, "no room came near its budget");
+    assert!(found.merged > 0 && found.sent > 0 && found.suppressed > 0 && found.malformed > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_that_often_fail_hear_all_in_order_and_nothing_merged_while_budgets_last() {
+    const AMPLE: Scale =
+        Scale { room: (100_000, Duration::from_secs(2)), token: (100_000, Duration::from_secs(2)), ..SMALL };
+    let mut play = Play::prepare("failing rooms", 20_265, AMPLE, None).await;
+    play.site = play.site.with("RETRY__FIRST", "20ms").with("RETRY__LONGEST", "100ms");
+    let failing = json!([
+        {"kind": "status", "status": 503, "probability": 0.2, "seed": play.work.seed},
+        {"kind": "drop", "probability": 0.1, "seed": play.work.seed},
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}, "probability": 0.05},
+    ]);
+    play.hipchat.set_faults(failing).await;
+    let _worker = play.site.start().await;
+    play.publish().await;
+    play.settles().await;
+    let found = play.judge("failing rooms").await;
+    assert_eq!((found.repeats, found.merged), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_ten_times_it_loses_nothing_and_repeats_only_what_was_in_flight() {
+    let mut play = Play::prepare("kill -9", 20_262, scale(), None).await;
+    let worker = play.site.start().await;
+    let (_worker, kills) = tokio::join!(play.kill_and_restart(worker), play.publish()).0;
+    play.kills = kills;
+    play.confirms_lost = true;
+    play.settles().await;
+    let found = play.judge("kill -9").await;
+    assert!(found.repeats <= KILLS * play.work.scale.rooms);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_and_restarted_under_load_it_repeats_nothing() {
+    let play = Play::prepare("SIGTERM", 20_263, SMALL, None).await;
+    let stop_and_restart = async {
+        let mut rng = Rng::with_seed(play.work.seed);
+        let mut worker = play.site.start().await;
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(rng.u64(600..1_800))).await;
+            let (status, took) = worker.terminate().await;
+            assert_eq!(status.code(), Some(0), "{status}");
+            // Nothing in flight takes longer than a room's answer, so there is no need for the grace time.
+            assert!(took < Duration::from_secs(5), "{took:?}");
+            worker = play.site.start().await;
+        }
+        worker
+    };
+    let (_worker, ()) = tokio::join!(stop_and_restart, play.publish());
+    play.settles().await;
+    assert_eq!(play.judge("SIGTERM").await.repeats, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_connections_cut_under_load_it_heals_and_repeats_nothing() {
+    let to_broker = Broker::bare().await;
+    let proxy = Proxy::before(to_broker.host_and_port()).await;
+    let url = to_broker.url_by(&proxy.address);
+    let mut play = Play::prepare("cut connections", 20_264, SMALL, Some(&url)).await;
+    play.confirms_lost = true;
+    let worker = play.site.start().await;
+    let cut = async {
+        let mut rng = Rng::with_seed(play.work.seed);
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(rng.u64(500..1_500))).await;
+            proxy.cut();
+        }
+    };
+    tokio::join!(cut, play.publish());
+    play.settles().await;
+    let again = worker.logged("taking in events from RabbitMQ").len();
+    assert!(again >= 2, "the cuts did not reach the worker's session");
+    let found = play.judge("cut connections").await;
+    assert_eq!(found.repeats, 0);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the judge reads its own clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}

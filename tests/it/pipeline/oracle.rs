@@ -1,0 +1,293 @@
+//! The judge: reads what was published, the journal, what each room received and the dead-letter queue, and
+//! says everything in which they do not fit together. It knows of the kills there were, and allows nothing
+//! more than what these explain.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use hipchat_notifier::domain::ids::EventId;
+use hipchat_notifier::domain::reason::Outcome;
+use hipchat_notifier::ports::{Journal, JournalEntry, Store};
+use jiff::{SignedDuration, Timestamp};
+
+use super::expected::{self, Pair, Verdict};
+use super::letters;
+use super::told::{self, Room};
+use super::workload::{Means, Workload};
+use crate::support::broker::Broker;
+use crate::support::process::Site;
+use crate::support::rooms::{Figures, Hipchat};
+
+/// Faults that a failing test shows.
+const SHOWN: usize = 12;
+
+/// What the judge looks at.
+pub struct Scene<'a> {
+    pub work: &'a Workload,
+    pub site: &'a Site,
+    pub broker: &'a Broker,
+    pub hipchat: &'a Hipchat,
+    /// When the worker was killed.
+    pub kills: &'a [Timestamp],
+    /// Whether a confirm of the broker can have been lost, so that a letter was put down once more.
+    pub confirms_lost: bool,
+}
+
+/// What was found where all is well.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub events: usize,
+    pub notifications: usize,
+    pub suppressed: usize,
+    pub sent: usize,
+    pub digested: usize,
+    /// Those that were merged because a budget was used up, and not their own integration's.
+    pub merged: usize,
+    pub messages: usize,
+    pub malformed: usize,
+    /// Messages that a room got once more, because the worker was killed before it could note the answer.
+    pub repeats: usize,
+    /// Dead letters that are in the queue more than once, for the same cause.
+    pub letters_again: usize,
+    pub max_in_window: u64,
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} events, {} notifications ({} suppressed, {} sent, {} in digests), {} messages, \
+             {} malformed, lost 0, repeats {}, dead letters twice {}, max in window {}",
+            self.events,
+            self.notifications,
+            self.suppressed,
+            self.sent,
+            self.digested,
+            self.messages,
+            self.malformed,
+            self.repeats,
+            self.letters_again,
+            self.max_in_window
+        )
+    }
+}
+
+/// What was found wrong: a sentence, and the event that shows it.
+#[derive(Debug)]
+pub struct Fault {
+    pub says: String,
+    pub event: Option<usize>,
+}
+
+impl Fault {
+    pub fn of(event: usize, says: impl Into<String>) -> Self {
+        Self { says: says.into(), event: Some(event) }
+    }
+
+    pub fn general(says: impl Into<String>) -> Self {
+        Self { says: says.into(), event: None }
+    }
+}
+
+/// The journal's entries by event and integration.
+pub type Entries = BTreeMap<Pair, JournalEntry>;
+
+impl Scene<'_> {
+    /// Judges, and fails with what is wrong and what the journal says of it.
+    pub async fn judge(&self) -> Findings {
+        let (findings, faults) = self.examine().await;
+        if !faults.is_empty() {
+            self.fail(&faults).await;
+        }
+        findings
+    }
+
+    /// Counts, and says everything that does not fit together.
+    pub async fn examine(&self) -> (Findings, Vec<Fault>) {
+        let verdicts = expected::verdicts(self.work);
+        let mut faults = Vec::new();
+        let entries = self.journal(&mut faults).await;
+        check_outcomes(&verdicts, &entries, &mut faults);
+        check_reasons(self.work, &verdicts, &entries, &mut faults);
+        let mut findings = count(self.work, &entries);
+        self.check_rooms(&verdicts, &entries, &mut findings, &mut faults).await;
+        letters::check(self, &mut findings, &mut faults).await;
+        self.check_rest(&mut faults).await;
+        (findings, faults)
+    }
+
+    async fn journal(&self, faults: &mut Vec<Fault>) -> Entries {
+        let store = self.site.store();
+        let places: HashMap<&str, usize> =
+            self.work.wishes.iter().enumerate().map(|(w, wish)| (wish.id.as_str(), w)).collect();
+        let mut entries = Entries::new();
+        let known = self.work.events.iter().enumerate();
+        for (e, event) in known.filter(|(_, event)| !matches!(event.means, Means::Again)) {
+            for entry in store.explain(&EventId::new(&event.id)).await.expect("the journal") {
+                match places.get(entry.integration.as_str()) {
+                    Some(w) => drop(entries.insert((e, *w), entry)),
+                    None => {
+                        faults.push(Fault::of(e, format!("integration {} is unknown", entry.integration)))
+                    }
+                }
+            }
+        }
+        entries
+    }
+
+    async fn check_rooms(
+        &self,
+        verdicts: &BTreeMap<Pair, Verdict>,
+        entries: &Entries,
+        findings: &mut Findings,
+        faults: &mut Vec<Fault>,
+    ) {
+        let figures: HashMap<String, Figures> =
+            self.hipchat.figures().await.into_iter().map(|room| (room.id.clone(), room)).collect();
+        let rooms: BTreeSet<&str> = self.work.wishes.iter().map(|wish| wish.room.as_str()).collect();
+        for room in rooms {
+            let posted = self.hipchat.messages(room).await;
+            findings.messages += posted.len();
+            let told = Room { name: room, work: self.work, verdicts, entries, posted: &posted };
+            let extra = told::check(&told, faults);
+            findings.repeats += extra.len();
+            check_repeats(room, &extra, self.kills, faults);
+            if let Some(figures) = figures.get(room) {
+                findings.max_in_window = findings.max_in_window.max(figures.max_in_window);
+                self.check_budget(figures, extra.len() as u64, faults);
+            }
+        }
+    }
+
+    /// What the worker could not note counts for the room, and not for the worker.
+    fn check_budget(&self, figures: &Figures, unnoted: u64, faults: &mut Vec<Fault>) {
+        let limit = u64::from(self.work.scale.room.0) + unnoted;
+        if figures.max_in_window > limit || figures.over_limit > unnoted {
+            faults.push(Fault::general(format!("over the room's budget of {limit}: {figures:?}")));
+        }
+    }
+
+    async fn check_rest(&self, faults: &mut Vec<Fault>) {
+        let gauges = self.site.store().gauges(Timestamp::MAX).await.expect("the gauges");
+        if gauges.pending > 0 || gauges.letters > 0 {
+            faults.push(Fault::general(format!("not all has ended: {gauges:?}")));
+        }
+        let left = self.broker.depth(&self.broker.topology.queue).await;
+        if left > 0 {
+            faults.push(Fault::general(format!("{left} events are in the work queue")));
+        }
+    }
+
+    async fn fail(&self, faults: &[Fault]) {
+        let mut text = format!("seed {}: {} faults\n", self.work.seed, faults.len());
+        for fault in faults.iter().take(SHOWN) {
+            text += &format!("* {}\n", fault.says);
+            let Some(event) = fault.event.map(|e| &self.work.events[e]) else { continue };
+            let explained = self.site.run(&["explain", &event.id]).await;
+            text += &format!("  {:?}\n{}{}", event.means, explained.stdout, explained.stderr);
+        }
+        panic!("{text}");
+    }
+}
+
+/// Exactly one outcome for each integration that wants an event, and none for another.
+fn check_outcomes(verdicts: &BTreeMap<Pair, Verdict>, entries: &Entries, faults: &mut Vec<Fault>) {
+    for pair in verdicts.keys().filter(|pair| !entries.contains_key(pair)) {
+        faults.push(Fault::of(pair.0, format!("lost: no outcome for wish {}", pair.1)));
+    }
+    for (pair, entry) in entries {
+        if !verdicts.contains_key(pair) {
+            faults.push(Fault::of(pair.0, format!("{} does not want it", entry.integration)));
+        }
+        let ended = matches!(entry.outcome, Outcome::Sent | Outcome::Digested | Outcome::Suppressed);
+        if !ended {
+            faults.push(Fault::of(pair.0, format!("ended as {} for {}", entry.outcome, entry.integration)));
+        }
+    }
+}
+
+/// The decisions are those of the plain re-computation.
+fn check_reasons(
+    work: &Workload,
+    verdicts: &BTreeMap<Pair, Verdict>,
+    entries: &Entries,
+    faults: &mut Vec<Fault>,
+) {
+    let repeats = repeats(work, verdicts, entries);
+    for (pair, entry) in entries {
+        let expected = match verdicts.get(pair) {
+            Some(Verdict::Suppressed(reason)) => (Outcome::Suppressed, *reason),
+            Some(Verdict::Told(reason)) => (Outcome::Sent, *reason),
+            Some(Verdict::Activity(_)) => (Outcome::Sent, repeats[pair].0),
+            None => continue,
+        };
+        let gathered = matches!(expected.1, "collated" | "scheduled-digest");
+        let merged = if gathered { expected.1 } else { "over-budget" };
+        let found = (entry.outcome, entry.reason.as_str());
+        let fits = found == expected || (expected.0 == Outcome::Sent && found == (Outcome::Digested, merged));
+        if !fits {
+            faults.push(Fault::of(pair.0, format!("{found:?} for {}, not {expected:?}", entry.integration)));
+        }
+    }
+}
+
+/// By which reason each activity is told, and with which others: those of one number, user and instance.
+pub fn repeats(
+    work: &Workload,
+    verdicts: &BTreeMap<Pair, Verdict>,
+    entries: &Entries,
+) -> BTreeMap<Pair, (&'static str, Option<i64>)> {
+    // By integration, user, model and instance: events and the times at which they came.
+    type Series<'a> = BTreeMap<(usize, &'a str, &'a str, &'a str), Vec<(usize, i64)>>;
+    let mut of_one = Series::new();
+    let mut telling = BTreeMap::new();
+    for (pair @ (e, w), entry) in entries {
+        let (Some(Verdict::Activity(how)), Means::Activity { model, uid, user, .. }) =
+            (verdicts.get(pair), &work.events[*e].means)
+        else {
+            continue;
+        };
+        telling.insert(*w, *how);
+        of_one.entry((*w, user, model, uid)).or_default().push((*e, entry.received_at.as_microsecond()));
+    }
+    let mut all = BTreeMap::new();
+    for ((w, ..), came) in &of_one {
+        let times: Vec<i64> = came.iter().map(|(_, at)| *at).collect();
+        let reasons = expected::repeats(telling[w], &times);
+        all.extend(came.iter().zip(reasons).map(|((e, _), reason)| ((*e, *w), reason)));
+    }
+    all
+}
+
+/// A message that nothing in the journal stands for was in flight when the worker was killed: one for each
+/// room and kill, and posted right before it.
+fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &mut Vec<Fault>) {
+    let mut explained = BTreeSet::new();
+    for at in extra {
+        let before = |kill: &&Timestamp| {
+            let ahead = kill.duration_since(*at);
+            ahead > SignedDuration::from_millis(-100) && ahead < SignedDuration::from_secs(2)
+        };
+        match kills.iter().find(|kill| before(kill) && !explained.contains(*kill)) {
+            Some(kill) => drop(explained.insert(*kill)),
+            None => faults.push(Fault::general(format!("{room} was told twice, and no kill was near: {at}"))),
+        }
+    }
+}
+
+fn count(work: &Workload, entries: &Entries) -> Findings {
+    let ended = |outcome| entries.values().filter(|entry| entry.outcome == outcome).count();
+    let merged = |((_, w), entry): &(&Pair, &JournalEntry)| {
+        entry.reason == "over-budget" && work.wishes[*w].throttle.is_none()
+    };
+    Findings {
+        merged: entries.iter().filter(merged).count(),
+        events: work.events.len(),
+        notifications: entries.len(),
+        suppressed: ended(Outcome::Suppressed),
+        sent: ended(Outcome::Sent),
+        digested: ended(Outcome::Digested),
+        malformed: work.events.iter().filter(|e| matches!(e.means, Means::Malformed { .. })).count(),
+        ..Findings::default()
+    }
+}

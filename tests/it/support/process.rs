@@ -1,0 +1,210 @@
+//! The program itself as processes: workers that are started, stopped and killed, and the other verbs beside
+//! them, all in a private folder. When a test fails, what the workers wrote last is shown.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hipchat_notifier::adapters::store::cipher::Cipher;
+use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::broker::{Broker, eventually};
+use super::rooms::client;
+
+/// The worker under test: the one that was built with the tests, or the one at `PROVE_WORKER`, so that a release
+/// build can be judged without building the judge anew.
+fn program() -> String {
+    std::env::var("PROVE_WORKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hipchat-notifier").to_owned())
+}
+/// Lines of each worker's log that a failing test shows.
+const SHOWN_LINES: usize = 40;
+
+/// A folder, a configuration, and the processes that share both.
+pub struct Site {
+    folder: TempDir,
+    environment: BTreeMap<String, String>,
+    started: AtomicUsize,
+}
+
+/// What a verb left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Fails unless the verb was done.
+    pub fn done(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    /// What it wrote with `--output json`.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|fault| panic!("{fault}: {self:?}"))
+    }
+}
+
+impl Site {
+    /// On this broker's topology, with nothing else on the worker's list of rooms that may be reached than
+    /// those on loopback.
+    pub fn on(broker: &Broker) -> Self {
+        let site = Self {
+            folder: TempDir::new().expect("a folder"),
+            environment: BTreeMap::new(),
+            started: AtomicUsize::new(0),
+        };
+        site.with("AMQP__URL", &broker.url)
+            .with("AMQP__EXCHANGE", &broker.topology.exchange)
+            .with("AMQP__QUEUE", &broker.topology.queue)
+            .with("AMQP__DEAD_LETTERS", &broker.topology.dead_letters)
+            .with("STORE__URL", "sqlite:worker.db")
+            .with("EGRESS__ALLOW", "127.0.0.1")
+            .with("HTTP__LISTEN", "127.0.0.1:0")
+            .with("LOG__FORMAT", "json")
+    }
+
+    /// With a setting, named as in the environment but without `NOTIFIER__`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.environment.insert(format!("NOTIFIER__{key}"), value.to_owned());
+        self
+    }
+
+    /// A file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(program());
+        command.current_dir(self.folder.path()).env_clear().envs(&self.environment).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.command();
+        command.args(arguments);
+        let ended = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let ended = ended.expect("the program starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Ran { code: ended.status.code(), stdout: text(ended.stdout), stderr: text(ended.stderr) }
+    }
+
+    /// Applies integrations written as TOML.
+    pub async fn apply(&self, integrations: &str) {
+        std::fs::write(self.path("integrations.toml"), integrations).expect("written");
+        self.run(&["integrations", "apply", "integrations.toml"]).await.done();
+    }
+
+    /// Starts a worker and waits until it says that it is ready.
+    pub async fn start(&self) -> Worker {
+        let worker = self.spawn();
+        worker.becomes_ready().await;
+        worker
+    }
+
+    fn spawn(&self) -> Worker {
+        let log = self.path(&format!("worker-{}.log", self.started.fetch_add(1, Ordering::Relaxed) + 1));
+        let mut command = self.command();
+        command.arg("run").stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
+        Worker { child: command.spawn().expect("the program starts"), log }
+    }
+
+    /// The store, opened beside the worker as the verbs do.
+    pub fn store(&self) -> Arc<SqliteStore> {
+        let cipher = Cipher::load_or_create(&self.path("worker.db.key")).expect("the key");
+        SqliteStore::open(&self.path("worker.db"), Role::Tool, cipher).expect("the store")
+    }
+
+    /// The last lines of every worker's log.
+    fn logs(&self) -> String {
+        let started = self.started.load(Ordering::Relaxed);
+        let first = started.saturating_sub(3) + 1;
+        (first..=started)
+            .map(|n| {
+                let text = read(&self.path(&format!("worker-{n}.log")));
+                let lines: Vec<&str> = text.lines().collect();
+                let last = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+                format!("--- worker {n}, the last of {} lines\n{}\n", lines.len(), last.join("\n"))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+/// A running worker; killed when dropped.
+pub struct Worker {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Worker {
+    /// All it has logged.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// What it logged with this message, newest last.
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let lines = self.log();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
+    }
+
+    async fn becomes_ready(&self) {
+        let http = eventually("the worker starts", async || {
+            self.logged("worker started").first().and_then(|line| Some(line["http"].as_str()?.to_owned()))
+        })
+        .await;
+        let client = client();
+        eventually("the worker is ready", async || {
+            let answer = client.get(format!("http://{http}/readyz")).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Sends SIGTERM. Returns how it ended and how long that took.
+    pub async fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let asked = Instant::now();
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
+        assert!(sent.expect("sh").success());
+        let status = eventually("the worker ends", async || self.child.try_wait().expect("a child")).await;
+        (status, asked.elapsed())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Gone already where a test has killed or stopped it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}
