@@ -76,6 +76,10 @@ impl SqliteStore {
         if !there && role == Role::Look {
             return Err(open::not_there(path));
         }
+        // First, so that an unusable place is told as the store's and not as its key's.
+        if !there {
+            open::place(path)?;
+        }
         if there && let Ok(false) = key_file.try_exists() {
             return Err(StoreError::Refused(format!(
                 "store {} exists but its key {} is missing; put it back, or set secrets.key_file",
