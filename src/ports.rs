@@ -230,7 +230,8 @@ pub trait Store: Send + Sync {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
     /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
-    /// One in which nothing ready waits is not handed out. A notification that can't be read is given up
+    /// One in which nothing ready waits is not handed out. If `now` is far before what was claimed by last, the
+    /// clock was set back, and every wait moves with it. A notification that can't be read is given up
     /// (`worker-fault`) and holds up no other.
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
 

@@ -6,7 +6,8 @@ CREATE TABLE meta (
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO meta (name, value) VALUES ('revision', 0);
+-- `clock` is about the latest time that the store was told, in microseconds.
+INSERT INTO meta (name, value) VALUES ('revision', 0), ('clock', 0);
 
 -- The events themselves, only while a notification of theirs is open (waiting, or on its way to the
 -- dead-letter queue). `open` counts those.

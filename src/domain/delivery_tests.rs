@@ -63,7 +63,7 @@ fn line(ids: &[&str]) -> RoomLine {
         state: RoomState { expired_untold: 3, ..RoomState::default() },
         waiting: waiting.collect(),
         next_ready_at: None,
-        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, share: 9, opens_at: second(0) })].into(),
+        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
         throttles: Default::default(),
     }
 }

@@ -40,11 +40,7 @@ pub struct RoomLine {
 /// it back. What a lapsed claim had reserved counts as spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenGrant {
-    /// Reserved for this claim: a few at a time, since a lapsed claim forfeits them.
     pub calls: u32,
-    /// What this room may count on, with what it can claim when `calls` are spent: whether what waits fits is
-    /// told by this. Not less than `calls`.
-    pub share: u32,
     pub opens_at: Timestamp,
 }
 
@@ -223,11 +219,19 @@ pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, 
         return Step::Throttled { until };
     };
     match line.tokens.get(&places[first].integration.token) {
-        Some(grant) if grant.calls > 0 => choose(line, &places, first, room_left.min(grant.share)),
+        Some(grant) if grant.calls > 0 => {
+            choose(line, &places, first, room_left.min(left_of_token(grant, now)))
+        }
         Some(grant) => Step::WaitUntil { until: grant.opens_at.max(now), reason: WaitReason::TokenBudget },
         // The room URL was changed after the room was claimed: claim it anew.
         None => Step::WaitUntil { until: later(now, RECLAIM_AFTER), reason: WaitReason::TokenBudget },
     }
+}
+
+/// What a token's budget leaves for the line. A grant is what the line asked for, with nothing for a call that
+/// has to be made again, so only where no more could be had does it say that the budget is used up.
+fn left_of_token(grant: &TokenGrant, now: Timestamp) -> u32 {
+    if grant.opens_at <= now { u32::MAX } else { grant.calls }
 }
 
 /// How long to wait for the store and the worker to agree on an integration that is just being changed.

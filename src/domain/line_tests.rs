@@ -63,7 +63,7 @@ fn line(letters: &str) -> RoomLine {
         plain: false,
         received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
     });
-    let calls = TokenGrant { calls: 100, share: 100, opens_at: second(0) };
+    let calls = TokenGrant { calls: 100, opens_at: second(0) };
     RoomLine {
         room: RoomKey::new("room"),
         claim: 1,
@@ -113,19 +113,6 @@ fn what_fits_the_budget_goes_alone_and_what_does_not_is_merged() {
 }
 
 #[test]
-fn what_fits_the_share_of_a_token_goes_alone_though_less_is_reserved() {
-    let mut line = line("aaa");
-    for (calls, share, expected) in [
-        (2, 3, single(0)),
-        (2, 2, together(&[0, 1, 2], SendReason::OverBudget)),
-        (0, 3, Step::WaitUntil { until: second(0), reason: WaitReason::TokenBudget }),
-    ] {
-        line.tokens.insert(TokenKey::new("token"), TokenGrant { calls, share, opens_at: second(0) });
-        assert_eq!(next(&line, 0), expected, "{calls} of {share}");
-    }
-}
-
-#[test]
 fn a_used_up_budget_holds_the_whole_room() {
     let mut full = line("ab");
     full.state.meter.record(RULES.room, second(0), 5);
@@ -137,7 +124,7 @@ fn a_used_up_budget_holds_the_whole_room() {
     told.state.meter.block_until(second(40), second(0));
     assert_eq!(next(&told, 1), Step::WaitUntil { until: second(40), reason: WaitReason::RateLimited });
     let mut token = line("ab");
-    let grant = TokenGrant { calls: 0, share: 0, opens_at: second(30) };
+    let grant = TokenGrant { calls: 0, opens_at: second(30) };
     token.tokens.insert(TokenKey::new("token"), grant);
     assert_eq!(next(&token, 1), Step::WaitUntil { until: second(30), reason: WaitReason::TokenBudget });
 }
@@ -245,12 +232,12 @@ fn a_token_that_the_claim_does_not_know_is_waited_for() {
 #[test]
 fn a_grant_that_a_repeated_call_has_thinned_does_not_merge_what_fits() {
     let mut line = line("aa");
-    let mut granted = |calls, share| {
-        line.tokens.insert(TokenKey::new("token"), TokenGrant { calls, share, opens_at: second(0) });
+    let mut granted = |calls, opens| {
+        line.tokens.insert(TokenKey::new("token"), TokenGrant { calls, opens_at: second(opens) });
         next(&line, 0)
     };
     // One of two calls was answered with a refusal, and both notifications still wait.
-    assert_eq!(granted(1, 20), single(0));
+    assert_eq!(granted(1, 0), single(0));
     // Where the token has no more to give, they are told together.
-    assert_eq!(granted(1, 1), together(&[0, 1], SendReason::OverBudget));
+    assert_eq!(granted(1, 30), together(&[0, 1], SendReason::OverBudget));
 }

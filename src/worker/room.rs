@@ -152,7 +152,6 @@ impl Dispatch {
         line.throttles.extend(throttles.iter().cloned());
         if let Some(grant) = line.tokens.get_mut(&calls.token) {
             grant.calls = grant.calls.saturating_sub(calls.calls);
-            grant.share = grant.share.saturating_sub(calls.calls);
         }
         line.apply(&transitions);
         let broken = class == AnswerClass::Broken;

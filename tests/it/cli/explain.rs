@@ -110,6 +110,7 @@ async fn every_outcome_is_explained_with_the_contracts_fields() {
 async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
     let lab = Lab::new().await;
     for id in ["never-seen", "with\u{1b}[31m colour"] {
+        lab.run(&["integrations", "list"]).await.done();
         let ran = lab.run(&["explain", id, "--output", "json"]).await;
         assert_eq!(ran.out, "", "no document about nothing");
         assert!(!ran.err.contains('\u{1b}'), "{ran:?}");

@@ -285,3 +285,35 @@ pub async fn changing_an_integration_opens_its_throttle(lab: &dyn Lab) {
     desk.0.apply(vec![changed], hipchat_notifier::ports::ManagedBy::Operator, at(3)).await.unwrap();
     assert_eq!(ids(&desk.claim_one(3).await), ["e1"]);
 }
+
+pub async fn a_clock_that_is_set_back_silences_nobody(lab: &dyn Lab) {
+    const HOUR: i64 = 3_600_000;
+    let desk = Desk::new(lab).await;
+    for who in ["a", "b", "c"] {
+        desk.tell(&format!("{who}1"), who, HOUR).await;
+    }
+    desk.take(vec![decided("g", HOUR, &[("c", "3", gather("k", HOUR + 9_000))])]).await;
+    let lines = desk.claim(HOUR).await;
+    assert_eq!(lines.len(), 3);
+    // One rests with its budget used up and the server's word, one retries, and one is held by who dies.
+    let mut rests = settlement(&lines[0], HOUR, vec![], Then::Rest { until: at(HOUR + 5_000) });
+    rests.state.meter.record(TERMS.room_budget, at(HOUR), 30);
+    rests.state.meter.block_until(at(HOUR + 5_000), at(HOUR));
+    desk.0.settle(rests).await.unwrap();
+    let mut retries = settlement(&lines[1], HOUR, vec![], Then::Release { due: Some(at(HOUR + 6_000)) });
+    retries.state.retry = Some(Retry { failures: 1, at: at(HOUR + 6_000) });
+    retries.closed = vec![(integration("b"), at(HOUR + 7_000))];
+    desk.0.settle(retries).await.unwrap();
+
+    assert!(desk.claim(0).await.is_empty(), "nothing is earlier than it would have been");
+    assert!(desk.claim(4_999).await.is_empty());
+    let line = desk.claim_one(5_000).await;
+    let meter = &line.state.meter;
+    let opens = meter.opens_at(TERMS.room_budget, at(5_000));
+    assert!(opens > at(60_000), "what was spent counts: {opens}");
+    assert!(opens < at(15 * 60_000 + 6_000), "but not for an hour: {opens}");
+    assert!(desk.claim(6_999).await.is_empty());
+    let line = desk.claim_one(7_000).await;
+    assert_eq!((ids(&line), line.state.retry.unwrap().at), (vec!["b1".to_owned()], at(6_000)));
+    assert_eq!(ids(&desk.claim_one(30_000).await), ["c1", "g"], "a lapsed claim's");
+}

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::{Done, Fail, misread};
 use super::notifications::bury;
-use super::{standing, tokens};
+use super::{clock, standing, tokens};
 use crate::adapters::store::rows::{self, micros, span, time};
 use crate::domain::envelope::Received;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
@@ -20,6 +20,7 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 /// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
 /// away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
+    clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
     let mut needs: tokens::Needs = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
@@ -94,9 +95,9 @@ fn claim(
         )?
         .query_row(
             params![room.as_str(), lapse, span(terms.lease), i64::try_from(revision).unwrap_or(i64::MAX)],
-            |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room)?)),
+            |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
-    let throttles = throttles(c, &waiting)?;
+    let throttles = throttles(c, &waiting, now)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         state,
@@ -109,7 +110,7 @@ fn claim(
 }
 
 /// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
-fn read_state(row: &Row<'_>, room: &RoomKey) -> rusqlite::Result<RoomState> {
+fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
     let meter = rows::meter(&row.get::<_, String>(1)?).unwrap_or_else(|| {
         tracing::error!(%room, "the room's meter is damaged in the store; its budget is counted anew");
         Meter::default()
@@ -118,7 +119,7 @@ fn read_state(row: &Row<'_>, room: &RoomKey) -> rusqlite::Result<RoomState> {
     let retry_at = row.get::<_, Option<i64>>(3)?;
     let retry = failures.zip(retry_at).map(|(failures, at)| Retry { failures, at: time(at) });
     let expired_untold = u32::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
-    Ok(RoomState { meter, retry, expired_untold })
+    Ok(RoomState { meter: clock::sane(meter, now), retry, expired_untold })
 }
 
 /// When the first of those that still gather gets ready.
@@ -311,7 +312,7 @@ fn needs_of(c: &Connection, waiting: &[Waiting], room_left: u32) -> Done<HashMap
     Ok(needs)
 }
 
-fn throttles(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<IntegrationId, Meter>> {
+fn throttles(c: &Connection, waiting: &[Waiting], now: Timestamp) -> Done<HashMap<IntegrationId, Meter>> {
     let mut found = HashMap::new();
     for one in waiting {
         if found.contains_key(&one.integration) {
@@ -330,7 +331,7 @@ fn throttles(c: &Connection, waiting: &[Waiting]) -> Done<HashMap<IntegrationId,
             );
             Meter::default()
         });
-        found.insert(one.integration.clone(), meter);
+        found.insert(one.integration.clone(), clock::sane(meter, now));
     }
     Ok(found)
 }

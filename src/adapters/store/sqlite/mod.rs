@@ -5,6 +5,7 @@
 //! Nothing here looks at a clock; times are arguments.
 
 mod claim;
+mod clock;
 mod errors;
 mod intake;
 mod journal;
@@ -72,6 +73,10 @@ impl SqliteStore {
         let there = open::is_there(path);
         if !there && role == Role::Look {
             return Err(open::not_there(path));
+        }
+        // First, so that an unusable place is told as the store's and not as its key's.
+        if !there {
+            open::place(path)?;
         }
         if there && let Ok(false) = key_file.try_exists() {
             return Err(StoreError::Refused(format!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::clock::sane;
 use super::errors::Done;
 use crate::adapters::store::rows::{meter, meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
@@ -43,10 +44,10 @@ pub fn reserve(
             let (Some(purse), Some(rooms)) = (purses.get_mut(token), sharing.get_mut(token)) else {
                 continue;
             };
-            let (calls, share) = purse.take(*needed, *rooms);
+            let calls = purse.take(*needed, *rooms);
             *rooms -= 1;
             set_reservation(c, room, token, calls)?;
-            granted.insert(token.clone(), (calls, share));
+            granted.insert(token.clone(), calls);
         }
         grants.push(granted);
     }
@@ -56,9 +57,9 @@ pub fn reserve(
         .map(|granted| {
             granted
                 .into_iter()
-                .filter_map(|(token, (calls, share))| {
+                .filter_map(|(token, calls)| {
                     let opens_at = purses.get(&token)?.opens_at(now);
-                    Some((token, TokenGrant { calls, share, opens_at }))
+                    Some((token, TokenGrant { calls, opens_at }))
                 })
                 .collect()
         })
@@ -82,7 +83,7 @@ impl Purse {
              ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3 WHERE messages <> ?2 OR per <> ?3",
         )?
         .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
-        let meter = load(c, token)?.map_or_else(Meter::default, |(meter, _)| meter);
+        let meter = load(c, token, now)?.map_or_else(Meter::default, |(meter, _)| meter);
         let others: u32 = c
             .prepare_cached(
                 "SELECT min(ifnull(sum(calls), 0), 4294967295) FROM reservations WHERE token = ?1",
@@ -92,13 +93,12 @@ impl Purse {
         Ok(Self { meter, budget, available, others, taken: 0 })
     }
 
-    /// For one of `rooms` that still ask: what it needs, at most its fair share, and that share.
-    fn take(&mut self, needed: u32, rooms: u32) -> (u32, u32) {
-        let share = self.available.div_ceil(rooms.max(1));
-        let calls = needed.min(share);
+    /// A fair share for one of `rooms` that still ask, at most what it needs.
+    fn take(&mut self, needed: u32, rooms: u32) -> u32 {
+        let calls = needed.min(self.available.div_ceil(rooms.max(1)));
         self.available -= calls;
         self.taken += calls;
-        (calls, share)
+        calls
     }
 
     /// When there will be more than was granted: now if something is left; else when the window moves on,
@@ -117,7 +117,7 @@ impl Purse {
     }
 }
 
-fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
+fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
     let row: Option<(String, u32, i64)> = c
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
         .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -127,7 +127,7 @@ fn load(c: &Connection, token: &TokenKey) -> Done<Option<(Meter, Budget)>> {
             tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
             Meter::default()
         });
-        (meter, Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
+        (sane(meter, now), Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
     }))
 }
 
@@ -151,7 +151,7 @@ fn set_reservation(c: &Connection, room: &RoomKey, token: &TokenKey, calls: u32)
 
 /// Counts calls that were made on a held room, and takes over what the server said of the token.
 pub fn spend(c: &Connection, room: &RoomKey, calls: &TokenCalls, now: Timestamp) -> Done<()> {
-    let (mut meter, budget) = load(c, &calls.token)?.unwrap_or((Meter::default(), Budget::TOKEN));
+    let (mut meter, budget) = load(c, &calls.token, now)?.unwrap_or((Meter::default(), Budget::TOKEN));
     if calls.calls > 0 {
         meter.record(budget, now, calls.calls);
     }
@@ -178,7 +178,7 @@ pub fn forfeit(c: &Connection, room: &RoomKey, now: Timestamp) -> Done<()> {
         .collect::<rusqlite::Result<_>>()?;
     for (token, calls) in reserved {
         let token = TokenKey::new(token);
-        let (mut meter, budget) = load(c, &token)?.unwrap_or((Meter::default(), Budget::TOKEN));
+        let (mut meter, budget) = load(c, &token, now)?.unwrap_or((Meter::default(), Budget::TOKEN));
         meter.record(budget, now, calls);
         save(c, &token, &meter, budget)?;
     }
