@@ -70,23 +70,24 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`]; also for a key file that is missing, unreadable, or not a key.
     pub fn open_with_key_file(path: &Path, role: Role, key_file: &Path) -> Result<Arc<Self>, StoreError> {
-        let there = open::is_there(path);
-        if !there && role == Role::Look {
-            return Err(open::not_there(path));
-        }
-        // First, so that an unusable place is told as the store's and not as its key's.
-        if !there {
+        if !open::is_there(path) {
+            if role == Role::Look {
+                return Err(open::not_there(path));
+            }
+            // A place that can't be used is told as the store's, and leaves no key behind.
             open::place(path)?;
+            return Self::open(path, role, Cipher::load_or_create(key_file)?);
         }
-        if there && let Ok(false) = key_file.try_exists() {
+        // First the store: whether the file is one at all matters more than its key.
+        let opened = open::open(path, role)?;
+        if let Ok(false) = key_file.try_exists() {
             return Err(StoreError::Refused(format!(
                 "store {} exists but its key {} is missing; put it back, or set secrets.key_file",
                 path.display(),
                 key_file.display()
             )));
         }
-        let cipher = if there { Cipher::from_key_file(key_file) } else { Cipher::load_or_create(key_file) }?;
-        Self::open(path, role, cipher)
+        Self::start(opened, path, Cipher::from_key_file(key_file)?)
     }
 
     /// Opens the file at `path`, making it and its schema where `role` may. Blocks for some milliseconds.
@@ -95,7 +96,10 @@ impl SqliteStore {
     /// A second worker on one file, a file that is no database or not ours, a schema newer than this program,
     /// a place that can't be written: each with a sentence that names the file and what to do.
     pub fn open(path: &Path, role: Role, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
-        let opened = open::open(path, role)?;
+        Self::start(open::open(path, role)?, path, cipher)
+    }
+
+    fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new(Self {
             reader: Line::reader(opened.reader, path)?,
             writer: Line::writer(opened.writer, path)?,
