@@ -45,10 +45,13 @@ async fn a_store_that_can_not_be_used_is_told_by_every_verb_and_left_alone() {
             ),
             text => format!("store {} {text}", path.display()),
         };
-        for arguments in [&["explain", "e-1"][..], &["integrations", "list"]] {
-            let told = lab.run_with(arguments, &keys, b"").await.complaint(78);
-            assert!(told.starts_with(&expected) && !told.contains('\n'), "{name}: {told}");
-        }
+        let told = lab.run_with(&["integrations", "list"], &keys, b"").await.complaint(78);
+        assert!(told.starts_with(&expected) && !told.contains('\n'), "{name}: {told}");
+        // A verb that only looks makes nothing, and says so before anything else.
+        let told = lab.run_with(&["explain", "e-1"], &keys, b"").await.complaint(78);
+        let missing = format!("there is no store at {}", path.display());
+        let expected_here = if path.exists() { &expected } else { &missing };
+        assert!(told.starts_with(expected_here) && !told.contains('\n'), "{name}: {told}");
         let mut worker = lab.start(&keys);
         assert_eq!(worker.ended().await.code(), Some(78), "{name}: {}", worker.log());
         assert!(worker.log().contains(&format!("hipchat-notifier: {expected}")), "{name}: {}", worker.log());

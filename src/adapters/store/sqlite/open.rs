@@ -34,7 +34,7 @@ pub struct Opened {
 
 /// Whether there is a store at `path`. An empty file is as good as none: that is how one begins.
 pub fn is_there(path: &Path) -> bool {
-    let there = |file: std::fs::Metadata| file.is_file() && file.len() > 0;
+    let there = |found: std::fs::Metadata| !found.is_file() || found.len() > 0;
     // What can't be looked at is not called missing; opening it says what is wrong.
     std::fs::metadata(path).map_or_else(|error| error.kind() != ErrorKind::NotFound, there)
 }
