@@ -21,7 +21,7 @@ use crate::settings::Settings;
 const TELL_EVERY: usize = 1_000;
 
 /// Said of an empty list, which a filter may have made empty.
-const NONE: &str = "there is no such dead letter";
+const NONE: &str = "no dead letter is there, or none that matches";
 
 /// Runs one of the verbs.
 pub async fn run(verb: DeadLettersVerb, settings: &Settings) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! How several notifications read as one message: how many of what, worst first, everything with its link.
 //!
 //! ```text
-//! 14 runs failed in 3 monitors, 2 recovered; 5 activities (merged: this room's message limit was reached) · …
+//! 14 runs failed in 3 monitors, 2 recovered; 5 activities (merged to keep to the room's message limit) · …
 //!   • Orders health (prod, us-east): 2 could not complete, 4 failed; still failing, 7 failed runs in a row since …
 //!   • Login (prod): 1 failed, 1 passed; now passing after 1 failed run, at 2026-11-22 10:00 UTC
 //! Collection Orders · Workspace Shop
@@ -114,7 +114,7 @@ impl<'a> Digest<'a> {
         let counts = if counts.is_empty() { "Nothing new".to_owned() } else { counts.join("; ") };
         let headline = Phrase::text(&counts).bold();
         let headline = match self.why {
-            SendReason::OverBudget => headline.say(" (merged: this room's message limit was reached)"),
+            SendReason::OverBudget => headline.say(" (merged to keep to the room's message limit)"),
             _ => headline,
         };
         Phrase::joined([headline, self.when()], DOT)

@@ -75,7 +75,7 @@ async fn letters_are_listed_counted_filtered_and_shown() {
     for arguments in
         [&["dead-letters", "list", "--event", "x"][..], &["dead-letters", "list", "--each", "--event", "x"]]
     {
-        assert_eq!(lab.run(arguments).await.done(), "there is no such dead letter\n");
+        assert_eq!(lab.run(arguments).await.done(), "no dead letter is there, or none that matches\n");
     }
     let id = letters[0]["id"].as_str().expect("an id");
     let shown = lab.run(&["dead-letters", "show", id, "--output", "json"]).await.json();

@@ -49,7 +49,7 @@ fn over_budget_worst_first() {
         message.html,
         [
             "<b>4 runs failed in 3 monitors, 1 recovered, 2 runs passed; 3 activities</b> \
-             (merged: this room&#39;s message limit was reached) · 2026-11-22 10:00 to 10:05 UTC",
+             (merged to keep to the room&#39;s message limit) · 2026-11-22 10:00 to 10:05 UTC",
             "<ul><li>", &link("d", "Dead"), ": 1 could not complete; <b>still failing</b>, 7 failed runs in a row since 2026-11-22 08:30 UTC</li>",
             "<li>", &link("c", "Broken"), ": 2 failed; <b>still failing</b>, 2 failed runs in a row since 2026-11-22 08:30 UTC</li>",
             "<li>", &link("b", "Mended"), ": 1 failed, 1 passed; now passing after 1 failed run, at 2026-11-22 08:30 UTC</li>",
