@@ -15,6 +15,8 @@ use crate::ports::{BrokerError, Clock, TakeIn};
 
 /// What is wrong with the configuration of a running broker is for a person to mend: no hurry.
 const MISCONFIGURED: Duration = Duration::from_secs(30);
+/// A session that has lived so long was a good one, and the next is waited for as if it were the first.
+const STEADY: Duration = Duration::from_secs(10);
 /// An outage is told when it begins, and then once in this time.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
@@ -75,13 +77,15 @@ pub async fn consume(
 struct Sessions {
     reconnect: Reconnect,
     had_one: bool,
+    /// When the latest one began.
+    opened_at: Option<Instant>,
     told: Option<Instant>,
     untold: u32,
 }
 
 impl Sessions {
     fn new() -> Self {
-        Self { reconnect: Reconnect::new(), had_one: false, told: None, untold: 0 }
+        Self { reconnect: Reconnect::new(), had_one: false, opened_at: None, told: None, untold: 0 }
     }
 
     fn opened(&mut self, address: &str) {
@@ -89,10 +93,14 @@ impl Sessions {
         self.had_one = true;
         self.told = None;
         self.untold = 0;
-        self.reconnect.reset();
+        self.opened_at = Some(Instant::now());
     }
 
     fn lost(&mut self, why: &str) -> Duration {
+        // One that ends as soon as it has begun is no reason to hurry: whatever ended it may do so again.
+        if self.opened_at.is_some_and(|opened| opened.elapsed() >= STEADY) {
+            self.reconnect.reset();
+        }
         let wait = self.reconnect.next_delay();
         tracing::warn!(
             wait_ms = wait.as_millis() as u64,
