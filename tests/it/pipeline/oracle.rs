@@ -270,7 +270,9 @@ fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &
         };
         match kills.iter().find(|kill| before(kill) && !explained.contains(*kill)) {
             Some(kill) => drop(explained.insert(*kill)),
-            None => faults.push(Fault::general(format!("{room} was told twice, and no kill was near: {at}"))),
+            None => faults.push(Fault::general(format!(
+                "{room} was told twice, and no kill was near: {at}, kills at {kills:?}"
+            ))),
         }
     }
 }

@@ -29,7 +29,9 @@ pub fn check(room: &Room<'_>, faults: &mut Vec<Fault>) -> Vec<Timestamp> {
     }
     let (mut placed, mut taken) = (Vec::new(), BTreeSet::new());
     for pairs in room.messages().values() {
-        let Some(posted) = by_card.get(room.card_id(pairs).as_str()).and_then(|posted| posted.first()) else {
+        // Of a message that came twice the last is the one whose answer was noted: what came before it was in
+        // flight when something broke off.
+        let Some(posted) = by_card.get(room.card_id(pairs).as_str()).and_then(|posted| posted.last()) else {
             faults.push(Fault::of(pairs[0].0, format!("told, but not in {}: {pairs:?}", room.name)));
             continue;
         };
