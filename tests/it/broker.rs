@@ -2,6 +2,7 @@
 
 mod letters;
 mod sessions;
+mod tls;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};

@@ -4,11 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::options::{Address, BrokerOptions};
 use super::{fault, transport};
+use crate::adapters::tls;
 use crate::ports::BrokerError;
 
 /// lapin has no timeout of its own for connecting, and none for the handshake.
@@ -26,7 +26,8 @@ pub(super) async fn open(
 ) -> Result<Connection, BrokerError> {
     let name = format!("hipchat-notifier {} {role}", options.name);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let tls = OwnedTLSConfig { identity: None, cert_chain: options.authorities_pem.clone() };
+    let tls = address.is_tls().then(|| tls::client(options.authorities_pem.as_deref())).transpose();
+    let tls = tls.map_err(|fault| BrokerError::Misconfigured(format!("amqp.ca_file: {fault}")))?;
     match tokio::time::timeout(CONNECT, transport::connect(address.uri(), properties, tls)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(fault::connecting(address, &error)),

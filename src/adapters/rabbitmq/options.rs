@@ -23,7 +23,7 @@ pub struct BrokerOptions {
     pub batch: usize,
     /// What the broker's own pages call the connections, after the program's name.
     pub name: String,
-    /// PEM of the authorities to trust for `amqps` instead of the system's.
+    /// PEM of authorities to trust for `amqps` beside the system's.
     pub authorities_pem: Option<String>,
 }
 
@@ -64,6 +64,11 @@ impl Address {
         let mut uri = self.uri.clone();
         uri.query.heartbeat.get_or_insert(self.heartbeat);
         uri
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 
     /// `host:port`, for people.
