@@ -4,5 +4,12 @@
 //! retries. What every store owes is in `ports` and proven by `tests/it/store`, which runs against each.
 
 pub mod cipher;
+mod fate;
+mod kept;
+mod meters;
+mod purse;
+mod release;
 mod rows;
 pub mod sqlite;
+mod state;
+mod terms;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::envelope::Envelope;
 use crate::domain::pacing::Meter;
+use crate::domain::reason::Belief;
 
 /// A time as it is stored: microseconds since the Unix epoch, as exact as PostgreSQL's own.
 pub fn micros(at: Timestamp) -> i64 {
@@ -21,6 +22,11 @@ pub fn time(micros: i64) -> Timestamp {
 /// A duration in whole microseconds.
 pub fn span(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A word that this program does not know is from a later one: what the room believes is not known then.
+pub fn belief(word: &str) -> Belief {
+    Belief::from_text(word).unwrap_or(Belief::Unsure)
 }
 
 /// All of an envelope but its body.

@@ -9,7 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::errors::{Done, Fail, misread};
 use super::notifications::bury;
 use super::{clock, standing, tokens};
+use crate::adapters::store::meters;
+use crate::adapters::store::purse::{self, Needs};
 use crate::adapters::store::rows::{self, micros, span, time};
+use crate::adapters::store::terms::LINE_BYTES;
 use crate::domain::envelope::Received;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::{Meter, later};
@@ -22,7 +25,7 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
-    let mut needs: tokens::Needs = Vec::new();
+    let mut needs: Needs = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
     while lines.len() < terms.rooms {
         let due = due_rooms(c, terms.rooms - lines.len(), now)?;
@@ -111,15 +114,12 @@ fn claim(
 
 /// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
 fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
-    let meter = rows::meter(&row.get::<_, String>(1)?).unwrap_or_else(|| {
-        tracing::error!(%room, "the room's meter is damaged in the store; its budget is counted anew");
-        Meter::default()
-    });
+    let meter = meters::room(&row.get::<_, String>(1)?, room, now);
     let failures = row.get::<_, Option<i64>>(2)?.and_then(|failures| u32::try_from(failures).ok());
     let retry_at = row.get::<_, Option<i64>>(3)?;
     let retry = failures.zip(retry_at).map(|(failures, at)| Retry { failures, at: time(at) });
     let expired_untold = u32::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
-    Ok(RoomState { meter: clock::sane(meter, now), retry, expired_untold })
+    Ok(RoomState { meter, retry, expired_untold })
 }
 
 /// When the first of those that still gather gets ready.
@@ -149,10 +149,6 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     .query_row(params![room.as_str(), micros(now)], |row| row.get(0).map(time))
     .optional()
 }
-
-/// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at
-/// once, so a number of notifications alone would not bound a worker's memory.
-const LINE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A line's row before its event is read.
 struct Place {
@@ -290,26 +286,19 @@ impl Events<'_> {
     }
 }
 
-/// Calls reserved for one claim at most. What a worker dies with is spent, so a crash must not cost a token's
-/// other rooms much; a room that needs more claims again.
-const BLOCK: u32 = 16;
-
 /// Calls that the line would need if each were told alone, by token; but no more than the room may be told.
 fn needs_of(c: &Connection, waiting: &[Waiting], room_left: u32) -> Done<HashMap<TokenKey, u32>> {
     let mut by_integration: HashMap<&IntegrationId, u32> = HashMap::new();
     for one in waiting {
         *by_integration.entry(&one.integration).or_default() += 1;
     }
-    let mut needs: HashMap<TokenKey, u32> = HashMap::new();
+    let mut wanted = Vec::with_capacity(by_integration.len());
     for (integration, count) in by_integration {
         if let Some(standing) = standing::standing(c, integration)? {
-            *needs.entry(standing.token).or_default() += count;
+            wanted.push((standing.token, count));
         }
     }
-    for need in needs.values_mut() {
-        *need = (*need).min(room_left).min(BLOCK);
-    }
-    Ok(needs)
+    Ok(purse::needs(wanted, room_left))
 }
 
 fn throttles(c: &Connection, waiting: &[Waiting], now: Timestamp) -> Done<HashMap<IntegrationId, Meter>> {
@@ -323,15 +312,7 @@ fn throttles(c: &Connection, waiting: &[Waiting], now: Timestamp) -> Done<HashMa
             .query_row([one.integration.as_str()], |row| row.get(0))
             .optional()?;
         let Some(text) = text else { continue };
-        let meter = rows::meter(&text).unwrap_or_else(|| {
-            let integration_id = one.integration.as_str();
-            tracing::error!(
-                integration_id,
-                "its throttle's meter is damaged in the store; it is counted anew"
-            );
-            Meter::default()
-        });
-        found.insert(one.integration.clone(), clock::sane(meter, now));
+        found.insert(one.integration.clone(), meters::throttle(&text, &one.integration, now));
     }
     Ok(found)
 }

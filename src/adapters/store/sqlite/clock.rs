@@ -6,12 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::errors::Done;
 use crate::adapters::store::rows::{micros, time};
-use crate::domain::pacing::{LONGEST_SERVER_WAIT, Meter, later};
-
-/// How far a clock may go back unnoticed: a wait that is longer by this does no harm.
-const TOLERATED: i64 = 60 * 1_000_000;
-/// How far the noted time may lag, so that not every claim writes it.
-const NOTE_EVERY: i64 = 10 * 1_000_000;
+use crate::adapters::store::terms::{NOTE_EVERY, TOLERATED};
 
 /// The times that lie ahead, by table.
 const AHEAD: [&str; 4] = [
@@ -38,18 +33,4 @@ pub fn note(c: &Connection, now: Timestamp) -> Done<()> {
         c.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'clock'")?.execute(params![now])?;
     }
     Ok(())
-}
-
-/// A meter as it can be at `now`. What it counted at a time that has not come counts as spent just now, and no
-/// server's word holds longer than one may.
-pub fn sane(mut meter: Meter, now: Timestamp) -> Meter {
-    if meter.slot_ms > 0 {
-        let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
-        // A slot or two may be another process's clock.
-        if ahead > 2 {
-            meter.newest -= ahead;
-        }
-    }
-    meter.blocked_until = meter.blocked_until.map(|until| until.min(later(now, LONGEST_SERVER_WAIT)));
-    meter
 }

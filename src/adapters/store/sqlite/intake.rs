@@ -1,19 +1,19 @@
 //! Taking in a batch: what is known, the caller's decision, and what it changes.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
-use super::notifications::{GATHERING, PENDING, doubt_streak, exhume, wake_room};
+use super::notifications::{doubt_streak, exhume, wake_room};
 use super::{letters, standing};
-use crate::adapters::store::rows::{micros, properties, time};
+use crate::adapters::store::fate::{Now, Standing, fate_by_now};
+use crate::adapters::store::rows::{belief, micros, properties, time};
+use crate::adapters::store::state::{GATHERING, PENDING};
 use crate::domain::envelope::Received;
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, GatherKey, IntegrationId};
-use crate::domain::reason::{Belief, Outcome, SuppressReason};
+use crate::domain::reason::{Outcome, SuppressReason};
 use crate::domain::story::Story;
 use crate::ports::{
     CollationKey, Decide, DecidedEvent, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
@@ -56,11 +56,6 @@ fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
     Ok(state)
 }
 
-/// A word that this program does not know is from a later one: what the room believes is not known then.
-fn belief(word: &str) -> Belief {
-    Belief::from_text(word).unwrap_or(Belief::Unsure)
-}
-
 fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
     c.prepare_cached(
         "SELECT failures, first_failed_at, newest, belief FROM streaks \
@@ -81,35 +76,12 @@ fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
 struct Batch<'c> {
     c: &'c Connection,
     /// The integrations as they stand now; a decision may rest on what they were a moment ago.
-    standings: HashMap<IntegrationId, Option<standing::Standing>>,
+    standings: HashMap<IntegrationId, Option<Standing>>,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
     /// Streaks whose news was not told after all.
     untold: Vec<&'c StreakKey>,
     receipt: IntakeReceipt,
-}
-
-/// What a decision comes to, as its integration stands now.
-enum Now<'a> {
-    Told(&'a Story, Timestamp, Option<&'a GatherKey>),
-    Suppressed(SuppressReason, Cow<'a, str>),
-}
-
-/// A decision may be a moment older than a change of its integration; the change wins. A dead letter that
-/// was put back is told whatever the state, as long as there is somebody to tell: whoever put it back wants
-/// to see what becomes of it.
-fn fate_by_now<'a>(fate: &'a Fate, standing: Option<&standing::Standing>) -> Now<'a> {
-    let (told, deaf) = match fate {
-        Fate::Suppress { reason, detail } => return Now::Suppressed(*reason, detail.into()),
-        Fate::Tell { story, ready_at, gather } => {
-            (Now::Told(story, *ready_at, gather.as_ref()), standing::deaf(standing))
-        }
-        Fate::Retell { story, ready_at } => {
-            let gone = if standing.is_none() { standing::deaf(None) } else { None };
-            (Now::Told(story, *ready_at, None), gone)
-        }
-    };
-    deaf.map_or(told, |(reason, detail)| Now::Suppressed(reason, detail.into()))
 }
 
 /// A notification that is to be told.
@@ -197,7 +169,7 @@ impl<'c> Batch<'c> {
         Ok(true)
     }
 
-    fn standing(&mut self, id: &IntegrationId) -> Done<Option<standing::Standing>> {
+    fn standing(&mut self, id: &IntegrationId) -> Done<Option<Standing>> {
         if let Some(known) = self.standings.get(id) {
             return Ok(known.clone());
         }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::errors::Done;
-use super::notifications::outcome_of;
 use crate::adapters::store::rows::{micros, time};
+use crate::adapters::store::state::outcome_of;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{Gauges, JournalEntry};
 

@@ -5,8 +5,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::Done;
-use super::notifications::{Ending, Open, end, find};
+use super::notifications::{Open, end, find};
 use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::adapters::store::state::Ending;
+use crate::adapters::store::terms::ROUND_BYTES;
 use crate::domain::envelope::Envelope;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::reason::{DeadLetterReason, Outcome};
@@ -32,10 +34,6 @@ pub fn insert(c: &Connection, letter: &Letter) -> rusqlite::Result<()> {
     ])
     .map(|_| ())
 }
-
-/// A round ends once its letters' bodies come to this: a body may have 1 MiB, so a number of letters alone
-/// would not bound a worker's memory.
-const ROUND_BYTES: usize = 4 * 1024 * 1024;
 
 /// The oldest letters in the outbox.
 pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {

@@ -4,19 +4,10 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::{Done, Fail};
 use crate::adapters::store::rows::micros;
+use crate::adapters::store::state::{self, BURYING, DEAD_LETTERING, Ending};
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
-
-/// Its time has not come.
-pub const GATHERING: &str = "gathering";
-/// In its room's line.
-pub const PENDING: &str = "pending";
-/// Given up; its letter is in the outbox.
-pub const BURYING: &str = "burying";
-/// What `explain` says while a letter waits to be confirmed.
-pub const DEAD_LETTERING: &str = "dead-lettering";
 
 /// The part of a row that transitions look at.
 pub struct Open {
@@ -29,7 +20,7 @@ pub struct Open {
 impl Open {
     /// Whether it still waits to be told.
     pub fn waits(&self) -> bool {
-        self.state == PENDING || self.state == GATHERING
+        state::waits(&self.state)
     }
 
     /// Whether its letter is in the outbox.
@@ -39,7 +30,7 @@ impl Open {
 
     /// Whether it is in its room already.
     pub fn is_told(&self) -> bool {
-        self.state == Outcome::Sent.as_str() || self.state == Outcome::Digested.as_str()
+        state::is_told(&self.state)
     }
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -64,21 +55,11 @@ pub fn waiting_of(c: &Connection, integration: &IntegrationId) -> rusqlite::Resu
     .collect()
 }
 
-/// How a notification ends.
-pub struct Ending<'a> {
-    pub outcome: Outcome,
-    pub reason: &'a str,
-    pub detail: &'a str,
-    pub at: Timestamp,
-    /// What the room's server answered, where it was told: that attempt counts with its end.
-    pub status: Option<u16>,
-}
-
 /// Ends one, whatever it was, and lets go of its event. If it ends untold, its room may be wrong about the
 /// monitor from now on (one whose letter is out lost its telling when it was given up).
 pub fn end(c: &Connection, open: &Open, ending: &Ending<'_>) -> rusqlite::Result<()> {
     let at = micros(ending.at);
-    let told = matches!(ending.outcome, Outcome::Sent | Outcome::Digested);
+    let told = ending.outcome.is_told();
     c.prepare_cached(
         "UPDATE notifications SET state = ?2, reason = ?3, detail = ?4, decided_at = ?5, sent_at = ?6, \
          attempts = attempts + (?6 IS NOT NULL), first_attempt_at = ifnull(first_attempt_at, ?6), \
@@ -212,13 +193,4 @@ pub fn wake_room(c: &Connection, room: &str, ready_at: i64) -> rusqlite::Result<
     )?
     .execute(params![room, ready_at])
     .map(|_| ())
-}
-
-/// The outcome that a stored state stands for.
-pub fn outcome_of(state: &str) -> Done<Outcome> {
-    match state {
-        GATHERING | BURYING => Ok(Outcome::Pending),
-        other => Outcome::from_text(other)
-            .ok_or_else(|| Fail::corrupt(format!("the journal holds an outcome that is none: {other:?}"))),
-    }
 }

@@ -1,128 +1,61 @@
 //! The integrations: their definitions, who may change them, and what a change means for what waits.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use secrecy::{ExposeSecret, SecretString};
 
-use super::errors::{Done, Fail};
+use super::errors::Done;
 use super::notifications::{suppress_waiting, waiting_of, wake_room};
 use super::standing::{raise_revision, revision};
 use crate::adapters::store::cipher::Cipher;
+use crate::adapters::store::kept::{self, Kept, PAUSED, managed_text};
 use crate::adapters::store::rows::micros;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
-use crate::domain::integration::IntegrationState;
 use crate::domain::reason::SuppressReason;
-use crate::ports::{Applied, Definition, ManagedBy, StoreError, Stored};
-
-fn managed_text(by: ManagedBy) -> &'static str {
-    match by {
-        ManagedBy::File => "file",
-        ManagedBy::Operator => "operator",
-    }
-}
-
-/// An integration's row, its room URL still encrypted.
-struct Kept {
-    id: IntegrationId,
-    json: String,
-    room_url: Vec<u8>,
-    room: RoomKey,
-    token: TokenKey,
-    paused: bool,
-    suspended: Option<String>,
-    managed_by: ManagedBy,
-}
+use crate::ports::{Applied, Definition, ManagedBy, Stored};
 
 const COLUMNS: &str = "id, json, room_url, room, token, paused, suspended, managed_by";
 
-impl Kept {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: IntegrationId::new(row.get::<_, String>(0)?),
-            json: row.get(1)?,
-            room_url: row.get(2)?,
-            room: RoomKey::new(row.get::<_, String>(3)?),
-            token: TokenKey::new(row.get::<_, String>(4)?),
-            paused: row.get(5)?,
-            suspended: row.get(6)?,
-            managed_by: match row.get_ref(7)?.as_str()? {
-                "file" => ManagedBy::File,
-                _ => ManagedBy::Operator,
-            },
-        })
-    }
-
-    fn all(c: &Connection) -> rusqlite::Result<Vec<Self>> {
-        c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations ORDER BY id"))?
-            .query_map([], Self::read)?
-            .collect()
-    }
-
-    fn find(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Self>> {
-        c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations WHERE id = ?1"))?
-            .query_row([id.as_str()], Self::read)
-            .optional()
-    }
-
-    /// The one that an operator means, or why there is none.
-    fn named(c: &Connection, id: &IntegrationId) -> Done<Self> {
-        Self::find(c, id)?.ok_or_else(|| {
-            refused(format!("there is no integration {id}: `integrations list` shows those that are"))
-        })
-    }
-
-    fn into_stored(self, cipher: &Cipher, pending: u64) -> Stored {
-        let (room_url, unreadable) = match cipher.unseal(&self.id, &self.room_url) {
-            Ok(url) => (url, None),
-            Err(error) => (SecretString::default(), Some(error.to_string())),
-        };
-        let state = match (self.paused, unreadable.clone().or(self.suspended)) {
-            (true, _) => IntegrationState::Paused,
-            (false, Some(reason)) => IntegrationState::Suspended { reason },
-            (false, None) => IntegrationState::Active,
-        };
-        Stored {
-            definition: Definition {
-                id: self.id,
-                json: self.json,
-                room_url,
-                room: self.room,
-                token: self.token,
-                paused: self.paused,
-            },
-            managed_by: self.managed_by,
-            state,
-            pending,
-            unreadable,
-        }
-    }
+fn read(row: &Row<'_>) -> rusqlite::Result<Kept> {
+    Ok(Kept {
+        id: IntegrationId::new(row.get::<_, String>(0)?),
+        json: row.get(1)?,
+        room_url: row.get(2)?,
+        room: RoomKey::new(row.get::<_, String>(3)?),
+        token: TokenKey::new(row.get::<_, String>(4)?),
+        paused: row.get(5)?,
+        suspended: row.get(6)?,
+        managed_by: kept::managed_by(row.get_ref(7)?.as_str()?),
+    })
 }
 
-fn refused(sentence: String) -> Fail {
-    Fail::Store(StoreError::Refused(sentence))
+fn all(c: &Connection) -> rusqlite::Result<Vec<Kept>> {
+    c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations ORDER BY id"))?
+        .query_map([], read)?
+        .collect()
+}
+
+fn find(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Kept>> {
+    c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations WHERE id = ?1"))?
+        .query_row([id.as_str()], read)
+        .optional()
+}
+
+/// The one that an operator means, or why there is none.
+fn named(c: &Connection, id: &IntegrationId) -> Done<Kept> {
+    Ok(find(c, id)?.ok_or_else(|| kept::unknown(id))?)
 }
 
 /// All integrations, by id, with how much waits for each.
 pub fn list(c: &Connection, cipher: &Cipher) -> Done<Vec<Stored>> {
-    let mut pending: BTreeMap<String, i64> = c
+    let pending: BTreeMap<String, i64> = c
         .prepare_cached(
             "SELECT integration, count(*) FROM notifications WHERE event_no IS NOT NULL GROUP BY integration",
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let all: Vec<Stored> = Kept::all(c)?
-        .into_iter()
-        .map(|kept| {
-            let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
-            kept.into_stored(cipher, waiting.unsigned_abs())
-        })
-        .collect();
-    match all.first().and_then(|first| first.unreadable.clone()) {
-        Some(reason) if all.iter().all(|stored| stored.unreadable.is_some()) => Err(refused(reason)),
-        _ => Ok(all),
-    }
+    Ok(kept::listed(all(c)?, pending, cipher)?)
 }
 
 /// Stores definitions; see `ports::Registry::apply`.
@@ -133,17 +66,11 @@ pub fn apply(
     by: ManagedBy,
     now: Timestamp,
 ) -> Done<Applied> {
-    let mut ids = HashSet::new();
-    if let Some(twice) = definitions.iter().find(|d| !ids.insert(&d.id)) {
-        return Err(refused(format!(
-            "integration {} is defined twice: an id names one integration",
-            twice.id
-        )));
-    }
+    let ids = kept::ids_once(definitions)?;
     let change = Change { c, cipher, by, now, revision: revision(c)? + 1 };
     let mut applied = Applied::default();
     for definition in definitions {
-        match Kept::find(c, &definition.id)? {
+        match find(c, &definition.id)? {
             None => {
                 change.write(definition, true)?;
                 applied.added += 1;
@@ -154,8 +81,8 @@ pub fn apply(
     }
     if by == ManagedBy::File {
         let gone = |kept: &Kept| kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
-        for kept in Kept::all(c)?.into_iter().filter(gone) {
-            delete(c, &kept.id, "it is no longer in the integrations file", now)?;
+        for kept in all(c)?.into_iter().filter(gone) {
+            delete(c, &kept.id, kept::LEFT_OUT, now)?;
             applied.removed += 1;
         }
     }
@@ -178,26 +105,16 @@ struct Change<'a> {
 impl Change<'_> {
     /// Takes over a definition of an integration that is there. Returns whether anything differs.
     fn update(&self, new: &Definition, old: &Kept) -> Done<bool> {
-        if self.by == ManagedBy::Operator && old.managed_by == ManagedBy::File {
-            return Err(managed_by_file(&new.id));
-        }
-        let old_url = self.cipher.unseal(&old.id, &old.room_url)?;
-        let moved = old.room != new.room;
-        let new_url =
-            moved || old_url.expose_secret() != new.room_url.expose_secret() || old.token != new.token;
-        if !new_url && old.json == new.json && old.paused == new.paused && old.managed_by == self.by {
-            return Ok(false);
-        }
-        self.write(new, new_url)?;
-        if new.paused && !old.paused {
+        let Some(differs) = old.difference(new, self.by, self.cipher)? else { return Ok(false) };
+        self.write(new, differs.url)?;
+        if differs.paused {
             suppress_waiting(self.c, &new.id, SuppressReason::Paused, PAUSED, self.now)?;
         }
-        if moved {
+        if differs.moved {
             self.move_line(&new.id, &new.room)?;
         }
         self.open_throttle(new)?;
-        let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
-        if heard_again {
+        if differs.heard_again {
             retell_failing(self.c, &new.id)?;
         }
         Ok(true)
@@ -255,19 +172,6 @@ impl Change<'_> {
     }
 }
 
-/// What `explain` adds to `integration-paused`.
-const PAUSED: &str = "the integration was paused while this waited";
-
-fn managed_by_file(id: &IntegrationId) -> Fail {
-    refused(format!("integration {id} is managed by integrations.file: change it there"))
-}
-
-/// An operator's own integration, or why it is not the operator's to change.
-fn own(c: &Connection, id: &IntegrationId) -> Done<Kept> {
-    let kept = Kept::named(c, id)?;
-    if kept.managed_by == ManagedBy::File { Err(managed_by_file(id)) } else { Ok(kept) }
-}
-
 /// Forgets an integration and all that is kept for it alone. Outcomes stay in the journal.
 fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done<()> {
     suppress_waiting(c, id, SuppressReason::Removed, why, now)?;
@@ -284,15 +188,15 @@ fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done
 
 /// See `ports::Registry::remove`.
 pub fn remove(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    own(c, id)?;
-    delete(c, id, "the integration was removed while this waited", now)?;
+    named(c, id)?.own()?;
+    delete(c, id, kept::REMOVED, now)?;
     raise_revision(c)?;
     Ok(())
 }
 
 /// See `ports::Registry::pause`. Pausing what is paused changes nothing.
 pub fn pause(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    if own(c, id)?.paused {
+    if named(c, id)?.own()?.paused {
         return Ok(());
     }
     c.prepare_cached("UPDATE integrations SET paused = 1 WHERE id = ?1")?.execute([id.as_str()])?;
@@ -303,14 +207,11 @@ pub fn pause(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
 
 /// See `ports::Registry::resume`. Resuming what is active changes nothing.
 pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
-    let kept = Kept::named(c, id)?;
-    let by_file = kept.managed_by == ManagedBy::File;
-    if by_file && kept.paused && kept.suspended.is_none() {
-        return Err(refused(format!("integration {id} is paused in integrations.file: change it there")));
-    }
-    if !kept.paused && kept.suspended.is_none() {
+    let kept = named(c, id)?;
+    if !kept.can_resume()? {
         return Ok(());
     }
+    let by_file = kept.managed_by == ManagedBy::File;
     c.prepare_cached("UPDATE integrations SET suspended = NULL, paused = (paused AND ?2) WHERE id = ?1")?
         .execute(params![id.as_str(), by_file])?;
     retell_failing(c, id)?;

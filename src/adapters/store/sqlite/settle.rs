@@ -1,25 +1,18 @@
 //! Settling a step on a held room: the transitions, the room's new state, and when it is looked at again.
 
-use std::cmp::{max, min};
-
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::claim::{has_ready, next_opening, next_ready};
 use super::errors::Done;
-use super::notifications::{Ending, Open, bury, count_attempt, end, find, waiting_of};
+use super::notifications::{Open, bury, count_attempt, end, find, waiting_of};
 use super::{standing, tokens};
-use crate::adapters::store::rows::{meter_text, micros, time};
+use crate::adapters::store::release::{Held, Left, Next};
+use crate::adapters::store::rows::{meter_text, micros};
+use crate::adapters::store::state::Ending;
 use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason};
 use crate::ports::{Settled, Settlement, Then, Transition};
-
-/// A held room's row, as far as settling looks at it.
-struct Held {
-    lease: i64,
-    fresh_at: Option<i64>,
-    revision: u64,
-}
 
 /// Applies a settlement, or nothing if the room is no longer the settler's.
 pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
@@ -45,11 +38,7 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
         )?
         .execute(params![integration.as_str(), micros(*until)])?;
     }
-    let next = match s.then {
-        Then::Hold => held.renewed(s.now),
-        Then::Release { due } => released(c, s, &held, &Rest { look_at: due, until: None })?,
-        Then::Rest { until } => released(c, s, &held, &Rest { look_at: Some(until), until: Some(until) })?,
-    };
+    let next = next(c, s, &held)?;
     save(c, s, &next)?;
     Ok(Settled::Applied)
 }
@@ -184,23 +173,6 @@ fn broken(
     Ok(())
 }
 
-/// When and by whom a room is looked at next.
-#[derive(Default)]
-struct Next {
-    lease_until: Option<i64>,
-    due_at: Option<i64>,
-    hold_until: Option<i64>,
-    fresh_at: Option<i64>,
-}
-
-impl Held {
-    /// A sign of life: the lease counts from now.
-    fn renewed(&self, now: Timestamp) -> Next {
-        let lapse = Some(micros(now).saturating_add(self.lease));
-        Next { lease_until: lapse, due_at: lapse, hold_until: None, fresh_at: self.fresh_at }
-    }
-}
-
 fn save(c: &Connection, s: &Settlement, next: &Next) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE rooms SET meter = ?2, retry_failures = ?3, retry_at = ?4, expired_untold = ?5, \
@@ -220,40 +192,15 @@ fn save(c: &Connection, s: &Settlement, next: &Next) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
-/// What the holder asks for when it gives the room back.
-struct Rest {
-    look_at: Option<Timestamp>,
-    until: Option<Timestamp>,
-}
-
-fn released(c: &Connection, s: &Settlement, held: &Held, rest: &Rest) -> Done<Next> {
-    tokens::give_back(c, &s.room)?;
-    let retry = s.state.retry.map(|retry| retry.at);
-    // Before this nothing can go out to the room, whatever arrives.
-    let hold =
-        [retry, s.state.meter.blocked_until, rest.until].into_iter().flatten().filter(|at| *at > s.now).max();
-    let due = due(c, s, held, rest, hold)?;
-    Ok(Next { due_at: due.map(micros), hold_until: hold.map(micros), ..Next::default() })
-}
-
-/// When to look at the room again: when the holder says, or earlier if something that it has not seen is
-/// ready before, but not before anything can be sent at all. Ready ones are never left without a time.
-fn due(
-    c: &Connection,
-    s: &Settlement,
-    held: &Held,
-    rest: &Rest,
-    hold: Option<Timestamp>,
-) -> Done<Option<Timestamp>> {
-    let not_before = |at: Timestamp| hold.map_or(at, |hold| max(at, hold));
-    let gathering = next_ready(c, &s.room)?.map(not_before);
-    let opening = next_opening(c, &s.room, s.now)?.map(not_before);
-    let mut due = [None, None, gathering, opening];
-    if has_ready(c, &s.room, s.now)? {
-        // What is ready beside those that were closed, the holder has not seen.
-        let look_at = rest.look_at.filter(|_| s.closed.is_empty());
-        due[0] = Some(look_at.unwrap_or_else(|| not_before(s.now)));
-        due[1] = held.fresh_at.map(|at| not_before(time(at)));
+fn next(c: &Connection, s: &Settlement, held: &Held) -> Done<Next> {
+    if s.then == Then::Hold {
+        return Ok(held.renewed(s.now));
     }
-    Ok(due.into_iter().flatten().reduce(min))
+    tokens::give_back(c, &s.room)?;
+    let left = Left {
+        next_ready: next_ready(c, &s.room)?,
+        next_opening: next_opening(c, &s.room, s.now)?,
+        has_ready: has_ready(c, &s.room, s.now)?,
+    };
+    Ok(held.released(s, &left))
 }

@@ -4,19 +4,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
+use crate::adapters::store::fate::Standing;
 use crate::domain::ids::{IntegrationId, TokenKey};
-use crate::domain::reason::SuppressReason;
-
-/// What intake and claims need to know of an integration.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    pub room: String,
-    pub token: TokenKey,
-    paused: bool,
-    suspended: Option<String>,
-    /// Its throttle lets nothing out before this.
-    pub closed_until: Option<i64>,
-}
 
 /// The integration's standing in this very transaction; `None` if there is no such integration.
 pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
@@ -34,16 +23,6 @@ pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<S
         })
     })
     .optional()
-}
-
-/// Why an integration is not to be told anything now, if so: a change that the decision had not seen yet.
-pub fn deaf(standing: Option<&Standing>) -> Option<(SuppressReason, String)> {
-    match standing {
-        None => Some((SuppressReason::Removed, "there is no such integration any more".to_owned())),
-        Some(Standing { paused: true, .. }) => Some((SuppressReason::Paused, String::new())),
-        Some(Standing { suspended: Some(reason), .. }) => Some((SuppressReason::Suspended, reason.clone())),
-        Some(_) => None,
-    }
 }
 
 /// The number of changes so far.

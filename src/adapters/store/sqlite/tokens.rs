@@ -9,112 +9,45 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::clock::sane;
 use super::errors::Done;
-use crate::adapters::store::rows::{meter, meter_text, span};
+use crate::adapters::store::meters;
+use crate::adapters::store::purse::{self, Needs, Purse};
+use crate::adapters::store::rows::{meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
-use crate::domain::pacing::{Budget, Meter, later};
+use crate::domain::pacing::{Budget, Meter};
 use crate::ports::{TokenCalls, TokenGrant};
 
-/// How soon to look again when others hold reservations: most of those are spent or given back at once.
-const RECHECK: Duration = Duration::from_secs(1);
-
-/// How many calls each of the claimed rooms needs, by token.
-pub type Needs = Vec<(RoomKey, HashMap<TokenKey, u32>)>;
-
-/// Reserves calls for rooms claimed together and says what each got. Rooms share what there is evenly.
+/// Reserves calls for rooms claimed together and says what each got.
 pub fn reserve(
     c: &Connection,
     needs: &Needs,
     budget: Budget,
     now: Timestamp,
 ) -> Done<Vec<HashMap<TokenKey, TokenGrant>>> {
-    let mut sharing: HashMap<&TokenKey, u32> = HashMap::new();
-    for token in needs.iter().flat_map(|(_, by_token)| by_token.keys()) {
-        *sharing.entry(token).or_default() += 1;
+    let mut purses = HashMap::new();
+    for token in purse::named(needs) {
+        purses.insert(token.clone(), open(c, &token, budget, now)?);
     }
-    let mut purses: HashMap<&TokenKey, Purse> = HashMap::new();
-    for token in sharing.keys() {
-        purses.insert(token, Purse::open(c, token, budget, now)?);
-    }
-    let mut grants = Vec::with_capacity(needs.len());
-    for (room, by_token) in needs {
-        let mut granted = HashMap::new();
-        for (token, needed) in by_token {
-            let (Some(purse), Some(rooms)) = (purses.get_mut(token), sharing.get_mut(token)) else {
-                continue;
-            };
-            let calls = purse.take(*needed, *rooms);
-            *rooms -= 1;
-            set_reservation(c, room, token, calls)?;
-            granted.insert(token.clone(), calls);
+    let grants = purse::share(needs, purses, now);
+    for ((room, _), granted) in needs.iter().zip(&grants) {
+        for (token, grant) in granted {
+            set_reservation(c, room, token, grant.calls)?;
         }
-        grants.push(granted);
     }
-    // Only now is it known what is left for later.
-    Ok(grants
-        .into_iter()
-        .map(|granted| {
-            granted
-                .into_iter()
-                .filter_map(|(token, calls)| {
-                    let opens_at = purses.get(&token)?.opens_at(now);
-                    Some((token, TokenGrant { calls, opens_at }))
-                })
-                .collect()
-        })
-        .collect())
+    Ok(grants)
 }
 
-/// What one token has left for the rooms of one batch of claims.
-struct Purse {
-    meter: Meter,
-    budget: Budget,
-    available: u32,
-    /// Reserved by others, and by this batch.
-    others: u32,
-    taken: u32,
-}
-
-impl Purse {
-    fn open(c: &Connection, token: &TokenKey, budget: Budget, now: Timestamp) -> Done<Self> {
-        c.prepare_cached(
-            "INSERT INTO tokens (token, messages, per) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3 WHERE messages <> ?2 OR per <> ?3",
-        )?
-        .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
-        let meter = load(c, token, now)?.map_or_else(Meter::default, |(meter, _)| meter);
-        let others: u32 = c
-            .prepare_cached(
-                "SELECT min(ifnull(sum(calls), 0), 4294967295) FROM reservations WHERE token = ?1",
-            )?
-            .query_row([token.as_str()], |row| row.get(0))?;
-        let available = meter.available(budget, now).saturating_sub(others);
-        Ok(Self { meter, budget, available, others, taken: 0 })
-    }
-
-    /// A fair share for one of `rooms` that still ask, at most what it needs.
-    fn take(&mut self, needed: u32, rooms: u32) -> u32 {
-        let calls = needed.min(self.available.div_ceil(rooms.max(1)));
-        self.available -= calls;
-        self.taken += calls;
-        calls
-    }
-
-    /// When there will be more than was granted: now if something is left; else when the window moves on,
-    /// or soon, if what is missing is only reserved by others, who may give it back.
-    fn opens_at(&self, now: Timestamp) -> Timestamp {
-        if self.available > 0 {
-            return now;
-        }
-        let mut spent = self.meter.clone();
-        spent.record(self.budget, now, self.others.saturating_add(self.taken));
-        let at_latest = spent.opens_at(self.budget, now);
-        match self.others {
-            0 => at_latest,
-            _ => at_latest.min(later(now, RECHECK)).max(self.meter.opens_at(self.budget, now)),
-        }
-    }
+fn open(c: &Connection, token: &TokenKey, budget: Budget, now: Timestamp) -> Done<Purse> {
+    c.prepare_cached(
+        "INSERT INTO tokens (token, messages, per) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3 WHERE messages <> ?2 OR per <> ?3",
+    )?
+    .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
+    let meter = load(c, token, now)?.map_or_else(Meter::default, |(meter, _)| meter);
+    let others: u32 = c
+        .prepare_cached("SELECT min(ifnull(sum(calls), 0), 4294967295) FROM reservations WHERE token = ?1")?
+        .query_row([token.as_str()], |row| row.get(0))?;
+    Ok(Purse::new(meter, budget, others, now))
 }
 
 fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
@@ -123,11 +56,10 @@ fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter,
         .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     Ok(row.map(|(text, messages, per)| {
-        let meter = meter(&text).unwrap_or_else(|| {
-            tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
-            Meter::default()
-        });
-        (sane(meter, now), Budget { messages, per: Duration::from_micros(per.unsigned_abs()) })
+        (
+            meters::token(&text, token, now),
+            Budget { messages, per: Duration::from_micros(per.unsigned_abs()) },
+        )
     }))
 }
 

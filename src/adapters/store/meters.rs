@@ -1,0 +1,50 @@
+//! Meters as they stand in a store: read, and made sane. One that is damaged begins anew, since nothing must stand
+//! still for it. Pure but for the line that says so.
+
+use jiff::Timestamp;
+
+use super::rows;
+use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
+use crate::domain::pacing::{LONGEST_SERVER_WAIT, Meter, later};
+
+/// A room's meter.
+pub fn room(text: &str, room: &RoomKey, now: Timestamp) -> Meter {
+    let meter = rows::meter(text).unwrap_or_else(|| {
+        tracing::error!(%room, "the room's meter is damaged in the store; its budget is counted anew");
+        Meter::default()
+    });
+    sane(meter, now)
+}
+
+/// A token's meter.
+pub fn token(text: &str, token: &TokenKey, now: Timestamp) -> Meter {
+    let meter = rows::meter(text).unwrap_or_else(|| {
+        tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
+        Meter::default()
+    });
+    sane(meter, now)
+}
+
+/// The meter of an integration's own throttle.
+pub fn throttle(text: &str, integration: &IntegrationId, now: Timestamp) -> Meter {
+    let meter = rows::meter(text).unwrap_or_else(|| {
+        let integration_id = integration.as_str();
+        tracing::error!(integration_id, "its throttle's meter is damaged in the store; it is counted anew");
+        Meter::default()
+    });
+    sane(meter, now)
+}
+
+/// A meter as it can be at `now`. What it counted at a time that has not come counts as spent just now, and no
+/// server's word holds longer than one may.
+fn sane(mut meter: Meter, now: Timestamp) -> Meter {
+    if meter.slot_ms > 0 {
+        let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
+        // A slot or two may be another process's clock.
+        if ahead > 2 {
+            meter.newest -= ahead;
+        }
+    }
+    meter.blocked_until = meter.blocked_until.map(|until| until.min(later(now, LONGEST_SERVER_WAIT)));
+    meter
+}

@@ -1,0 +1,45 @@
+//! The words of a notification's `state`, and what each means. Pure.
+
+use jiff::Timestamp;
+
+use crate::domain::reason::Outcome;
+use crate::ports::StoreError;
+
+/// Its time has not come.
+pub const GATHERING: &str = "gathering";
+/// In its room's line.
+pub const PENDING: &str = "pending";
+/// Given up; its letter is in the outbox.
+pub const BURYING: &str = "burying";
+/// What `explain` says while a letter waits to be confirmed.
+pub const DEAD_LETTERING: &str = "dead-lettering";
+
+/// Whether a notification in this state still waits to be told.
+pub fn waits(state: &str) -> bool {
+    state == PENDING || state == GATHERING
+}
+
+/// Whether a notification in this state is in its room already.
+pub fn is_told(state: &str) -> bool {
+    state == Outcome::Sent.as_str() || state == Outcome::Digested.as_str()
+}
+
+/// How a notification ends.
+pub struct Ending<'a> {
+    pub outcome: Outcome,
+    pub reason: &'a str,
+    pub detail: &'a str,
+    pub at: Timestamp,
+    /// What the room's server answered, where it was told: that attempt counts with its end.
+    pub status: Option<u16>,
+}
+
+/// The outcome that a stored state stands for.
+pub fn outcome_of(state: &str) -> Result<Outcome, StoreError> {
+    match state {
+        GATHERING | BURYING => Ok(Outcome::Pending),
+        other => Outcome::from_text(other).ok_or_else(|| {
+            StoreError::Corrupt(format!("the journal holds an outcome that is none: {other:?}"))
+        }),
+    }
+}
