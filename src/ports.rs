@@ -257,6 +257,29 @@ pub trait Store: Send + Sync {
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError>;
 }
 
+/// What one process has made for others to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// Rooms that may be due.
+    Rooms,
+    /// Letters to be buried.
+    Letters,
+    /// Integrations that are not what they were.
+    Integrations,
+}
+
+/// All that a store is.
+#[async_trait]
+pub trait Storage: Store + Journal + Registry {
+    /// Hears of what other processes make to do, and keeps what this process knows of the store right, for as long
+    /// as this is polled. Hints may be lost: whoever waits for one looks now and then all the same.
+    async fn attend(&self, hear: &(dyn Fn(Hint) + Send + Sync)) {
+        // A store with one worker has nobody else to hear of.
+        let _ = hear;
+        std::future::pending().await
+    }
+}
+
 /// What the store can say of its load.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Gauges {

@@ -146,7 +146,10 @@ CREATE TABLE letters (
     attempts         BIGINT NOT NULL,
     last_status      BIGINT,
     first_attempt_at BIGINT,
-    at               BIGINT NOT NULL
+    at               BIGINT NOT NULL,
+    -- The worker that is publishing it, and until when nobody else does.
+    taken_by         TEXT,
+    taken_until      BIGINT
 );
 
 CREATE INDEX letters_seq ON letters (seq) WHERE seq IS NOT NULL;

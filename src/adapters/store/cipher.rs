@@ -73,6 +73,11 @@ impl Cipher {
         Self::from_key_file(path)
     }
 
+    /// Where the key came from, for people.
+    pub fn source(&self) -> String {
+        format!("key file {}", self.key_file.display())
+    }
+
     /// Encrypts `text` for one integration: nonce, then ciphertext.
     pub(super) fn seal(&self, id: &IntegrationId, text: &SecretString) -> Result<Vec<u8>, StoreError> {
         let nonce = XNonce::try_generate()

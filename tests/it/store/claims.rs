@@ -1,9 +1,6 @@
 //! Claiming and giving back rooms: order, readiness, leases, fences, and when a room is looked at again.
 
-use std::time::Duration;
-
 use hipchat_notifier::domain::ids::GatherKey;
-use hipchat_notifier::domain::reason::SendReason;
 use hipchat_notifier::ports::{ClaimTerms, Fate, Retry, RoomState, Settled, Then};
 
 use super::lab::*;
@@ -225,20 +222,6 @@ pub async fn a_room_with_nothing_ready_is_not_handed_out(lab: &dyn Lab) {
     assert_eq!(lines[0].room, room("2"));
     assert_eq!(desk.0.next_due().await.unwrap(), Some(at(400)));
     assert_eq!(ids(&desk.claim_one(400).await), ["g1"]);
-}
-
-pub async fn a_crash_gives_rooms_back_at_once(lab: &dyn Lab) {
-    let desk = Desk::new(lab).await;
-    desk.tell("e1", "a", 0).await;
-    let long = ClaimTerms { lease: Duration::from_secs(3_600), ..TERMS };
-    let old = desk.0.claim_rooms(long, at(0)).await.unwrap().remove(0);
-    drop(desk);
-    let desk = Desk(lab.worker().await.unwrap());
-    let new = desk.claim_one(1).await;
-    assert_eq!(ids(&new), ["e1"]);
-    assert!(new.claim > old.claim);
-    assert_eq!(new.waiting[0].story.reason, SendReason::Failure);
-    assert_eq!(desk.settle(&old, 2, all_sent(&old, 2), RELEASE).await, Settled::LostClaim);
 }
 
 /// Gives `line` back with integration `who` closed until `ms`.

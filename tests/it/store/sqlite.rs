@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hipchat_notifier::adapters::store::cipher::Cipher;
 use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
 use hipchat_notifier::domain::integration::IntegrationState;
-use hipchat_notifier::ports::{ManagedBy, Registry, RoomState, StoreError};
+use hipchat_notifier::domain::reason::SendReason;
+use hipchat_notifier::ports::{ClaimTerms, ManagedBy, Registry, RoomState, Settled, StoreError};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -68,6 +70,23 @@ async fn one_file_serves_one_worker() {
     assert_eq!(tools[0].list().await.unwrap().len(), 4, "verbs work beside it");
     drop(desk);
     lab.worker().await.expect("the lock went with the first worker");
+}
+
+/// The one worker of a file knows that whoever held a room is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_gives_rooms_back_at_once() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    desk.tell("e1", "a", 0).await;
+    let long = ClaimTerms { lease: Duration::from_secs(3_600), ..TERMS };
+    let old = desk.0.claim_rooms(long, at(0)).await.unwrap().remove(0);
+    drop(desk);
+    let desk = Desk(lab.worker().await.unwrap());
+    let new = desk.claim_one(1).await;
+    assert_eq!(ids(&new), ["e1"]);
+    assert!(new.claim > old.claim);
+    assert_eq!(new.waiting[0].story.reason, SendReason::Failure);
+    assert_eq!(desk.settle(&old, 2, all_sent(&old, 2), RELEASE).await, Settled::LostClaim);
 }
 
 #[tokio::test(flavor = "multi_thread")]

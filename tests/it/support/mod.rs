@@ -4,6 +4,7 @@ pub mod authority;
 pub mod broker;
 pub mod cli;
 pub mod log;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rooms;

@@ -4,12 +4,16 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
+};
 use futures_util::FutureExt;
-use tokio_postgres::{Config, Row, Statement, Transaction};
+use futures_util::future::try_join_all;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
 
+use super::address::Tls;
 use super::errors::{Done, Fail};
-use super::tls::Tls;
 use crate::ports::StoreError;
 
 /// How long an operation may take before its connection is given up. The server's own limits end it earlier, if
@@ -35,7 +39,7 @@ pub struct Link {
 
 impl Link {
     /// A pool of at most `connections`; none is made yet.
-    pub fn new(config: Config, tls: Tls, connections: usize, name: &str) -> Result<Self, StoreError> {
+    pub fn new((config, tls): (Config, Tls), connections: usize, name: &str) -> Result<Self, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = Pool::builder(Manager::from_config(config, tls, recycling))
             .max_size(connections)
@@ -84,11 +88,6 @@ impl Link {
         }
         Some(Err(fail.told(&self.name)))
     }
-
-    /// Closes all connections that nobody uses; those in use close when they are given back.
-    pub fn close(&self) {
-        self.pool.close();
-    }
 }
 
 /// Bounds an attempt in time.
@@ -102,20 +101,89 @@ pub async fn bounded<T>(
 /// says by then that it can't.
 macro_rules! in_transaction {
     ($link:expr, $again:expr, |$tx:ident| $work:expr) => {{
-        let link: &Link = $link;
         let mut tries = 0;
         loop {
             let attempt = $crate::adapters::store::postgres::link::bounded(async {
-                let mut client = link.client().await?;
-                let $tx = client.transaction().await?;
-                let $tx = &$tx;
+                let mut client = $link.client().await?;
+                let transaction = client.transaction().await?;
+                let $tx = &transaction;
                 let done = $work.await?;
-                Ok(($tx, done)).map(|(_, done)| done)
+                transaction.commit().await?;
+                Ok(done)
             });
-            let _ = &attempt;
-            if let Some(result) = link.judge(attempt.await, &mut tries, $again).await {
+            let attempt = attempt.await;
+            if let Some(result) = $link.judge(attempt, &mut tries, $again).await {
                 break result;
             }
         }
     }};
+}
+
+/// Runs `$work`, which only reads, on a connection `$c` of `$link`.
+macro_rules! reading {
+    ($link:expr, |$c:ident| $work:expr) => {{
+        let attempt = $crate::adapters::store::postgres::link::bounded(async {
+            let client = $link.client().await?;
+            let $c = &client;
+            $work.await
+        });
+        let attempt = attempt.await;
+        match $link.judge(attempt, &mut 0, false).await {
+            Some(result) => result,
+            None => unreachable!("what is not to be tried again has a result"),
+        }
+    }};
+}
+
+pub(super) use {in_transaction, reading};
+
+/// Values of a statement.
+pub type Values = Vec<Box<dyn ToSql + Sync + Send>>;
+
+/// The values of a statement, in order.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        vec![$(Box::new($value) as Box<dyn tokio_postgres::types::ToSql + Sync + Send>),*]
+    };
+}
+pub(super) use values;
+
+/// Statements that are sent together, without waiting for each other's answers: one round trip for all. The server
+/// runs them in order; the first that fails fails all.
+#[derive(Default)]
+pub struct Script(Vec<(&'static str, Values)>);
+
+impl Script {
+    /// Puts a statement at the end.
+    pub fn add(&mut self, sql: &'static str, values: Values) {
+        self.0.push((sql, values));
+    }
+
+    /// Sends all.
+    pub async fn run(self, tx: &Transaction<'_>) -> Done<()> {
+        let mut prepared = Vec::with_capacity(self.0.len());
+        for (sql, values) in self.0 {
+            prepared.push((tx.prepare_cached(sql).await?, values));
+        }
+        // Each is sent when it is first polled, and that is in order.
+        let send = |(statement, values)| async move { tx.execute_raw(&statement, values).await };
+        try_join_all(prepared.into_iter().map(send)).await?;
+        Ok(())
+    }
+}
+
+/// The rows of one statement.
+pub async fn rows(tx: &Transaction<'_>, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Done<Vec<Row>> {
+    let statement = tx.prepare_cached(sql).await?;
+    Ok(tx.query(&statement, values).await?)
+}
+
+/// Text as PostgreSQL can hold it: without NUL, which no room can show either.
+pub fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The same for a column of them.
+pub fn texts<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    all.into_iter().map(text).collect()
 }

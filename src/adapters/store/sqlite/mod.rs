@@ -32,7 +32,7 @@ use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
     Applied, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Journal, JournalEntry,
-    Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Store, StoreError, Stored,
+    Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError, Stored,
 };
 
 /// Who opens a store.
@@ -144,6 +144,8 @@ impl Store for SqliteStore {
         self.reader.run(move |c| journal::gauges(c, now)).await
     }
 }
+
+impl Storage for SqliteStore {}
 
 #[async_trait]
 impl Journal for SqliteStore {

@@ -1,0 +1,125 @@
+//! The database's clock, which decides for all workers; and what happens when it is set back.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use super::errors::{Done, Fail};
+use super::link::{Link, Script, values};
+use crate::adapters::store::rows::{micros, time};
+use crate::adapters::store::terms::{NOTE_EVERY, TOLERATED};
+use crate::domain::pacing::later;
+use crate::ports::Clock;
+
+/// How often the database is asked for the time. Between, the monotonic clock of this machine counts on; it drifts
+/// by microseconds.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// An answer that took longer says too little about when it was given.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The database's time, known here without asking. This machine's own wall clock is never read, so it may be off by
+/// anything. What follows a suspension of the machine, in which the monotonic clock stands still, is behind until the
+/// next measurement; late, that is, and never early.
+#[derive(Debug)]
+pub struct DatabaseClock(RwLock<Reckoned>);
+
+/// The database's time at a moment of this process.
+#[derive(Debug, Clone, Copy)]
+struct Reckoned {
+    database: Timestamp,
+    here: Instant,
+}
+
+impl DatabaseClock {
+    /// Asks the database for the first time.
+    pub async fn start(link: &Link) -> Done<Self> {
+        Ok(Self(RwLock::new(reckon(link).await?.0)))
+    }
+
+    /// Asks again.
+    pub async fn measure(&self, link: &Link) -> Done<()> {
+        let (reckoned, took) = reckon(link).await?;
+        if took <= SLOW {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = reckoned;
+        }
+        Ok(())
+    }
+}
+
+impl Clock for DatabaseClock {
+    fn now(&self) -> Timestamp {
+        // A poisoned lock still holds a whole value: it is only ever replaced.
+        let Reckoned { database, here } = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        later(database, here.elapsed())
+    }
+}
+
+/// The database's time, unqualified so that a search path can put another in its place.
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+async fn reckon(link: &Link) -> Done<(Reckoned, Duration)> {
+    let client = link.client().await?;
+    let statement = client.prepare_cached(NOW).await?;
+    let asked = Instant::now();
+    let database = time(client.query_one(&statement, &[]).await?.try_get(0)?);
+    let took = asked.elapsed();
+    // The answer is taken to be from the middle of the wait.
+    Ok((Reckoned { database, here: asked + took / 2 }, took))
+}
+
+/// The times that lie ahead, by table.
+const AHEAD: [&str; 5] = [
+    "UPDATE rooms SET due_at = due_at - $1, hold_until = hold_until - $1, fresh_at = fresh_at - $1, \
+     lease_until = lease_until - $1, retry_at = retry_at - $1",
+    "UPDATE throttles SET closed_until = closed_until - $1 WHERE closed_until IS NOT NULL",
+    "UPDATE notifications SET ready_at = ready_at - $1 WHERE state = 'gathering'",
+    "UPDATE collations SET until = until - $1",
+    "UPDATE letters SET taken_until = taken_until - $1 WHERE taken_until IS NOT NULL",
+];
+
+/// Notes the time, and moves what lies ahead if it went back: all of it was reckoned by the clock as it was, and rooms
+/// would otherwise be silent until the old time comes again. With `ours`, `now` is the database's time as reckoned
+/// here: where that is what is off, nothing is moved and nothing is claimed.
+pub async fn note(tx: &Transaction<'_>, now: Timestamp, ours: bool) -> Done<()> {
+    let noted: i64 = tx
+        .query_one(&tx.prepare_cached("SELECT value FROM meta WHERE name = 'clock'").await?, &[])
+        .await?
+        .try_get(0)?;
+    let back = noted.saturating_sub(micros(now));
+    if back > TOLERATED {
+        return set_back(tx, now, ours).await;
+    }
+    if -back >= NOTE_EVERY {
+        // The higher of two that are noted at once stands.
+        let write =
+            tx.prepare_cached("UPDATE meta SET value = greatest(value, $1) WHERE name = 'clock'").await?;
+        tx.execute(&write, &[&micros(now)]).await?;
+    }
+    Ok(())
+}
+
+async fn set_back(tx: &Transaction<'_>, now: Timestamp, ours: bool) -> Done<()> {
+    if ours {
+        let database: i64 = tx.query_one(&tx.prepare_cached(NOW).await?, &[]).await?.try_get(0)?;
+        if database.saturating_sub(micros(now)) > TOLERATED / 2 {
+            return Err(Fail::Away("this worker's reckoning of the database's clock is behind".to_owned()));
+        }
+    }
+    // Once, whoever notices first.
+    let look = tx.prepare_cached("SELECT value FROM meta WHERE name = 'clock' FOR UPDATE").await?;
+    let noted: i64 = tx.query_one(&look, &[]).await?.try_get(0)?;
+    let back = noted.saturating_sub(micros(now));
+    if back <= TOLERATED {
+        return Ok(());
+    }
+    tracing::warn!(from = %time(noted), to = %now, "the clock was set back; all waits move with it");
+    let mut script = Script::default();
+    for sql in AHEAD {
+        script.add(sql, values![back]);
+    }
+    script.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
+    script.run(tx).await
+}

@@ -1,0 +1,130 @@
+//! The outbox of the dead-letter queue: letters are written with the change that made them, and leave when
+//! the broker has confirmed them. Of several workers, one at a time publishes a letter.
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::errors::Done;
+use super::link::{Script, rows, text, values};
+use super::notifications::Ledger;
+use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::adapters::store::state::Ending;
+use crate::adapters::store::terms::ROUND_BYTES;
+use crate::domain::envelope::Envelope;
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::reason::{DeadLetterReason, Outcome};
+use crate::ports::Letter;
+
+/// Stores letters that carry their own envelopes: events that could not be decided.
+pub fn insert(script: &mut Script, letters: &[Letter]) {
+    if letters.is_empty() {
+        return;
+    }
+    let ids = |of: fn(&Letter) -> Option<String>| letters.iter().map(of).collect::<Vec<_>>();
+    script.add(
+        "INSERT INTO letters (event, integration, properties, body, reason, detail, attempts, last_status, \
+         first_attempt_at, at) SELECT event, integration, properties, body, reason, detail, attempts, \
+         last_status, first_attempt_at, at FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], \
+         $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[]) WITH ORDINALITY \
+         AS u(event, integration, properties, body, reason, detail, attempts, last_status, first_attempt_at, \
+         at, place) ORDER BY place",
+        values![
+            ids(|letter| letter.event.as_ref().map(|id| text(id.as_str()))),
+            ids(|letter| letter.integration.as_ref().map(|id| text(id.as_str()))),
+            letters.iter().map(|letter| text(&properties(&letter.envelope))).collect::<Vec<_>>(),
+            letters.iter().map(|letter| letter.envelope.body.clone()).collect::<Vec<_>>(),
+            letters.iter().map(|letter| letter.reason.as_str()).collect::<Vec<_>>(),
+            letters.iter().map(|letter| text(&letter.detail)).collect::<Vec<_>>(),
+            letters.iter().map(|letter| i64::from(letter.attempts)).collect::<Vec<_>>(),
+            letters.iter().map(|letter| letter.last_status.map(i64::from)).collect::<Vec<_>>(),
+            letters.iter().map(|letter| letter.first_attempt_at.map(micros)).collect::<Vec<_>>(),
+            letters.iter().map(|letter| micros(letter.at)).collect::<Vec<_>>(),
+        ],
+    );
+}
+
+/// The oldest letters that no other worker is publishing. They are this worker's for half a minute, and handed to it
+/// again until the broker has confirmed them.
+const TAKE: &str = "WITH head AS ( \
+      SELECT l.id, l.event_no, octet_length(l.body) AS own FROM letters AS l \
+      WHERE l.taken_until IS NULL OR l.taken_by = $2 OR l.taken_until < $4 \
+      ORDER BY l.id LIMIT $1 FOR UPDATE SKIP LOCKED), \
+    sized AS ( \
+      SELECT h.id, h.event_no, sum(coalesce(h.own, octet_length(e.body), 0)) OVER (ORDER BY h.id) \
+        - coalesce(h.own, octet_length(e.body), 0) AS before \
+      FROM head AS h LEFT JOIN events AS e ON e.no = h.event_no), \
+    taken AS ( \
+      UPDATE letters AS l SET taken_by = $2, taken_until = $5 FROM sized AS s \
+      WHERE l.id = s.id AND s.before < $3 RETURNING l.*) \
+    SELECT t.id, coalesce(t.properties, e.properties), coalesce(t.body, e.body), t.reason, t.detail, t.event, \
+      t.integration, t.attempts, t.last_status, t.first_attempt_at, t.at \
+    FROM taken AS t LEFT JOIN events AS e ON e.no = t.event_no ORDER BY t.id";
+
+/// How long a letter is one worker's, in microseconds: longer than a round of publishing takes.
+const TAKEN_FOR: i64 = 30 * 1_000_000;
+
+/// The oldest letters in the outbox, taken by `worker` at `now`.
+pub async fn letters(tx: &Transaction<'_>, limit: usize, worker: &str) -> Done<Vec<Letter>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let now: i64 = {
+        let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        rows(tx, clock, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))?
+    };
+    let bytes = i64::try_from(ROUND_BYTES).unwrap_or(i64::MAX);
+    let statement = tx.prepare_cached(TAKE).await?;
+    let found = tx.query(&statement, &[&limit, &worker, &bytes, &now, &(now + TAKEN_FOR)]).await?;
+    found.iter().map(|row| Ok(read(row)?)).collect()
+}
+
+/// Reads what can be read: a letter that is damaged goes out damaged, rather than keep all others in.
+fn read(row: &Row) -> Result<Letter, tokio_postgres::Error> {
+    let id: i64 = row.try_get(0)?;
+    let mut detail: String = row.try_get(4)?;
+    let body: Option<Vec<u8>> = row.try_get(2)?;
+    let left = if body.is_some() { "its body alone" } else { "nothing" };
+    let kept: Option<&str> = row.try_get(1)?;
+    let kept = kept.filter(|_| body.is_some()).and_then(|kept| envelope(kept, Vec::new()));
+    let mut envelope = kept.unwrap_or_else(|| {
+        tracing::error!(
+            letter = id,
+            "a dead letter is damaged in the store: of its event, {left} could be read"
+        );
+        detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
+        Envelope::default()
+    });
+    envelope.body = body.unwrap_or_default();
+    Ok(Letter {
+        id,
+        envelope,
+        reason: DeadLetterReason::from_text(row.try_get(3)?).unwrap_or(DeadLetterReason::WorkerFault),
+        detail,
+        event: row.try_get::<_, Option<&str>>(5)?.map(EventId::new),
+        integration: row.try_get::<_, Option<&str>>(6)?.map(IntegrationId::new),
+        attempts: u32::try_from(row.try_get::<_, i64>(7)?).unwrap_or_default(),
+        last_status: row.try_get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
+        first_attempt_at: row.try_get::<_, Option<i64>>(9)?.map(time),
+        at: time(row.try_get(10)?),
+    })
+}
+
+/// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more
+/// change nothing.
+pub async fn buried(tx: &Transaction<'_>, ids: &[i64], at: Timestamp) -> Done<()> {
+    // The notifications before the letters, as everywhere.
+    let found = rows(tx, "SELECT seq, reason, detail FROM letters WHERE id = ANY($1)", &[&ids]).await?;
+    let mut ledger = Ledger::default();
+    let seqs: Result<Vec<Option<i64>>, _> = found.iter().map(|row| row.try_get(0)).collect();
+    ledger.load(tx, &seqs?.into_iter().flatten().collect::<Vec<_>>()).await?;
+    for row in &found {
+        let Some(seq) = row.try_get::<_, Option<i64>>(0)? else { continue };
+        if ledger.find(seq).is_some_and(|open| open.is_burying()) {
+            let (reason, detail) = (row.try_get(1)?, row.try_get(2)?);
+            ledger.end(seq, &Ending { outcome: Outcome::DeadLettered, reason, detail, at, status: None });
+        }
+    }
+    let mut script = Script::default();
+    ledger.write(&mut script);
+    script.add("DELETE FROM letters WHERE id = ANY($1)", values![ids.to_vec()]);
+    script.run(tx).await
+}

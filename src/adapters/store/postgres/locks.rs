@@ -1,0 +1,42 @@
+//! The locks that are not rows, and the one order in which all locks are taken:
+//!
+//! 1. the decision lock of the store,
+//! 2. rooms, by key,
+//! 3. notifications, by number, then events, by number, then letters,
+//! 4. tokens, by key, then what belongs to one held room or one integration.
+//!
+//! Whoever takes several of one kind takes them in that order, in one statement where it can. Claims take rooms
+//! without waiting (`SKIP LOCKED`). So nobody waits in a circle; where a rare way round makes one all the same,
+//! PostgreSQL takes one transaction back and it runs again.
+
+use deadpool_postgres::Transaction;
+
+use super::errors::Done;
+
+/// What is told apart by the schema that a store lives in: one database may hold several stores.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The advisory lock of all decisions: intakes, changes of integrations, and settlements that lose news. They
+    /// read beliefs and standings and write what follows from them, and two at once could decide by the same past.
+    /// Intake runs on one worker at a time anyway; messages that were posted are settled without it.
+    pub decisions: i64,
+    /// The channel on which workers tell each other what there is to do.
+    pub channel: String,
+}
+
+impl Keys {
+    /// The keys of the store in `schema`, whose own hash is `hash`.
+    pub fn new(schema: &str, hash: i64) -> Self {
+        // Names of channels end at 63 bytes.
+        let channel = format!("hipchat_notifier_{:016x}", hash.cast_unsigned());
+        tracing::trace!(schema, channel, "keys of the store");
+        Self { decisions: hash, channel }
+    }
+}
+
+/// Waits until nobody else decides, and keeps others from it until the transaction ends.
+pub async fn decide_alone(tx: &Transaction<'_>, keys: &Keys) -> Done<()> {
+    let lock = tx.prepare_cached("SELECT pg_advisory_xact_lock($1)").await?;
+    tx.execute(&lock, &[&keys.decisions]).await?;
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Settling steps on held rooms: the transitions, the rooms' new states, and when they are looked at again. What
+//! rooms settle at the same time goes into one transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use super::errors::Done;
+use super::link::{Script, rows, texts, values};
+use super::locks::{Keys, decide_alone};
+use super::notifications::Ledger;
+use super::standing;
+use super::tokens::Spending;
+use crate::adapters::store::release::{Held, Left, Next};
+use crate::adapters::store::rows::{meter_text, micros, time};
+use crate::adapters::store::state::Ending;
+use crate::domain::ids::{IntegrationId, RoomKey};
+use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
+use crate::ports::{Settled, Settlement, Then, Transition};
+
+/// Applies settlements of different rooms; each wholly, or not at all if the room is no longer the settler's.
+pub async fn settle(tx: &Transaction<'_>, keys: &Keys, batch: &[&Settlement]) -> Done<Vec<Settled>> {
+    if batch.iter().any(|s| s.transitions.iter().any(loses_news)) {
+        decide_alone(tx, keys).await?;
+    }
+    let held = held(tx, batch).await?;
+    let kept: Vec<(&Settlement, &Held)> =
+        batch.iter().filter_map(|s| Some((*s, held.get(&s.room)?))).collect();
+    let mut ledger = Ledger::default();
+    let seqs = kept.iter().flat_map(|(s, _)| &s.transitions).flat_map(Transition::seqs);
+    ledger.load(tx, &seqs.copied().collect::<Vec<_>>()).await?;
+    for (s, held) in &kept {
+        for transition in &s.transitions {
+            apply((tx, keys), &mut ledger, &s.room, held, transition).await?;
+        }
+    }
+    let mut script = Script::default();
+    ledger.write(&mut script);
+    spend(tx, &mut script, &kept).await?;
+    throttle(&mut script, &kept);
+    script.run(tx).await?;
+
+    let left = left(tx, &kept).await?;
+    let next = kept.iter().map(|(s, held)| match left.get(&s.room) {
+        Some(left) => (*s, held.released(s, left)),
+        None => (*s, held.renewed(s.now)),
+    });
+    save(tx, &next.collect::<Vec<_>>()).await?;
+    Ok(batch
+        .iter()
+        .map(|s| if held.contains_key(&s.room) { Settled::Applied } else { Settled::LostClaim })
+        .collect())
+}
+
+/// Whether beliefs may change, or an integration's standing: both are for one decider at a time.
+fn loses_news(transition: &Transition) -> bool {
+    match transition {
+        Transition::Sent { .. } | Transition::Digested { .. } | Transition::Attempted { .. } => false,
+        Transition::Suppressed { .. }
+        | Transition::Expired { .. }
+        | Transition::DeadLettered { .. }
+        | Transition::Broken { .. } => true,
+    }
+}
+
+/// The rooms that are held by these very claims, under their locks. A lease that has lapsed counts as long as
+/// nobody else has claimed the room.
+async fn held(tx: &Transaction<'_>, batch: &[&Settlement]) -> Done<HashMap<RoomKey, Held>> {
+    let of_rooms: Vec<&str> = batch.iter().map(|s| s.room.as_str()).collect();
+    let claims: Vec<i64> = batch.iter().map(|s| i64::try_from(s.claim).unwrap_or(-1)).collect();
+    let found = rows(
+        tx,
+        "SELECT r.room, r.lease, r.fresh_at, r.claimed_at_revision FROM rooms AS r \
+         JOIN unnest($1::text[], $2::bigint[]) AS u(room, claim) ON r.room = u.room AND r.claim = u.claim \
+         WHERE r.lease_until IS NOT NULL ORDER BY r.room FOR UPDATE OF r",
+        &[&of_rooms, &claims],
+    )
+    .await?;
+    let mut held = HashMap::with_capacity(found.len());
+    for row in found {
+        let room = RoomKey::new(row.try_get::<_, &str>(0)?);
+        let revision = row.try_get::<_, i64>(3)?.unsigned_abs();
+        held.insert(room, Held { lease: row.try_get(1)?, fresh_at: row.try_get(2)?, revision });
+    }
+    Ok(held)
+}
+
+async fn apply(
+    (tx, keys): (&Transaction<'_>, &Keys),
+    ledger: &mut Ledger,
+    room: &RoomKey,
+    held: &Held,
+    transition: &Transition,
+) -> Done<()> {
+    match transition {
+        Transition::Sent { seq, reason, at, status } => {
+            let told = ending(Outcome::Sent, reason.as_str(), "", *at, Some(*status));
+            tell(ledger, &[*seq], &told);
+        }
+        Transition::Digested { seqs, reason, at, status } => {
+            tell(ledger, seqs, &ending(Outcome::Digested, reason.as_str(), "", *at, Some(*status)));
+        }
+        Transition::Attempted { seqs, at, status, detail, plain_next } => {
+            for seq in ledger.still_waiting(room.as_str(), seqs) {
+                ledger.attempted(seq, *at, *status, detail, *plain_next);
+            }
+        }
+        Transition::Suppressed { seqs, reason, detail, at } => {
+            end_waiting(ledger, room, seqs, &ending(Outcome::Suppressed, reason.as_str(), detail, *at, None));
+        }
+        Transition::Expired { seqs, at, detail } => {
+            end_waiting(ledger, room, seqs, &ending(Outcome::Expired, EXPIRED_REASON, detail, *at, None));
+        }
+        Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
+            for seq in ledger.still_waiting(room.as_str(), seqs) {
+                if *attempted {
+                    ledger.count_attempt(seq, *at, *status);
+                }
+                ledger.bury(seq, *reason, detail, *at);
+            }
+        }
+        Transition::Broken { integration, seqs, detail, at, status } => {
+            for seq in ledger.still_waiting(room.as_str(), seqs) {
+                ledger.count_attempt(seq, *at, *status);
+            }
+            broken((tx, keys), ledger, held, integration, (detail, *at)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn ending<'a>(
+    outcome: Outcome,
+    reason: &'a str,
+    detail: &'a str,
+    at: Timestamp,
+    status: Option<u16>,
+) -> Ending<'a> {
+    Ending { outcome, reason, detail, at, status }
+}
+
+/// What was posted is in the room, whatever the row became meanwhile.
+fn tell(ledger: &mut Ledger, seqs: &[i64], told: &Ending<'_>) {
+    for seq in seqs {
+        if ledger.find(*seq).is_some_and(|open| !open.is_told()) {
+            ledger.end(*seq, told);
+        }
+    }
+}
+
+fn end_waiting(ledger: &mut Ledger, room: &RoomKey, seqs: &[i64], ending: &Ending<'_>) {
+    for seq in ledger.still_waiting(room.as_str(), seqs) {
+        ledger.end(seq, ending);
+    }
+}
+
+async fn broken(
+    (tx, keys): (&Transaction<'_>, &Keys),
+    ledger: &mut Ledger,
+    held: &Held,
+    integration: &IntegrationId,
+    (detail, at): (&str, Timestamp),
+) -> Done<()> {
+    if !standing::suspend(tx, keys, integration, detail, held.revision).await? {
+        // Its URL was changed after the claim: the refusal says nothing about the new one.
+        return Ok(());
+    }
+    for seq in ledger.load_waiting(tx, &[integration]).await? {
+        ledger.bury(seq, DeadLetterReason::IntegrationBroken, detail, at);
+    }
+    Ok(())
+}
+
+async fn spend(tx: &Transaction<'_>, script: &mut Script, kept: &[(&Settlement, &Held)]) -> Done<()> {
+    let made = || kept.iter().flat_map(|(s, _)| s.calls.iter().map(move |calls| (*s, calls)));
+    let tokens: BTreeSet<_> = made().map(|(_, calls)| &calls.token).collect();
+    let Some((first, _)) = kept.first() else { return Ok(()) };
+    let mut spending = Spending::load(tx, &tokens, first.now).await?;
+    for (s, calls) in made() {
+        spending.spend(calls, s.now);
+    }
+    let spent: Vec<_> = made().map(|(s, calls)| (&s.room, calls)).collect();
+    let released: Vec<String> = released(kept).map(|s| s.room.as_str().to_owned()).collect();
+    spending.write(script, &spent, &released);
+    Ok(())
+}
+
+fn released<'a>(kept: &'a [(&Settlement, &Held)]) -> impl Iterator<Item = &'a Settlement> {
+    kept.iter().map(|(s, _)| *s).filter(|s| s.then != Then::Hold)
+}
+
+/// Integrations' own throttles: what was spent, and until when they are closed. One that was removed meanwhile
+/// leaves nothing behind.
+fn throttle(script: &mut Script, kept: &[(&Settlement, &Held)]) {
+    let meters: BTreeMap<&str, String> = kept
+        .iter()
+        .flat_map(|(s, _)| &s.throttles)
+        .map(|(integration, meter)| (integration.as_str(), meter_text(meter)))
+        .collect();
+    if !meters.is_empty() {
+        script.add(
+            "INSERT INTO throttles (integration, meter) \
+             SELECT i.id, u.meter FROM unnest($1::text[], $2::text[]) AS u(id, meter) \
+             JOIN integrations AS i ON i.id = u.id ORDER BY i.id FOR KEY SHARE OF i \
+             ON CONFLICT (integration) DO UPDATE SET meter = excluded.meter",
+            values![texts(meters.keys().copied()), meters.into_values().collect::<Vec<_>>()],
+        );
+    }
+    let closed: BTreeMap<&str, i64> = kept
+        .iter()
+        .flat_map(|(s, _)| &s.closed)
+        .map(|(integration, until)| (integration.as_str(), micros(*until)))
+        .collect();
+    if !closed.is_empty() {
+        script.add(
+            "INSERT INTO throttles (integration, closed_until) \
+             SELECT i.id, u.until FROM unnest($1::text[], $2::bigint[]) AS u(id, until) \
+             JOIN integrations AS i ON i.id = u.id ORDER BY i.id FOR KEY SHARE OF i \
+             ON CONFLICT (integration) DO UPDATE SET closed_until = excluded.closed_until",
+            values![texts(closed.keys().copied()), closed.into_values().collect::<Vec<_>>()],
+        );
+    }
+}
+
+/// What waits in the rooms that are given back.
+async fn left(tx: &Transaction<'_>, kept: &[(&Settlement, &Held)]) -> Done<HashMap<RoomKey, Left>> {
+    let of_rooms: Vec<&str> = released(kept).map(|s| s.room.as_str()).collect();
+    if of_rooms.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let nows: Vec<i64> = released(kept).map(|s| micros(s.now)).collect();
+    let found = rows(tx, LEFT, &[&of_rooms, &nows]).await?;
+    let mut left = HashMap::with_capacity(found.len());
+    for row in found {
+        left.insert(
+            RoomKey::new(row.try_get::<_, &str>(0)?),
+            Left {
+                next_ready: row.try_get::<_, Option<i64>>(1)?.map(time),
+                next_opening: row.try_get::<_, Option<i64>>(2)?.map(time),
+                has_ready: row.try_get(3)?,
+            },
+        );
+    }
+    Ok(left)
+}
+
+/// What waits in rooms at a time each.
+pub const LEFT: &str = "SELECT r.room, \
+    (SELECT min(n.ready_at) FROM notifications AS n WHERE n.room = r.room AND n.state = 'gathering'), \
+    (SELECT t.closed_until FROM throttles AS t WHERE t.closed_until > r.now AND EXISTS \
+       (SELECT 1 FROM notifications AS n WHERE n.integration = t.integration AND n.event_no IS NOT NULL \
+        AND n.state = 'pending' AND n.room = r.room) ORDER BY t.closed_until LIMIT 1), \
+    EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending' AND NOT EXISTS \
+       (SELECT 1 FROM throttles AS t WHERE t.integration = n.integration AND t.closed_until > r.now)) \
+    FROM unnest($1::text[], $2::bigint[]) AS r(room, now)";
+
+async fn save(tx: &Transaction<'_>, next: &[(&Settlement, Next)]) -> Done<()> {
+    if next.is_empty() {
+        return Ok(());
+    }
+    let states = || next.iter().map(|(s, _)| &s.state);
+    let mut script = Script::default();
+    script.add(
+        "UPDATE rooms AS r SET meter = u.meter, retry_failures = u.retry_failures, retry_at = u.retry_at, \
+         expired_untold = u.expired_untold, lease_until = u.lease_until, due_at = u.due_at, \
+         hold_until = u.hold_until, fresh_at = u.fresh_at \
+         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
+         $7::bigint[], $8::bigint[], $9::bigint[]) AS u(room, meter, retry_failures, retry_at, \
+         expired_untold, lease_until, due_at, hold_until, fresh_at) WHERE r.room = u.room",
+        values![
+            texts(next.iter().map(|(s, _)| s.room.as_str())),
+            states().map(|state| meter_text(&state.meter)).collect::<Vec<_>>(),
+            states().map(|state| state.retry.map(|retry| i64::from(retry.failures))).collect::<Vec<_>>(),
+            states().map(|state| state.retry.map(|retry| micros(retry.at))).collect::<Vec<_>>(),
+            states().map(|state| i64::from(state.expired_untold)).collect::<Vec<_>>(),
+            next.iter().map(|(_, next)| next.lease_until).collect::<Vec<_>>(),
+            next.iter().map(|(_, next)| next.due_at).collect::<Vec<_>>(),
+            next.iter().map(|(_, next)| next.hold_until).collect::<Vec<_>>(),
+            next.iter().map(|(_, next)| next.fresh_at).collect::<Vec<_>>(),
+        ],
+    );
+    script.run(tx).await
+}
