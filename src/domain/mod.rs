@@ -15,6 +15,7 @@ pub mod ids;
 pub mod intake;
 pub mod integration;
 pub mod line;
+pub mod lines;
 pub mod message;
 pub mod pacing;
 pub mod reason;
