@@ -18,6 +18,7 @@ pub mod line;
 pub mod lines;
 pub mod message;
 pub mod pacing;
+pub mod patience;
 pub mod reason;
 pub mod retry;
 pub mod story;

@@ -32,8 +32,8 @@ const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 /// # Errors
 /// What is wrong with the body, the ids or the CloudEvents attributes, and where.
 pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Result<Event, Malformed> {
-    let text = text_of(&envelope.body)?;
-    let body = json::parse(text)?;
+    let text = json::mended(text_of(&envelope.body)?);
+    let body = json::parse(&text)?;
     let (attributes, data) = cloudevent::open(envelope, &body)?;
     let subject = subject(&attributes, &data)?;
     let team = team(envelope, attributes.team);
@@ -45,7 +45,8 @@ pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Res
 /// can be used.
 pub fn identity(envelope: &Envelope) -> Option<EventId> {
     let from_event = || {
-        let body = json::parse(text_of(&envelope.body).ok()?).ok()?;
+        let text = json::mended(text_of(&envelope.body).ok()?);
+        let body = json::parse(&text).ok()?;
         cloudevent::structured_id(envelope, &body)
     };
     carried_id(envelope, || cloudevent::binary_id(envelope).or_else(from_event)).unwrap_or_default()

@@ -71,7 +71,8 @@ pub fn event_from_newman(report: &[u8], options: &NewmanOptions) -> Result<Value
         Malformed::new("body", format!("not UTF-8 from byte {} on", error.valid_up_to()), FIX)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tree = json::parse_only(text, WANTED)?;
+    let text = json::mended(text);
+    let tree = json::parse_only(&text, WANTED)?;
     let report = Fields::of(&tree, Place::Body)?;
     let Some(run) = report.object("run")? else { return Err(Malformed::missing(report.at("run"), FIX)) };
     let collection = Named::collection(&report)?;
