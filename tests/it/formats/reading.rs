@@ -215,7 +215,7 @@ fn a_name_that_was_cut_within_an_emoji_is_read_with_a_replacement_character() {
 
 #[test]
 fn a_time_at_the_end_of_the_calendar_is_the_latest_there_is() {
-    for time in ["9999-12-31T23:59:59Z", "9999-12-30T23:00:00.5-02:00", " 9999-12-31T00:00:00+14:00 "] {
+    for time in ["9999-12-31T23:59:59Z", "9999-12-30T23:00:00.5-02:00", " 9999-12-31T23:59:59-11:30 "] {
         let run = run_with(&json!({"finished_at": time}));
         assert_eq!(run.finished_at, Some(jiff::Timestamp::MAX), "{time}");
     }

@@ -51,6 +51,10 @@ impl Store for Outbox {
         Ok(0)
     }
 
+    async fn forget_streaks(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     async fn gauges(&self, _: Timestamp) -> Result<Gauges, StoreError> {
         Ok(Gauges::default())
     }

@@ -232,6 +232,10 @@ impl Store for Failing {
         self.inner.forget(before, limit).await
     }
 
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_streaks(before, limit).await
+    }
+
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
         self.inner.gauges(now).await
     }
@@ -253,9 +257,9 @@ async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     bench.take("e1", &run("m", true)).await;
     bench.dispatch.unsettled.store(1, Ordering::SeqCst);
-    assert!(bench.dispatch.claim_due(8).await.is_empty());
+    assert!(bench.dispatch.claim_due(8, 8).await.is_empty());
     bench.dispatch.unsettled.store(0, Ordering::SeqCst);
-    assert_eq!(bench.dispatch.claim_due(8).await.len(), 1);
+    assert_eq!(bench.dispatch.claim_due(8, 8).await.len(), 1);
 }
 
 #[tokio::test]

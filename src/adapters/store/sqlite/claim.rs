@@ -17,25 +17,28 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready waits (it was paused
 /// away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
     let mut needs: tokens::Needs = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
-    while lines.len() < terms.rooms {
-        let due = due_rooms(c, terms.rooms - lines.len(), now)?;
-        if due.is_empty() {
-            break;
-        }
-        for room in due {
-            // The lapsed holder's calls count before anybody's share is reckoned.
-            tokens::forfeit(c, &room, now)?;
-            if let Some(line) = claim(c, &mut events, room, terms, now)? {
-                let room_left = line.state.meter.available(terms.room_budget, now);
-                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
-                lines.push(line);
+    for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
+        let enough = lines.len() + most;
+        while lines.len() < enough {
+            let rooms = due_rooms(c, due, enough - lines.len(), now)?;
+            if rooms.is_empty() {
+                break;
+            }
+            for room in rooms {
+                // The lapsed holder's calls count before anybody's share is reckoned.
+                tokens::forfeit(c, &room, now)?;
+                if let Some(line) = claim(c, &mut events, room, terms, now)? {
+                    let room_left = line.state.meter.available(terms.room_budget, now);
+                    needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                    lines.push(line);
+                }
             }
         }
     }
@@ -48,16 +51,26 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
 
 /// When the next room gets due. A held room is due when its lease lapses.
 pub fn next_due(c: &Connection) -> Done<Option<Timestamp>> {
-    let due: Option<i64> = c
-        .prepare_cached("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
+    let due: Option<i64> = c.prepare_cached(NEXT_DUE)?.query_row([], |row| row.get(0))?;
     Ok(due.map(time))
 }
 
-/// A held room has its lapse as `due_at`, so what is found here is free or lapsed.
-fn due_rooms(c: &Connection, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
+/// Rooms that are due and whose last attempt did not fail. A held room has its lapse as `due_at`, so what is found here
+/// is free or lapsed.
+pub const DUE: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NULL ORDER BY due_at, room LIMIT ?2";
+
+/// The others that are due.
+pub const DUE_FOR_RETRY: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NOT NULL ORDER BY due_at, room LIMIT ?2";
+
+pub const NEXT_DUE: &str = "SELECT min(due_at) FROM ( \
+    SELECT min(due_at) AS due_at FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NULL \
+    UNION ALL SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL)";
+
+fn due_rooms(c: &Connection, due: &str, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    c.prepare_cached("SELECT room FROM rooms WHERE due_at <= ?1 ORDER BY due_at, room LIMIT ?2")?
+    c.prepare_cached(due)?
         .query_map(params![micros(now), limit], |row| row.get::<_, String>(0).map(RoomKey::new))?
         .collect()
 }
