@@ -106,7 +106,7 @@ impl Meter {
 
     /// Takes over what the server's headers say. A limit lower than the configured one holds at once; a
     /// higher one is not used, since what is configured is the operator's wish. It lapses when no answer says it
-    /// again for [`LEARNED_WINDOWS`].
+    /// again for ten windows.
     pub fn correct(&mut self, hint: &LimitHint, now: Timestamp) {
         if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
             self.learned = Some(Learned { limit, at: now });

@@ -111,11 +111,13 @@ fn claim(
             |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
     let throttles = throttles(c, &waiting, now)?;
+    let continues_after = continues_after(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         state,
         room,
         waiting,
+        continues_after,
         next_ready_at,
         tokens: HashMap::new(),
         throttles,
@@ -161,6 +163,20 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     )?
     .query_row(params![room.as_str(), micros(now)], |row| row.get(0).map(time))
     .optional()
+}
+
+/// The place of the last of `waiting` if more is ready that is to be told together with it.
+fn continues_after(c: &Connection, room: &RoomKey, waiting: &[Waiting]) -> rusqlite::Result<Option<i64>> {
+    let Some((last, gather)) = waiting.last().and_then(|last| Some((last, last.gather.as_ref()?))) else {
+        return Ok(None);
+    };
+    let goes_on = c
+        .prepare_cached(
+            "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
+             AND gather = ?4 LIMIT 1",
+        )?
+        .exists(params![room.as_str(), last.seq, last.integration.as_str(), gather.as_str()])?;
+    Ok(goes_on.then_some(last.seq))
 }
 
 /// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at

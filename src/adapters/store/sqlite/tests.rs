@@ -219,6 +219,11 @@ async fn hot_queries_use_their_indexes() {
             "notifications_line",
         ),
         (
+            "SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' AND seq > 1 AND integration = 'a' \
+             AND gather = 'g' LIMIT 1",
+            "notifications_line (room=? AND seq>?)",
+        ),
+        (
             "SELECT 1 FROM notifications WHERE room = 'r' AND state = 'pending' AND integration NOT IN \
              (SELECT integration FROM throttles WHERE closed_until > 1) LIMIT 1",
             "COVERING INDEX notifications_line",
