@@ -10,6 +10,7 @@ use super::cloudevent::{self, Attributes, Kind};
 use super::fields::{Fields, checked_id, clean};
 use super::json::{self, Json};
 use super::malformed::Malformed;
+use super::surrogates::mended;
 use super::{activity_webhook, api_run, monitor_webhook, routing};
 
 /// Bytes at most of a body.
@@ -32,7 +33,7 @@ const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 /// # Errors
 /// What is wrong with the body, the ids or the CloudEvents attributes, and where.
 pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Result<Event, Malformed> {
-    let text = json::mended(text_of(&envelope.body)?);
+    let text = mended(text_of(&envelope.body)?);
     let body = json::parse(&text)?;
     let (attributes, data) = cloudevent::open(envelope, &body)?;
     let subject = subject(&attributes, &data)?;
@@ -45,7 +46,7 @@ pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Res
 /// can be used.
 pub fn identity(envelope: &Envelope) -> Option<EventId> {
     let from_event = || {
-        let text = json::mended(text_of(&envelope.body).ok()?);
+        let text = mended(text_of(&envelope.body).ok()?);
         let body = json::parse(&text).ok()?;
         cloudevent::structured_id(envelope, &body)
     };
