@@ -150,8 +150,10 @@ pub enum Then {
 /// The worker's settings that the store needs for claims.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimTerms {
-    /// Rooms at most.
+    /// Rooms at most of those whose last attempt did not fail.
     pub rooms: usize,
+    /// Rooms at most that are to be retried. They come on top, so that no others wait behind them.
+    pub retries: usize,
     /// Notifications at most in one room's line.
     pub line: usize,
     /// After this without a settlement the room may be claimed by another.
@@ -249,9 +251,12 @@ pub trait Store: Send + Sync {
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError>;
 
     /// Forgets outcomes decided and collations ended before `before`, at most `limit` of each. Returns how many
-    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten, and
-    /// streaks live as long as their integration.
+    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten.
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Forgets streaks that no run has come for since `before`, give or take a day: `limit` at most. Returns how
+    /// many. A streak goes at once with its integration.
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Figures for the gauges.
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError>;

@@ -109,6 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_is_left_to_who_reads_the_event() {
+        for text in [r#"{"a":"\ud83d"}"#, r#"[{"a":"\ud83d"}]"#, r#"{"specversion":"1.0","a":"\ud83d"}"#] {
+            let documents = split(text.as_bytes(), "f").unwrap();
+            assert_eq!(
+                (documents.len(), documents[0].cloud_event),
+                (1, text.contains("specversion")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_json_is_said_with_its_place() {
         for (text, expected) in [
             ("", "f holds no event"),

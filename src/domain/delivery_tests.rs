@@ -62,6 +62,7 @@ fn line(ids: &[&str]) -> RoomLine {
         claim: 1,
         state: RoomState { expired_untold: 3, ..RoomState::default() },
         waiting: waiting.collect(),
+        continues_after: None,
         next_ready_at: None,
         tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
         throttles: Default::default(),
@@ -197,7 +198,7 @@ fn headers_on_a_good_answer_correct_the_room_and_the_token() {
     let good = Answer { room_limit: last, token_limit: last, ..answer(AnswerClass::Accepted, Some(204)) };
     let c = consequence(&line(&["a"]), &good, 0.0);
     assert_eq!(c.state.meter.blocked_until, Some(second(50)));
-    assert_eq!(c.state.meter.learned, Some(10));
+    assert_eq!(c.state.meter.learned.map(|learned| learned.limit), Some(10));
     assert_eq!(c.calls.hint, last);
 }
 

@@ -26,6 +26,8 @@ pub struct RoomLine {
     /// The head of the line in the order of the events: at most the number asked for (less where
     /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
+    /// The last of `waiting`, by its place, if what it is told together with goes on beyond it.
+    pub continues_after: Option<i64>,
     /// When the next notification that is still gathering gets ready, if there is one.
     pub next_ready_at: Option<Timestamp>,
     /// Calls reserved for this claim, by token.

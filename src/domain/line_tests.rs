@@ -69,6 +69,7 @@ fn line(letters: &str) -> RoomLine {
         claim: 1,
         state: RoomState::default(),
         waiting: waiting.collect(),
+        continues_after: None,
         next_ready_at: None,
         tokens: HashMap::from([(TokenKey::new("token"), calls)]),
         throttles: HashMap::new(),

@@ -10,6 +10,7 @@ use super::cloudevent::{self, Attributes, Kind};
 use super::fields::{Fields, checked_id, clean};
 use super::json::{self, Json};
 use super::malformed::Malformed;
+use super::surrogates::mended;
 use super::{activity_webhook, api_run, monitor_webhook, routing};
 
 /// Bytes at most of a body.
@@ -32,8 +33,8 @@ const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 /// # Errors
 /// What is wrong with the body, the ids or the CloudEvents attributes, and where.
 pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Result<Event, Malformed> {
-    let text = text_of(&envelope.body)?;
-    let body = json::parse(text)?;
+    let text = mended(text_of(&envelope.body)?);
+    let body = json::parse(&text)?;
     let (attributes, data) = cloudevent::open(envelope, &body)?;
     let subject = subject(&attributes, &data)?;
     let team = team(envelope, attributes.team);
@@ -45,7 +46,8 @@ pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Res
 /// can be used.
 pub fn identity(envelope: &Envelope) -> Option<EventId> {
     let from_event = || {
-        let body = json::parse(text_of(&envelope.body).ok()?).ok()?;
+        let text = mended(text_of(&envelope.body).ok()?);
+        let body = json::parse(&text).ok()?;
         cloudevent::structured_id(envelope, &body)
     };
     carried_id(envelope, || cloudevent::binary_id(envelope).or_else(from_event)).unwrap_or_default()

@@ -175,17 +175,27 @@ fn read(received: Received, snapshot: &Snapshot) -> Read {
         let wanted_by = snapshot.wanting(&event);
         return Read::Event { event, received, wanted_by };
     };
-    match snapshot.integration(&IntegrationId::new(&wanted)) {
-        Some(integration) => Read::Replay { event, received, integration },
-        None => {
-            let shown: String = wanted.chars().take(IntegrationId::MAX_LEN).collect();
-            let detail = format!(
-                "replayed for integration {shown:?}, which does not exist (any more); create it and replay, \
-                 or remove the header {INTEGRATION_HEADER} to offer the event to all"
-            );
-            undecidable(received, DeadLetterReason::IntegrationBroken, detail)
+    replay(event, received, &wanted, snapshot)
+}
+
+/// An event that names its integration, as a dead letter that was put back does. Any producer can write that
+/// header, so it opens no room that the event would not reach without it.
+fn replay(event: Arc<Event>, received: Received, wanted: &str, snapshot: &Snapshot) -> Read {
+    let refusal = match snapshot.integration(&IntegrationId::new(wanted)) {
+        Some(integration) if integration.wants(&event) => {
+            return Read::Replay { event, received, integration };
         }
-    }
+        Some(_) => {
+            "which does not want this event (by its kind, team, monitors or filters); change it and replay"
+        }
+        None => "which does not exist (any more); create it and replay",
+    };
+    let shown: String = wanted.chars().take(IntegrationId::MAX_LEN).collect();
+    let detail = format!(
+        "replayed for integration {shown:?}, {refusal}, or remove the header {INTEGRATION_HEADER} to offer the \
+         event to all"
+    );
+    undecidable(received, DeadLetterReason::IntegrationBroken, detail)
 }
 
 /// An id for an event whose producer gave none. Said once, as every such event can be told twice after a
@@ -210,12 +220,6 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         .filter(|id| IntegrationId::is_valid(id))
         .map(IntegrationId::new);
     let Received { envelope, at } = received;
-    tracing::warn!(
-        event_id = event.as_ref().map(EventId::as_str),
-        routing_key = envelope.routing_key,
-        reason = reason.as_str(),
-        "event goes to the dead-letter queue: {detail}"
-    );
     Read::Undecidable(Letter {
         id: 0,
         envelope,

@@ -28,7 +28,7 @@ macro_rules! conformance {
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
-                a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
+                a_resting_room_is_not_woken, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
                 a_room_with_nothing_ready_is_not_handed_out, a_crash_gives_rooms_back_at_once;
@@ -42,7 +42,8 @@ macro_rules! conformance {
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
                 large_letters_come_in_rounds,
-                forgetting_spares_what_is_open, gauges_tell_the_load;
+                forgetting_spares_what_is_open, streaks_are_forgotten_when_no_run_came_for_long,
+                gauges_tell_the_load;
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,

@@ -3,6 +3,7 @@
 
 mod burial;
 mod cases;
+mod dead_rooms;
 mod faults;
 
 use std::collections::VecDeque;
@@ -228,7 +229,7 @@ impl Bench {
         self.catalogue.refresh().await.unwrap();
         let (_switch, stop) = StopSwitch::new();
         loop {
-            let lines = self.dispatch.claim_due(8).await;
+            let lines = self.dispatch.claim_due(8, 8).await;
             if lines.is_empty() {
                 break;
             }

@@ -44,16 +44,20 @@ pub struct Style<'a> {
 pub struct Extras {
     /// Older notifications of this room that expired untold.
     pub expired: u32,
+    /// What is told together does not fit into one message; the next one goes on.
+    pub continues: bool,
 }
 
 impl Extras {
     fn line(self) -> Option<Phrase> {
-        let words = match self.expired {
-            0 => return None,
-            1 => "1 older notification was not sent: it waited longer than allowed.".to_owned(),
-            n => format!("{n} older notifications were not sent: they waited longer than allowed."),
+        let continues = self.continues.then(|| "The next message tells more of this.".to_owned());
+        let expired = match self.expired {
+            0 => None,
+            1 => Some("1 older notification was not sent: it waited longer than allowed.".to_owned()),
+            n => Some(format!("{n} older notifications were not sent: they waited longer than allowed.")),
         };
-        Some(Phrase::text(&words).italic())
+        let words: Vec<String> = continues.into_iter().chain(expired).collect();
+        (!words.is_empty()).then(|| Phrase::text(&words.join(" ")).italic())
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hipchat_notifier::domain::ids::GatherKey;
 use hipchat_notifier::domain::reason::SendReason;
-use hipchat_notifier::ports::{ClaimTerms, Fate, Retry, RoomState, Settled, Then};
+use hipchat_notifier::ports::{ClaimTerms, Fate, Retry, RoomLine, RoomState, Settled, Then};
 
 use super::lab::*;
 
@@ -213,6 +213,34 @@ pub async fn a_retrying_room_is_not_woken(lab: &dyn Lab) {
     }
 }
 
+pub async fn rooms_to_be_retried_take_no_others_place(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for who in ["a", "b"] {
+        desk.tell(&format!("{who}-1"), who, 0).await;
+        let line = desk.claim_one(0).await;
+        let mut failed = settlement(&line, 1, vec![], Then::Release { due: Some(at(600)) });
+        failed.state.retry = Some(Retry { failures: 1, at: at(600) });
+        desk.0.settle(failed).await.unwrap();
+    }
+    desk.tell("c-1", "c", 700).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(600)));
+    let rooms = |lines: Vec<RoomLine>| lines.into_iter().map(|line| line.room).collect::<Vec<_>>();
+    let claim = |rooms, retries| desk.0.claim_rooms(ClaimTerms { rooms, retries, ..TERMS }, at(700));
+    assert_eq!(rooms(claim(1, 0).await.unwrap()), [room("3")], "though the others are due longer");
+    let first = claim(9, 1).await.unwrap();
+    assert_eq!(rooms(first.clone()), [room("1")]);
+    assert_eq!(rooms(claim(0, 9).await.unwrap()), [room("2")]);
+    // One that has answered is as good as any.
+    let mut well = settlement(&first[0], 701, all_sent(&first[0], 701), RELEASE);
+    well.state.retry = None;
+    desk.0.settle(well).await.unwrap();
+    desk.tell("a-2", "a", 702).await;
+    assert_eq!(
+        rooms(desk.0.claim_rooms(ClaimTerms { retries: 0, ..TERMS }, at(702)).await.unwrap()),
+        [room("1")]
+    );
+}
+
 pub async fn a_room_with_nothing_ready_is_not_handed_out(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     desk.tell("e1", "a", 0).await;
@@ -242,7 +270,7 @@ pub async fn a_crash_gives_rooms_back_at_once(lab: &dyn Lab) {
 }
 
 /// Gives `line` back with integration `who` closed until `ms`.
-async fn close(desk: &Desk, line: &hipchat_notifier::ports::RoomLine, now: i64, who: &str, ms: i64) {
+async fn close(desk: &Desk, line: &RoomLine, now: i64, who: &str, ms: i64) {
     let mut s = settlement(line, now, vec![], Then::Release { due: Some(at(ms)) });
     s.closed = vec![(integration(who), at(ms))];
     assert_eq!(desk.0.settle(s).await.unwrap(), Settled::Applied);

@@ -32,8 +32,14 @@ pub trait Lab: Send + Sync {
 
 pub const LEASE: Duration = Duration::from_secs(30);
 
-pub const TERMS: ClaimTerms =
-    ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN, room_budget: Budget::ROOM };
+pub const TERMS: ClaimTerms = ClaimTerms {
+    rooms: 64,
+    retries: 64,
+    line: 100,
+    lease: LEASE,
+    token_budget: Budget::TOKEN,
+    room_budget: Budget::ROOM,
+};
 
 /// So many milliseconds after the beginning of the test's time.
 pub fn at(ms: i64) -> Timestamp {

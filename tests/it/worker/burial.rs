@@ -51,6 +51,10 @@ impl Store for Outbox {
         Ok(0)
     }
 
+    async fn forget_streaks(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     async fn gauges(&self, _: Timestamp) -> Result<Gauges, StoreError> {
         Ok(Gauges::default())
     }
@@ -76,6 +80,7 @@ impl LetterBox for Troubled {
 }
 
 struct Graveyard {
+    clock: Arc<HandClock>,
     outbox: Arc<Outbox>,
     queue: Arc<Troubled>,
     burial: Burial,
@@ -93,10 +98,10 @@ impl Graveyard {
             letter_box: queue.clone(),
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
-            trouble: Arc::new(Trouble::new("the dead-letter queue", clock)),
+            trouble: Arc::new(Trouble::new("the dead-letter queue", clock.clone())),
             wake: Arc::new(Bell::default()),
         };
-        Self { outbox, queue, burial }
+        Self { clock, outbox, queue, burial }
     }
 
     fn published(&self) -> Vec<i64> {
@@ -149,6 +154,25 @@ async fn of_a_round_that_breaks_only_the_rest_is_repeated() {
     }
     assert_eq!(yard.burial.step(&mut owed).await.unwrap(), 3);
     assert_eq!(yard.published(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_letter_is_one_line_in_the_log_and_a_flood_of_one_kind_ends_as_a_count() {
+    use crate::support::log::Log;
+    let yard = Graveyard::new(120);
+    let fault = Letter { reason: DeadLetterReason::WorkerFault, ..letter(121, yard.burial.clock.now()) };
+    yard.outbox.letters.lock().unwrap().push(fault);
+    let (log, mut owed) = (Log::catch(), Owed::default());
+    while yard.burial.step(&mut owed).await.unwrap() > 0 {}
+    assert_eq!(log.text().lines().count(), 51, "{}", log.text());
+    assert_eq!(log.text().matches("malformed-event").count(), 50);
+    assert!(log.text().contains("worker-fault"), "another kind is not hidden");
+    yard.clock.0.fetch_add(60_000, Ordering::SeqCst);
+    yard.burial.step(&mut owed).await.unwrap();
+    let text = log.text();
+    let last = text.lines().last().expect("a line");
+    assert!(last.contains("70 more were dead-lettered and not told here"), "{last}");
+    assert!(last.contains("malformed-event"), "{last}");
 }
 
 #[tokio::test]

@@ -90,6 +90,20 @@ async fn a_digest_tells_an_interval_at_its_end_and_nothing_when_nothing_happened
 }
 
 #[tokio::test]
+async fn a_digest_that_fills_more_than_one_message_says_that_it_goes_on() {
+    let bench = Bench::new(&activities("feed", "a", "on = \"digest\", every = \"1h\"")).await;
+    for n in 0..250 {
+        bench.take(&format!("e{n}"), &update("ana", &format!("r{n}"))).await;
+    }
+    bench.pass(3600);
+    bench.settle_down().await;
+    let goes_on: Vec<bool> =
+        bench.texts("a").iter().map(|text| text.contains("The next message tells more of this.")).collect();
+    assert_eq!(goes_on, [true, true, false], "100 at a time");
+    assert_eq!(bench.fate("e249", "feed").await, "digested/scheduled-digest");
+}
+
+#[tokio::test]
 async fn an_integrations_throttle_holds_it_and_not_the_others_of_the_room() {
     let throttled = results("slow", "a", "all")
         + "throttle = { messages = 1, per = \"10m\", overflow = \"queue\" }\n"

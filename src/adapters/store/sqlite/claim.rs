@@ -17,25 +17,28 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready waits (it was paused
 /// away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
     let mut needs: tokens::Needs = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
-    while lines.len() < terms.rooms {
-        let due = due_rooms(c, terms.rooms - lines.len(), now)?;
-        if due.is_empty() {
-            break;
-        }
-        for room in due {
-            // The lapsed holder's calls count before anybody's share is reckoned.
-            tokens::forfeit(c, &room, now)?;
-            if let Some(line) = claim(c, &mut events, room, terms, now)? {
-                let room_left = line.state.meter.available(terms.room_budget, now);
-                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
-                lines.push(line);
+    for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
+        let enough = lines.len() + most;
+        while lines.len() < enough {
+            let rooms = due_rooms(c, due, enough - lines.len(), now)?;
+            if rooms.is_empty() {
+                break;
+            }
+            for room in rooms {
+                // The lapsed holder's calls count before anybody's share is reckoned.
+                tokens::forfeit(c, &room, now)?;
+                if let Some(line) = claim(c, &mut events, room, terms, now)? {
+                    let room_left = line.state.meter.available(terms.room_budget, now);
+                    needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                    lines.push(line);
+                }
             }
         }
     }
@@ -48,16 +51,26 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
 
 /// When the next room gets due. A held room is due when its lease lapses.
 pub fn next_due(c: &Connection) -> Done<Option<Timestamp>> {
-    let due: Option<i64> = c
-        .prepare_cached("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
+    let due: Option<i64> = c.prepare_cached(NEXT_DUE)?.query_row([], |row| row.get(0))?;
     Ok(due.map(time))
 }
 
-/// A held room has its lapse as `due_at`, so what is found here is free or lapsed.
-fn due_rooms(c: &Connection, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
+/// Rooms that are due and whose last attempt did not fail. A held room has its lapse as `due_at`, so what is found here
+/// is free or lapsed.
+pub const DUE: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NULL ORDER BY due_at, room LIMIT ?2";
+
+/// The others that are due.
+pub const DUE_FOR_RETRY: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NOT NULL ORDER BY due_at, room LIMIT ?2";
+
+pub const NEXT_DUE: &str = "SELECT min(due_at) FROM ( \
+    SELECT min(due_at) AS due_at FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NULL \
+    UNION ALL SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL)";
+
+fn due_rooms(c: &Connection, due: &str, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    c.prepare_cached("SELECT room FROM rooms WHERE due_at <= ?1 ORDER BY due_at, room LIMIT ?2")?
+    c.prepare_cached(due)?
         .query_map(params![micros(now), limit], |row| row.get::<_, String>(0).map(RoomKey::new))?
         .collect()
 }
@@ -98,11 +111,13 @@ fn claim(
             |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
     let throttles = throttles(c, &waiting, now)?;
+    let continues_after = continues_after(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         state,
         room,
         waiting,
+        continues_after,
         next_ready_at,
         tokens: HashMap::new(),
         throttles,
@@ -148,6 +163,20 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     )?
     .query_row(params![room.as_str(), micros(now)], |row| row.get(0).map(time))
     .optional()
+}
+
+/// The place of the last of `waiting` if more is ready that is to be told together with it.
+fn continues_after(c: &Connection, room: &RoomKey, waiting: &[Waiting]) -> rusqlite::Result<Option<i64>> {
+    let Some((last, gather)) = waiting.last().and_then(|last| Some((last, last.gather.as_ref()?))) else {
+        return Ok(None);
+    };
+    let goes_on = c
+        .prepare_cached(
+            "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
+             AND gather = ?4 LIMIT 1",
+        )?
+        .exists(params![room.as_str(), last.seq, last.integration.as_str(), gather.as_str()])?;
+    Ok(goes_on.then_some(last.seq))
 }
 
 /// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at

@@ -123,11 +123,12 @@ struct Telling<'a> {
 
 impl<'c> Batch<'c> {
     fn write(mut self, changes: &'c IntakeChanges) -> Done<IntakeReceipt> {
+        let at = changes.events.last().map(|event| micros(event.received.at));
         for event in &changes.events {
             self.event(event)?;
         }
         for (key, streak) in &changes.streaks {
-            self.streak(key, streak)?;
+            self.streak(key, streak, at)?;
         }
         // After the streaks, whose beliefs rest on the telling.
         for key in &self.untold {
@@ -297,15 +298,16 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
-    /// Streaks live as long as their integration; one that was removed a moment ago gets none anew.
-    fn streak(&mut self, key: &StreakKey, streak: &Streak) -> Done<()> {
+    /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
+    /// the run came that moved it.
+    fn streak(&mut self, key: &StreakKey, streak: &Streak, at: Option<i64>) -> Done<()> {
         if self.standing(&key.integration)?.is_none() {
             return Ok(());
         }
         self.c
             .prepare_cached(
-                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
+                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
+                 touched) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
                  failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7",
             )?
             .execute(params![
@@ -316,7 +318,15 @@ impl<'c> Batch<'c> {
                 streak.first_failed_at.map(micros),
                 streak.newest.map(micros),
                 streak.belief.as_str(),
+                at,
             ])?;
+        // Once a day, so that a run seldom costs a change of the index.
+        self.c
+            .prepare_cached(
+                "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
+                 AND ifnull(touched < ?4 - 86400000000, true)",
+            )?
+            .execute(params![key.integration.as_str(), key.monitor_uid, key.region, at])?;
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub fn explain(c: &Connection, event: &EventId) -> Done<Vec<JournalEntry>> {
 }
 
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.
-/// What is open is never forgotten, nor are streaks: those live as long as their integration.
+/// What is open is never forgotten. When there is nothing to forget, the file gives back some of what it does not need.
 pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let forgotten = c
@@ -48,7 +48,40 @@ pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
          (SELECT integration, of FROM collations WHERE until < ?1 ORDER BY until LIMIT ?2)",
     )?
     .execute(params![micros(before), limit])?;
+    if forgotten == 0 {
+        shrink(c)?;
+    }
     Ok(forgotten)
+}
+
+/// Forgets streaks that no run has come for since `before`.
+pub fn forget_streaks(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let forgotten = c
+        .prepare_cached(
+            "DELETE FROM streaks WHERE (integration, monitor, region) IN \
+             (SELECT integration, monitor, region FROM streaks WHERE touched < ?1 ORDER BY touched LIMIT ?2)",
+        )?
+        .execute(params![micros(before), limit])?;
+    Ok(forgotten)
+}
+
+/// Pages that the file keeps though nothing is in them: what comes tomorrow takes the place of what was forgotten.
+pub const SPARE_PAGES: i64 = 2048;
+/// Pages given back in one transaction, so that intake never waits long for it.
+pub const PAGES_AT_ONCE: i64 = 512;
+
+/// Gives back a bounded part of the pages that stand empty.
+fn shrink(c: &Connection) -> rusqlite::Result<()> {
+    let empty: i64 = c.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+    let pages = (empty - SPARE_PAGES).min(PAGES_AT_ONCE);
+    if pages > 0 {
+        // Each step gives back one page.
+        let mut statement = c.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok(())
 }
 
 /// How much waits, and for how long.

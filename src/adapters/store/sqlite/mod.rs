@@ -140,6 +140,10 @@ impl Store for SqliteStore {
         self.writer.run(move |c| journal::forget(c, before, limit)).await
     }
 
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer.run(move |c| journal::forget_streaks(c, before, limit)).await
+    }
+
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
         self.reader.run(move |c| journal::gauges(c, now)).await
     }

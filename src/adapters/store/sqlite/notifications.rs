@@ -121,8 +121,9 @@ fn doubt(c: &Connection, seq: i64) -> rusqlite::Result<()> {
 /// Makes the belief of a streak (integration, monitor, region) unsure, also where no run has moved it yet.
 pub fn doubt_streak(c: &Connection, streak: [&str; 3]) -> rusqlite::Result<()> {
     c.prepare_cached(
-        "INSERT INTO streaks (integration, monitor, region, failures, belief) \
-         SELECT id, ?2, ?3, 0, 'unsure' FROM integrations WHERE id = ?1 \
+        "INSERT INTO streaks (integration, monitor, region, failures, belief, touched) \
+         SELECT id, ?2, ?3, 0, 'unsure', (SELECT nullif(value, 0) FROM meta WHERE name = 'clock') \
+         FROM integrations WHERE id = ?1 \
          ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure'",
     )?
     .execute(streak)

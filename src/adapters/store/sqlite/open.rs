@@ -164,6 +164,10 @@ fn try_prepare(path: &Path) -> Done<Connection> {
             path.display()
         ))));
     }
+    if tables == 0 {
+        // Only a file without any page takes this. With it, what is forgotten can be given back to the disk.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     if id == 0 {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
