@@ -132,14 +132,23 @@ async fn show(parts: &Parts, args: &IntegrationArgs) -> anyhow::Result<()> {
 async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Result<()> {
     let definitions = parts.read_integrations(&args.file)?.definitions;
     let applied = parts.store.apply(definitions, ManagedBy::Operator, now).await.map_err(refused)?;
+    let changes = &applied.changes;
     if args.output.output == Output::Json {
         return output::json(&json!({
-            "added": applied.added,
-            "changed": applied.changed,
+            "added": changes.added.len(),
+            "changed": changes.changed.len(),
             "unchanged": applied.unchanged,
         }));
     }
-    say(&format!("{} added, {} changed, {} unchanged", applied.added, applied.changed, applied.unchanged));
+    say(&format!(
+        "{} added, {} changed, {} unchanged",
+        changes.added.len(),
+        changes.changed.len(),
+        applied.unchanged
+    ));
+    if !changes.is_empty() {
+        say(&changes.to_string());
+    }
     Ok(())
 }
 
@@ -148,8 +157,8 @@ async fn remove(parts: &Parts, args: &RemoveArgs, now: Timestamp) -> anyhow::Res
     let stored = find(parts, &id).await?;
     if stored.pending > 0 && !args.yes {
         bail!(
-            "{id} has {} pending notifications, which would end as suppressed; add --yes to remove it",
-            stored.pending
+            "{id} has {}, which would end as suppressed; add --yes to remove it",
+            message::count(stored.pending, "pending notification", "pending notifications")
         );
     }
     parts.store.remove(&id, now).await.map_err(refused)?;

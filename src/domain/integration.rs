@@ -162,6 +162,9 @@ pub enum IntegrationState {
 }
 
 impl IntegrationState {
+    /// All words of [`Self::as_str`].
+    pub const WORDS: [&'static str; 3] = ["active", "paused", "suspended"];
+
     /// The contract's word.
     pub fn as_str(&self) -> &'static str {
         match self {

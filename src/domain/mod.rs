@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod answer;
+pub mod changes;
 pub mod delivery;
 pub mod endings;
 pub mod envelope;
@@ -20,3 +21,4 @@ pub mod pacing;
 pub mod reason;
 pub mod retry;
 pub mod story;
+pub mod waits;

@@ -57,7 +57,9 @@ impl Janitor {
         self.metrics.pending_notifications.set(to_i64(gauges.pending));
         self.metrics.oldest_due_seconds.set(gauges.oldest_due_seconds);
         self.metrics.unburied_letters.set(to_i64(gauges.letters));
-        self.metrics.integrations.set(self.catalogue.now().len() as i64);
+        for (state, count) in self.catalogue.now().by_state() {
+            self.metrics.integrations(state, count);
+        }
         let before = now.checked_sub(self.keep).unwrap_or(Timestamp::MIN);
         let forgotten = self.store.forget(before, FORGET_AT_ONCE).await?;
         Ok(if forgotten < FORGET_AT_ONCE { Tidied::All } else { Tidied::Some })

@@ -19,6 +19,7 @@ mod tally;
 mod tests;
 mod text;
 
+pub use text::count;
 pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
 
 use super::event::Subject;

@@ -15,7 +15,8 @@ async fn apply(desk: &Desk, definitions: Vec<Definition>, by: ManagedBy) -> Appl
 }
 
 fn counts(applied: Applied) -> [usize; 4] {
-    [applied.added, applied.changed, applied.unchanged, applied.removed]
+    let changes = &applied.changes;
+    [changes.added.len(), changes.changed.len(), applied.unchanged, changes.removed.len()]
 }
 
 fn paused(id: &str, room_id: &str, token: &str) -> Definition {

@@ -56,6 +56,7 @@ pub async fn sent_and_digested(lab: &dyn Lab) {
             outcome: Outcome::Sent,
             reason: "failure".into(),
             detail: String::new(),
+            whereabouts: None,
             decided_at: at(15),
             sent_at: Some(at(15)),
             attempts: 1,

@@ -19,6 +19,7 @@ mod standing;
 mod tests;
 mod threads;
 mod tokens;
+mod waits;
 
 use std::fs::File;
 use std::path::Path;
@@ -97,6 +98,14 @@ impl SqliteStore {
     /// a place that can't be written: each with a sentence that names the file and what to do.
     pub fn open(path: &Path, role: Role, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
         Self::start(open::open(path, role)?, path, cipher)
+    }
+
+    /// The process of the worker that uses the file at `path`, as it called itself; `None` if none does.
+    ///
+    /// # Errors
+    /// If that can't be known.
+    pub fn worker_on(path: &Path) -> std::io::Result<Option<String>> {
+        open::worker(path)
     }
 
     fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
