@@ -292,6 +292,10 @@ pub struct JournalEntry {
 pub trait Journal: Send + Sync {
     /// All notifications of one event, in the order of their integrations' ids; empty if it is not known.
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError>;
+
+    /// How many notifications of one integration the journal has as dead-lettered, or on their way there. One
+    /// that was replayed is none of them any more; one that was discarded still is.
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError>;
 }
 
 // ---------------------------------------------------------------------------------------------- integrations

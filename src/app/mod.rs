@@ -34,7 +34,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let parts = Parts::open(&settings, Role::Worker)?;
     let metrics = Arc::new(Metrics::default());
     let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
-    let file = settings.integrations.file.clone().map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
+    let file = settings
+        .integrations
+        .file
+        .clone()
+        .map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
     let file = match file {
         Some(mut file) => {
             file.apply_first().await?;

@@ -21,4 +21,5 @@ pub mod pacing;
 pub mod reason;
 pub mod retry;
 pub mod story;
+pub mod unwanted;
 pub mod waits;

@@ -115,6 +115,11 @@ impl Snapshot {
         self.by_id.get(id).map(|entry| entry.integration.clone())
     }
 
+    /// All integrations, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Integration> {
+        self.by_id.values().map(|entry| &*entry.integration)
+    }
+
     /// Where one integration's messages are posted.
     pub fn target(&self, id: &IntegrationId) -> Option<Arc<RoomTarget>> {
         self.by_id.get(id)?.target.clone()

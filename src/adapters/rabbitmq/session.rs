@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
                     self.terms.health.set(SessionState::Consuming);
                 }
                 self.watch.starved(standing).then(|| {
-                    format!("events wait ({}), but none is delivered to the only consumer", standing.messages)
+                    format!("{} events wait, but none is delivered to the only consumer", standing.messages)
                 })
             }
         }

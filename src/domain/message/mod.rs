@@ -19,8 +19,8 @@ mod tally;
 mod tests;
 mod text;
 
-pub use text::count;
 pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
+pub use text::count;
 
 use super::event::Subject;
 use super::integration::{Integration, Ping};

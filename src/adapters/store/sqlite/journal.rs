@@ -43,6 +43,17 @@ pub fn explain(c: &Connection, event: &EventId) -> Done<Vec<JournalEntry>> {
     Ok(entries)
 }
 
+/// How many of one integration's notifications were given up. Goes through the whole journal, as only a person
+/// asks for it.
+pub fn dead_lettered(c: &Connection, integration: &IntegrationId) -> Done<u64> {
+    let count: i64 = c
+        .prepare_cached(
+            "SELECT count(*) FROM notifications WHERE integration = ?1 AND state IN ('dead-lettered', 'burying')",
+        )?
+        .query_row([integration.as_str()], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.
 /// What is open is never forgotten, nor are streaks: those live as long as their integration.
 pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {

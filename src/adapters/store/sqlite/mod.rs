@@ -160,6 +160,11 @@ impl Journal for SqliteStore {
         let event = event.clone();
         self.reader.run(move |c| journal::explain(c, &event)).await
     }
+
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
+        let integration = integration.clone();
+        self.reader.run(move |c| journal::dead_lettered(c, &integration)).await
+    }
 }
 
 #[async_trait]
