@@ -33,9 +33,8 @@ pub struct Metrics {
     pub unburied_letters: Gauge,
     integrations: Family<Labels<1>, Gauge>,
     session: Family<Labels<1>, Gauge>,
-    /// Without members where no file is configured.
-    file_applied: Family<Labels<0>, Gauge>,
-    file_applied_at: Family<Labels<0>, Gauge>,
+    file_applied: Gauge,
+    file_applied_at: Gauge,
 }
 
 impl Default for Metrics {
@@ -54,8 +53,8 @@ impl Default for Metrics {
             unburied_letters: Gauge::default(),
             integrations: Family::default(),
             session: Family::default(),
-            file_applied: Family::default(),
-            file_applied_at: Family::default(),
+            file_applied: Gauge::default(),
+            file_applied_at: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -83,16 +82,6 @@ impl Default for Metrics {
             "1 for what the session with RabbitMQ is doing, else 0",
             m.session.clone(),
         );
-        registry.register(
-            "integrations_file_applied",
-            "1 if the integrations file as it is now is applied, 0 if it was rejected",
-            m.file_applied.clone(),
-        );
-        registry.register(
-            "integrations_file_applied_timestamp_seconds",
-            "When the integrations file was applied last, in Unix time",
-            m.file_applied_at.clone(),
-        );
         metrics.announce();
         Self { registry, ..metrics }
     }
@@ -110,6 +99,22 @@ impl Metrics {
         for reason in DeadLetterReason::ALL {
             let _ = self.dead_letters.get_or_create(&[("reason", reason.as_str())]);
         }
+    }
+
+    /// Shows the figures of the integrations file too: without one they would tell of a fault that is none.
+    #[must_use]
+    pub fn with_integrations_file(mut self) -> Self {
+        self.registry.register(
+            "integrations_file_applied",
+            "1 if the integrations file as it is now is applied, 0 if it was rejected",
+            self.file_applied.clone(),
+        );
+        self.registry.register(
+            "integrations_file_applied_timestamp_seconds",
+            "When the integrations file was applied last, in Unix time",
+            self.file_applied_at.clone(),
+        );
+        self
     }
 
     /// Counts one event.
@@ -163,13 +168,13 @@ impl Metrics {
 
     /// Notes that the integrations file was applied at this time.
     pub fn integrations_file_applied(&self, unix_seconds: i64) {
-        self.file_applied.get_or_create(&[]).set(1);
-        self.file_applied_at.get_or_create(&[]).set(unix_seconds);
+        self.file_applied.set(1);
+        self.file_applied_at.set(unix_seconds);
     }
 
     /// Notes that the integrations file as it is now could not be applied.
     pub fn integrations_file_rejected(&self) {
-        self.file_applied.get_or_create(&[]).set(0);
+        self.file_applied.set(0);
     }
 
     /// All metrics in Prometheus' text form.

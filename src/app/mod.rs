@@ -32,7 +32,11 @@ use crate::worker::wake::{Bell, Stop, StopSwitch};
 /// [`Misconfigured`] for what an operator has to change; anything else that ends the worker.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let parts = Parts::open(&settings, Role::Worker)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = match settings.integrations.file {
+        Some(_) => Metrics::default().with_integrations_file(),
+        None => Metrics::default(),
+    };
+    let metrics = Arc::new(metrics);
     let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
     let file = settings
         .integrations

@@ -135,7 +135,9 @@ async fn show(parts: &Parts, args: &IntegrationArgs) -> anyhow::Result<()> {
         flatten(key, &shown[key], &mut lines);
     }
     if let Some(definition) = shown["definition"].as_object() {
-        for (key, value) in definition.iter().filter(|(key, _)| !STANDING.contains(&key.as_str())) {
+        // The version is that of the stored form.
+        let shown_already = |key: &str| key == "version" || STANDING.contains(&key);
+        for (key, value) in definition.iter().filter(|(key, _)| !shown_already(key)) {
             flatten(key, value, &mut lines);
         }
     }

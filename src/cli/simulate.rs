@@ -203,7 +203,7 @@ impl Simulation {
                 })
                 .collect();
             output::json(&lines)?;
-            self.remarks(complain);
+            self.tell_unwanted(complain);
             return Ok(());
         }
         for line in &self.lines {
@@ -214,21 +214,20 @@ impl Simulation {
                 say(&format!("    {} {}", message["color"].as_str().unwrap_or_default(), message["message"]));
             }
         }
-        self.remarks(say);
+        self.tell_unwanted(say);
+        if self.repeated > 0 {
+            let have = message::count(self.repeated, "event has an id", "events have ids");
+            say(&format!("{have} that came before: the same id twice is one event"));
+        }
         Ok(())
     }
 
-    /// What is to be said of events that stand in no line.
-    fn remarks(&self, say: fn(&str)) {
+    fn tell_unwanted(&self, say: fn(&str)) {
         for (why, events) in &self.unwanted {
             let n = events.len();
             let which = if n == 1 { events[0].clone() } else { format!("{} and {} more", events[0], n - 1) };
             let are = message::count(n as u64, "event is", "events are");
             say(&visible(&format!("{are} wanted by no integration ({which}): {why}")));
-        }
-        if self.repeated > 0 {
-            let have = message::count(self.repeated, "event has an id", "events have ids");
-            say(&format!("{have} that came before: the same id twice is one event"));
         }
     }
 }

@@ -108,12 +108,12 @@ mod tests {
     }
 
     fn runs(monitors: &[&str]) -> Interest {
-        let monitors = monitors.iter().map(|glob| Glob::new(*glob)).collect();
+        let monitors = monitors.iter().map(|glob| Glob::new(glob)).collect();
         Interest::MonitorResults { monitors, rule: RunRule::DEFAULT }
     }
 
     fn activities(models: &[&str]) -> Interest {
-        let models = GlobFilter { only: models.iter().map(|glob| Glob::new(*glob)).collect(), not: vec![] };
+        let models = GlobFilter { only: models.iter().map(|glob| Glob::new(glob)).collect(), not: vec![] };
         Interest::TeamActivity {
             filters: Box::new(ActivityFilters { models, ..ActivityFilters::default() }),
             rule: ActivityRule::Each { collate: std::time::Duration::ZERO },

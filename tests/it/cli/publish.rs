@@ -155,3 +155,20 @@ async fn one_id_is_for_one_event() {
     );
     assert_eq!(lab.broker.depth(&lab.broker.topology.queue).await, 0);
 }
+
+#[tokio::test]
+async fn events_without_a_team_are_warned_of_where_integrations_have_one() {
+    let lab = Lab::new().await;
+    let event = run_body("m-1", 0);
+    lab.run_with(&["publish", "-"], &[], event.as_bytes()).await.done();
+    let bound = |id| lab.integration(id, "monitor-results").replace("\"\nkind", "\"\nteam = \"acme\"\nkind");
+    lab.apply(&(lab.integration("any", "monitor-results") + &bound("one") + &bound("two"))).await;
+    let warned = lab.run_with(&["publish", "-"], &[], event.as_bytes()).await;
+    assert_eq!(warned.code, Some(0));
+    assert_eq!(
+        warned.err,
+        "hipchat-notifier: warning: not all integrations hear of the event: 2 are for team \"acme\", and the event \
+         names no team (--team gives it one)\n"
+    );
+    lab.run_with(&["publish", "-", "--team", "acme"], &[], event.as_bytes()).await.done();
+}
