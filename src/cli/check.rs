@@ -154,7 +154,8 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> anyhow::Result<()> {
         for f in findings {
             match &f.result {
                 Ok(text) => say(&format!("ok    {}: {text}", f.what)),
-                Err(text) => say(&format!("FAULT {}: {text}", f.what)),
+                // What goes on in other lines stands under its first.
+                Err(text) => say(&format!("FAULT {}: {}", f.what, text.replace('\n', "\n      "))),
             }
         }
     }
