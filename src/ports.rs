@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use crate::domain::answer::{Answer, AnswerClass};
+pub use crate::domain::changes::Changes;
 use crate::domain::envelope::{Envelope, Received};
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
@@ -19,6 +20,7 @@ pub use crate::domain::line::{Retry, RoomLine, RoomState, TokenCalls, TokenGrant
 use crate::domain::message::RoomMessage;
 use crate::domain::pacing::{Budget, Meter};
 use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
+use crate::domain::waits::Whereabouts;
 
 /// Wall time. Only `adapters::clock` reads it, so tests and simulations can stop it.
 pub trait Clock: Send + Sync {
@@ -283,6 +285,8 @@ pub struct JournalEntry {
     pub reason: String,
     /// While pending, what the latest failed attempt got.
     pub detail: String,
+    /// While pending, where it is.
+    pub whereabouts: Option<Whereabouts>,
     pub decided_at: Timestamp,
     pub sent_at: Option<Timestamp>,
     pub attempts: u32,
@@ -293,6 +297,10 @@ pub struct JournalEntry {
 pub trait Journal: Send + Sync {
     /// All notifications of one event, in the order of their integrations' ids; empty if it is not known.
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError>;
+
+    /// How many notifications of one integration the journal has as dead-lettered, or on their way there. One
+    /// that was replayed is none of them any more; one that was discarded still is.
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError>;
 }
 
 // ---------------------------------------------------------------------------------------------- integrations
@@ -348,12 +356,10 @@ pub struct Stored {
 }
 
 /// What `apply` did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    pub added: usize,
-    pub changed: usize,
+    pub changes: Changes,
     pub unchanged: usize,
-    pub removed: usize,
 }
 
 /// The integrations and their states. All changes raise the revision, which workers watch.

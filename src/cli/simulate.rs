@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{Output, SimulateArgs};
 use super::events;
-use super::output::{self, say, visible};
+use super::output::{self, complain, say, visible};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::wire;
 use crate::app::parts;
@@ -19,6 +19,7 @@ use crate::domain::integration::Integration;
 use crate::domain::message::{self, Extras, Links, RoomMessage};
 use crate::domain::reason::SendReason;
 use crate::domain::story::{Story, Told};
+use crate::domain::unwanted;
 use crate::ports::{Clock, Definition, ManagedBy, Stored};
 use crate::settings::Settings;
 use crate::worker::catalogue::Snapshot;
@@ -57,7 +58,8 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
         state: IntakeState::default(),
         lines: Vec::new(),
         held: BTreeMap::new(),
-        unwanted: 0,
+        unwanted: BTreeMap::new(),
+        repeated: 0,
         team: args.team.clone(),
     };
     for file in &args.events {
@@ -86,7 +88,9 @@ struct Simulation {
     state: IntakeState,
     lines: Vec<Line>,
     held: BTreeMap<(IntegrationId, GatherKey), Vec<Held>>,
-    unwanted: usize,
+    /// Events that no integration wants, by the reasons for that.
+    unwanted: BTreeMap<String, Vec<String>>,
+    repeated: u64,
     team: Option<String>,
 }
 
@@ -112,8 +116,12 @@ impl Simulation {
                 detail: Some(letter.detail),
                 message: None,
             }),
-            Ok(simulated) if simulated.fates.is_empty() => self.unwanted += 1,
-            Ok(Simulated { event, fates }) => {
+            Ok(Simulated { repeated: true, .. }) => self.repeated += 1,
+            Ok(Simulated { event, fates, .. }) if fates.is_empty() => {
+                let why = unwanted::by_nobody(self.snapshot.all(), &event);
+                self.unwanted.entry(why).or_default().push(event.id.to_string());
+            }
+            Ok(Simulated { event, fates, .. }) => {
                 for (integration, fate) in fates {
                     self.decide(&event, integration, fate);
                 }
@@ -194,7 +202,9 @@ impl Simulation {
                     })
                 })
                 .collect();
-            return output::json(&lines);
+            output::json(&lines)?;
+            self.tell_unwanted(complain);
+            return Ok(());
         }
         for line in &self.lines {
             let to = line.integration_id.as_deref().unwrap_or("dead-letter queue");
@@ -204,9 +214,20 @@ impl Simulation {
                 say(&format!("    {} {}", message["color"].as_str().unwrap_or_default(), message["message"]));
             }
         }
-        if self.unwanted > 0 {
-            say(&format!("{} events are wanted by no integration", self.unwanted));
+        self.tell_unwanted(say);
+        if self.repeated > 0 {
+            let have = message::count(self.repeated, "event has an id", "events have ids");
+            say(&format!("{have} that came before: the same id twice is one event"));
         }
         Ok(())
+    }
+
+    fn tell_unwanted(&self, say: fn(&str)) {
+        for (why, events) in &self.unwanted {
+            let n = events.len();
+            let which = if n == 1 { events[0].clone() } else { format!("{} and {} more", events[0], n - 1) };
+            let are = message::count(n as u64, "event is", "events are");
+            say(&visible(&format!("{are} wanted by no integration ({which}): {why}")));
+        }
     }
 }

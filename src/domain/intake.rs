@@ -11,7 +11,7 @@ use super::event::{Activity, Event, MonitorRun, Subject};
 use super::frequency::{self, Streak, Verdict};
 use super::ids::{EventId, GatherKey, IntegrationId};
 use super::integration::{Integration, IntegrationState, Interest, RunRule};
-use super::reason::{SendReason, SuppressReason};
+use super::reason::{STALE_IN_WORDS, SendReason, SuppressReason};
 use super::story::Story;
 
 /// Whose streak: the contract keeps it per integration, monitor and region.
@@ -144,7 +144,7 @@ fn explain_silence(reason: SuppressReason, rule: RunRule, streak: &Streak) -> St
         }
         (SuppressReason::AlreadyFailing, _) => format!("failed run {n} in a row; that it fails was told"),
         (SuppressReason::SuccessNotWanted, _) => "the rule tells failed runs only".to_owned(),
-        (SuppressReason::Stale, _) => "the run finished before the newest one seen".to_owned(),
+        (SuppressReason::Stale, _) => STALE_IN_WORDS.to_owned(),
         (reason, _) => reason.to_string(),
     }
 }

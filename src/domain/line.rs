@@ -11,7 +11,9 @@ use super::envelope::Received;
 use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use super::integration::{Integration, Overflow};
 use super::pacing::{Budget, LimitHint, Meter, later};
-use super::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason, SuppressReason, WaitReason};
+use super::reason::{
+    DeadLetterReason, EXPIRED_REASON, Outcome, STALE_IN_WORDS, SendReason, SuppressReason, WaitReason,
+};
 use super::retry::RetryRule;
 use super::story::Story;
 
@@ -134,6 +136,19 @@ impl Transition {
             | Self::Expired { seqs, .. }
             | Self::DeadLettered { seqs, .. }
             | Self::Broken { seqs, .. } => seqs,
+        }
+    }
+
+    /// The sentence that the journal keeps of each notification that was told; empty where the reason says it.
+    pub fn detail_of_told(&self) -> String {
+        match self {
+            Self::Sent { reason: SendReason::Stale, .. } => STALE_IN_WORDS.to_owned(),
+            Self::Digested { seqs, .. } => match seqs.len() {
+                0 | 1 => String::new(),
+                2 => "told in one message with 1 other".to_owned(),
+                n => format!("told in one message with {} others", n - 1),
+            },
+            _ => String::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod answer;
+pub mod changes;
 pub mod delivery;
 pub mod endings;
 pub mod envelope;
@@ -22,3 +23,5 @@ pub mod patience;
 pub mod reason;
 pub mod retry;
 pub mod story;
+pub mod unwanted;
+pub mod waits;

@@ -162,5 +162,8 @@ reasons! {
     }
 }
 
+/// What `stale` means, told or not.
+pub const STALE_IN_WORDS: &str = "the run finished before the newest one seen";
+
 /// `notifications.max_age` has passed.
 pub const EXPIRED_REASON: &str = "max-age";

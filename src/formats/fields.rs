@@ -133,7 +133,7 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// A count under the first of `names` that is there.
     pub(super) fn count(&self, names: &[&str]) -> Result<Option<u64>, Malformed> {
-        const FIX: &str = "send a whole number from 0 to 18446744073709551615, without quotes";
+        const FIX: &str = "send a whole number, 0 or more (below 2^64), without quotes";
         let Some((name, value)) = names.iter().find_map(|name| Some((*name, self.get(name)?))) else {
             return Ok(None);
         };
@@ -157,7 +157,7 @@ impl<'j, 'a> Fields<'j, 'a> {
             Some(other) => Err(Malformed::new(
                 self.at(name),
                 other.found(),
-                "send milliseconds as a number from 0 to 18446744073709551615",
+                "send milliseconds as a number, 0 or more (below 2^64)",
             )),
         }
     }

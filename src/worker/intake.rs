@@ -312,6 +312,8 @@ fn new_notification(event: &Event, integration: &Integration, fate: Fate) -> New
 pub struct Simulated {
     pub event: Arc<Event>,
     pub fates: Vec<(Arc<Integration>, Fate)>,
+    /// Its id came before, so it changes nothing.
+    pub repeated: bool,
 }
 
 /// Decides an event without a store: what `simulate` is made of.
@@ -328,14 +330,15 @@ pub fn simulate_one(
         Read::Undecidable(letter) => Err(Box::new(letter)),
         Read::Replay { event, integration, .. } => {
             let fate = Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: at };
-            Ok(Simulated { event, fates: vec![(integration, fate)] })
+            Ok(Simulated { event, fates: vec![(integration, fate)], repeated: false })
         }
         Read::Event { event, wanted_by, .. } => {
             let mut fates = Vec::new();
-            if state.known.insert(event.id.clone()) {
+            let repeated = !state.known.insert(event.id.clone());
+            if !repeated {
                 fates.extend(wanted_by.iter().map(|i| (i.clone(), state.decide(&event, i, at))));
             }
-            Ok(Simulated { event, fates })
+            Ok(Simulated { event, fates, repeated })
         }
     }
 }

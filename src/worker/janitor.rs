@@ -62,7 +62,9 @@ impl Janitor {
         self.metrics.pending_notifications.set(to_i64(gauges.pending));
         self.metrics.oldest_due_seconds.set(gauges.oldest_due_seconds);
         self.metrics.unburied_letters.set(to_i64(gauges.letters));
-        self.metrics.integrations.set(self.catalogue.now().len() as i64);
+        for (state, count) in self.catalogue.now().by_state() {
+            self.metrics.integrations(state, count);
+        }
         let before = |keep: Duration| now.checked_sub(keep).unwrap_or(Timestamp::MIN);
         let outcomes = self.store.forget(before(self.keep), FORGET_AT_ONCE).await?;
         let streaks = self.store.forget_streaks(before(STREAKS_KEPT), FORGET_AT_ONCE).await?;

@@ -11,6 +11,7 @@ mod registry;
 mod settle;
 mod sqlite;
 mod tokens;
+mod waits;
 
 /// Runs every case of the suite against the stores of a lab.
 macro_rules! conformance {
@@ -44,6 +45,8 @@ macro_rules! conformance {
                 large_letters_come_in_rounds,
                 forgetting_spares_what_is_open, streaks_are_forgotten_when_no_run_came_for_long,
                 gauges_tell_the_load;
+            waits: what_gathers_says_until_when_and_for_what, a_place_in_line_says_what_keeps_it,
+                what_has_ended_is_nowhere_and_what_is_given_up_in_the_outbox;
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,

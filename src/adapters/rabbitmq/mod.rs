@@ -27,7 +27,7 @@ mod wire;
 
 pub use consumer::consume;
 pub use dead_letters::DeadLetters;
-pub use health::BrokerHealth;
+pub use health::{BrokerHealth, SessionState};
 pub use letter::{LetterFilter, LetterSummary};
 pub use letters::RabbitLetterBox;
 pub use options::{Address, BrokerOptions};

@@ -20,6 +20,7 @@ mod tests;
 mod text;
 
 pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
+pub use text::count;
 
 use super::event::Subject;
 use super::integration::{Integration, Ping};

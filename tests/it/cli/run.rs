@@ -92,14 +92,18 @@ async fn every_figure_of_the_contract_is_there() {
         ("dead_letters_total{reason=\"integration-broken\"}", Some(1.0)),
         ("time_to_room_seconds_count", Some(1.0)),
         ("time_to_room_seconds_bucket{le=\"+Inf\"}", Some(1.0)),
+        ("broker_session{state=\"consuming\"}", Some(1.0)),
+        ("broker_session{state=\"connecting\"}", Some(0.0)),
         // Read every few seconds, so only their being there can be said.
         ("pending_notifications ", None),
         ("oldest_due_seconds ", None),
+        ("integrations{state=\"suspended\"}", None),
     ] {
         let found = worker.figure(&format!("hipchat_notifier_{series}")).await;
         assert!(found.is_some(), "{series}: {text}");
         assert!(expected.is_none() || found == expected, "{series}: {found:?}");
     }
+    assert!(!text.contains("integrations_file"), "there is none: {text}");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("hipchat_notifier_"), "{line}");
         assert!(!line.contains("runs") && !line.contains("e-1"), "no ids in labels: {line}");

@@ -15,7 +15,8 @@ async fn apply(desk: &Desk, definitions: Vec<Definition>, by: ManagedBy) -> Appl
 }
 
 fn counts(applied: Applied) -> [usize; 4] {
-    [applied.added, applied.changed, applied.unchanged, applied.removed]
+    let changes = &applied.changes;
+    [changes.added.len(), changes.changed.len(), applied.unchanged, changes.removed.len()]
 }
 
 fn paused(id: &str, room_id: &str, token: &str) -> Definition {
@@ -75,7 +76,9 @@ pub async fn the_file_owns_what_it_holds(lab: &dyn Lab) {
     assert_eq!(counts(apply(&desk, files, ManagedBy::File).await), [2, 1, 0, 0], "a is taken over");
     desk.take(vec![decided("e1", 0, &[("f2", "5", tell(0))])]).await;
     let fewer = vec![paused("f1", "5", "t"), definition("a", "1", "ta")];
-    assert_eq!(counts(apply(&desk, fewer, ManagedBy::File).await), [0, 1, 1, 1]);
+    let applied = apply(&desk, fewer, ManagedBy::File).await;
+    assert_eq!(applied.changes.to_string(), "changed f1; removed f2");
+    assert_eq!(counts(applied), [0, 1, 1, 1]);
     assert_eq!(desk.fate("e1", "f2").await, "suppressed integration-removed");
     let left: Vec<_> =
         desk.0.list().await.unwrap().iter().map(|s| (s.definition.id.to_string(), s.managed_by)).collect();

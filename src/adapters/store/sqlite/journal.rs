@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::errors::Done;
 use super::notifications::outcome_of;
+use super::waits::{Kept, whereabouts};
 use crate::adapters::store::rows::{micros, time};
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{Gauges, JournalEntry};
@@ -12,25 +13,45 @@ use crate::ports::{Gauges, JournalEntry};
 /// All notifications of one event, by integration.
 pub fn explain(c: &Connection, event: &EventId) -> Done<Vec<JournalEntry>> {
     let mut statement = c.prepare_cached(
-        "SELECT integration, state, reason, detail, received_at, decided_at, sent_at, attempts \
-         FROM notifications WHERE event = ?1 ORDER BY integration",
+        "SELECT seq, room, integration, state, reason, ready_at, detail, received_at, decided_at, sent_at, \
+         attempts FROM notifications WHERE event = ?1 ORDER BY integration",
     )?;
     let mut rows = statement.query([event.as_str()])?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
+        let kept = Kept {
+            seq: row.get(0)?,
+            room: row.get(1)?,
+            integration: row.get(2)?,
+            state: row.get(3)?,
+            reason: row.get(4)?,
+            ready_at: row.get(5)?,
+        };
         entries.push(JournalEntry {
             event: event.clone(),
-            integration: IntegrationId::new(row.get::<_, String>(0)?),
-            outcome: outcome_of(&row.get::<_, String>(1)?)?,
-            reason: row.get(2)?,
-            detail: row.get(3)?,
-            received_at: time(row.get(4)?),
-            decided_at: time(row.get(5)?),
-            sent_at: row.get::<_, Option<i64>>(6)?.map(time),
-            attempts: row.get(7)?,
+            whereabouts: whereabouts(c, &kept)?,
+            outcome: outcome_of(&kept.state)?,
+            integration: IntegrationId::new(kept.integration),
+            reason: kept.reason,
+            detail: row.get(6)?,
+            received_at: time(row.get(7)?),
+            decided_at: time(row.get(8)?),
+            sent_at: row.get::<_, Option<i64>>(9)?.map(time),
+            attempts: row.get(10)?,
         });
     }
     Ok(entries)
+}
+
+/// How many of one integration's notifications were given up. Goes through the whole journal, as only a person
+/// asks for it.
+pub fn dead_lettered(c: &Connection, integration: &IntegrationId) -> Done<u64> {
+    let count: i64 = c
+        .prepare_cached(
+            "SELECT count(*) FROM notifications WHERE integration = ?1 AND state IN ('dead-lettered', 'burying')",
+        )?
+        .query_row([integration.as_str()], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
 }
 
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.

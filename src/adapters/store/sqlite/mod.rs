@@ -19,6 +19,7 @@ mod standing;
 mod tests;
 mod threads;
 mod tokens;
+mod waits;
 
 use std::fs::File;
 use std::path::Path;
@@ -99,6 +100,14 @@ impl SqliteStore {
         Self::start(open::open(path, role)?, path, cipher)
     }
 
+    /// The process of the worker that uses the file at `path`, as it called itself; `None` if none does.
+    ///
+    /// # Errors
+    /// If that can't be known.
+    pub fn worker_on(path: &Path) -> std::io::Result<Option<String>> {
+        open::worker(path)
+    }
+
     fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new(Self {
             reader: Line::reader(opened.reader, path)?,
@@ -154,6 +163,11 @@ impl Journal for SqliteStore {
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
         let event = event.clone();
         self.reader.run(move |c| journal::explain(c, &event)).await
+    }
+
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
+        let integration = integration.clone();
+        self.reader.run(move |c| journal::dead_lettered(c, &integration)).await
     }
 }
 

@@ -146,9 +146,9 @@ pub fn apply(
         match Kept::find(c, &definition.id)? {
             None => {
                 change.write(definition, true)?;
-                applied.added += 1;
+                applied.changes.added.push(definition.id.clone());
             }
-            Some(kept) if change.update(definition, &kept)? => applied.changed += 1,
+            Some(kept) if change.update(definition, &kept)? => applied.changes.changed.push(kept.id),
             Some(_) => applied.unchanged += 1,
         }
     }
@@ -156,10 +156,10 @@ pub fn apply(
         let gone = |kept: &Kept| kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
         for kept in Kept::all(c)?.into_iter().filter(gone) {
             delete(c, &kept.id, "it is no longer in the integrations file", now)?;
-            applied.removed += 1;
+            applied.changes.removed.push(kept.id);
         }
     }
-    if applied.added + applied.changed + applied.removed > 0 {
+    if !applied.changes.is_empty() {
         raise_revision(c)?;
     }
     Ok(applied)
