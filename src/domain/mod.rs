@@ -10,6 +10,7 @@ pub mod endings;
 pub mod envelope;
 pub mod event;
 pub mod frequency;
+pub mod headers;
 pub mod held;
 pub mod ids;
 pub mod intake;

@@ -23,6 +23,7 @@ use super::press::{Press, Sheet, Verdict};
 use super::session::count;
 use super::topology::short;
 use super::{link, wire};
+use crate::domain::headers;
 use crate::ports::BrokerError;
 
 /// Letters with their bodies that are held here at once.
@@ -239,8 +240,8 @@ fn replayed(letter: &Delivery) -> BasicProperties {
     }
     let (exchange, routing_key) =
         wire::origin(own.headers().as_ref(), letter.exchange.as_str(), letter.routing_key.as_str());
-    wire::set(&mut headers, wire::ORIGINAL_EXCHANGE, &exchange);
-    wire::set(&mut headers, wire::ORIGINAL_ROUTING_KEY, &routing_key);
+    wire::set(&mut headers, headers::ORIGINAL_EXCHANGE, &exchange);
+    wire::set(&mut headers, headers::ORIGINAL_ROUTING_KEY, &routing_key);
     let mut properties =
         BasicProperties::default().with_delivery_mode(wire::PERSISTENT).with_headers(headers);
     if let Some(id) = own.message_id() {

@@ -24,7 +24,7 @@ pub(super) async fn open(
     address: &Address,
     role: &str,
 ) -> Result<Connection, BrokerError> {
-    let name = format!("hipchat-notifier {} {role}", options.name);
+    let name = format!("hipchat-notifier {role}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let tls = OwnedTLSConfig { identity: None, cert_chain: options.authorities_pem.clone() };
     let runtime = runtime::default_runtime().map_err(|error| fault::connecting(address, &error))?;
