@@ -115,6 +115,8 @@ CREATE TABLE streaks (
     newest          INTEGER,
     -- What the room believes: passing, failing, unsure.
     belief          TEXT NOT NULL,
+    -- The latest notification (seq) that tells of it.
+    news            INTEGER,
     PRIMARY KEY (integration, monitor, region)
 ) STRICT, WITHOUT ROWID;
 

@@ -34,7 +34,7 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
         }
         IntegrationsVerb::Resume(args) => {
             let id = existing_id(&args.id)?;
-            parts.store.resume(&id, now).await.map_err(refused)?;
+            parts.store.resume(&id).await.map_err(refused)?;
             // A file may still want it paused after its suspension is lifted.
             let state = find(&parts, &id).await?.state;
             say(&format!("{id} is {}", state.as_str()));

@@ -11,7 +11,7 @@ use super::output::{self, say, visible};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::wire;
 use crate::app::parts;
-use crate::domain::envelope::Envelope;
+use crate::domain::envelope::{Envelope, Received};
 use crate::domain::event::Event;
 use crate::domain::ids::{GatherKey, IntegrationId};
 use crate::domain::intake::{Fate, IntakeState};
@@ -21,8 +21,8 @@ use crate::domain::reason::SendReason;
 use crate::domain::story::{Story, Told};
 use crate::ports::{Clock, Definition, ManagedBy, Stored};
 use crate::settings::Settings;
+use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Snapshot;
-use crate::worker::intake::{Simulated, simulate_one};
 
 /// One decision, in the order of the events.
 struct Line {
@@ -102,18 +102,19 @@ impl Simulation {
         if let Some(team) = &self.team {
             envelope.headers.insert("team".to_owned(), team.clone());
         }
-        let now = SystemClock.now();
-        match simulate_one(envelope, now, &self.snapshot, &mut self.state) {
-            Err(letter) => self.lines.push(Line {
-                event_id: letter.event.map_or(document.place, |id| id.to_string()),
+        let read = batch::read(Received { envelope, at: SystemClock.now() }, &self.snapshot);
+        let (_, fates) = read.decide(&mut self.state);
+        match read {
+            Read::Undecidable(letter) => self.lines.push(Line {
+                event_id: letter.event.as_ref().map_or(document.place, ToString::to_string),
                 integration_id: None,
                 decision: "dead-letter",
                 reason: letter.reason.to_string(),
-                detail: Some(letter.detail),
+                detail: Some(letter.detail.clone()),
                 message: None,
             }),
-            Ok(simulated) if simulated.fates.is_empty() => self.unwanted += 1,
-            Ok(Simulated { event, fates }) => {
+            Read::Event { .. } | Read::Replay { .. } if fates.is_empty() => self.unwanted += 1,
+            Read::Event { event, .. } | Read::Replay { event, .. } => {
                 for (integration, fate) in fates {
                     self.decide(&event, integration, fate);
                 }

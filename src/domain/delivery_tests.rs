@@ -62,7 +62,6 @@ fn line(ids: &[&str]) -> RoomLine {
         claim: 1,
         state: RoomState { expired_untold: 3, ..RoomState::default() },
         waiting: waiting.collect(),
-        next_ready_at: None,
         tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
         throttles: Default::default(),
     }

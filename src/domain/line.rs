@@ -26,8 +26,6 @@ pub struct RoomLine {
     /// The head of the line in the order of the events: at most the number asked for (less where
     /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
-    /// When the next notification that is still gathering gets ready, if there is one.
-    pub next_ready_at: Option<Timestamp>,
     /// Calls reserved for this claim, by token.
     pub tokens: HashMap<TokenKey, TokenGrant>,
     /// Meters of the integrations in `waiting` that have spent some of a throttle of their own; what is

@@ -69,7 +69,6 @@ fn line(letters: &str) -> RoomLine {
         claim: 1,
         state: RoomState::default(),
         waiting: waiting.collect(),
-        next_ready_at: None,
         tokens: HashMap::from([(TokenKey::new("token"), calls)]),
         throttles: HashMap::new(),
     }

@@ -1,5 +1,7 @@
 //! The outbox of letters, forgetting, and the gauges.
 
+use std::sync::Arc;
+
 use hipchat_notifier::domain::envelope::Envelope;
 use hipchat_notifier::domain::reason::{DeadLetterReason, SuppressReason};
 use hipchat_notifier::ports::{
@@ -24,6 +26,7 @@ fn malformed(n: u8) -> Letter {
 }
 
 async fn post(desk: &Desk, letters: Vec<Letter>) -> usize {
+    let letters = letters.into_iter().map(Arc::new).collect();
     desk.change(IntakeChanges { letters, ..IntakeChanges::default() }).await.letters
 }
 

@@ -88,7 +88,7 @@ async fn a_broken_integration_is_suspended_with_all_that_waits_for_it_and_comes_
     bench.settle_down().await;
     assert_eq!(bench.letters().len(), 3, "replayed too early it goes back, and is not lost");
 
-    bench.store.resume(&IntegrationId::new("one"), bench.clock.now()).await.unwrap();
+    bench.store.resume(&IntegrationId::new("one")).await.unwrap();
     bench.catalogue.refresh().await.unwrap();
     bench.take_envelope(replay.clone()).await;
     bench.take_envelope(replay).await;

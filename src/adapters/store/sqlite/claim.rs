@@ -74,10 +74,9 @@ fn claim(
          WHERE room = ?1 AND state = 'gathering' AND ready_at <= ?2",
     )?
     .execute(params![room.as_str(), micros(now)])?;
-    let next_ready_at = next_ready(c, &room)?;
     let waiting = line(c, events, &room, terms.line, now)?;
     if waiting.is_empty() {
-        let due = [next_ready_at, next_opening(c, &room, now)?].into_iter().flatten().min();
+        let due = [next_ready(c, &room)?, next_opening(c, &room, now)?].into_iter().flatten().min();
         c.prepare_cached(
             "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
              claim = claim + 1 WHERE room = ?1",
@@ -103,7 +102,6 @@ fn claim(
         state,
         room,
         waiting,
-        next_ready_at,
         tokens: HashMap::new(),
         throttles,
     }))

@@ -184,7 +184,7 @@ impl Registry for SqliteStore {
         self.writer.run(move |c| registry::pause(c, &id, now)).await
     }
 
-    async fn resume(&self, id: &IntegrationId, _now: Timestamp) -> Result<(), StoreError> {
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         let id = id.clone();
         self.writer.run(move |c| registry::resume(c, &id)).await
     }

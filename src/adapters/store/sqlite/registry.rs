@@ -196,7 +196,7 @@ impl Change<'_> {
             self.move_line(&new.id, &new.room)?;
         }
         self.open_throttle(new)?;
-        let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
+        let heard_again = moved || ((old.paused || (old.suspended.is_some() && new_url)) && !new.paused);
         if heard_again {
             retell_failing(self.c, &new.id)?;
         }
@@ -318,9 +318,12 @@ pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
     Ok(())
 }
 
-/// The room may have missed that these fail: the next failed run of each is told.
+/// The room may have forgotten that these fail, or is another: the next run of each is told. One that failed too
+/// seldom to be told is news to nobody.
 fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0")?
-        .execute([id.as_str()])
-        .map(|_| ())
+    c.prepare_cached(
+        "UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0 AND belief <> 'passing'",
+    )?
+    .execute([id.as_str()])
+    .map(|_| ())
 }
