@@ -20,4 +20,6 @@ pub mod message;
 pub mod pacing;
 pub mod reason;
 pub mod retry;
+#[cfg(test)]
+mod samples;
 pub mod story;
