@@ -4,6 +4,7 @@
 mod burial;
 mod cases;
 mod faults;
+mod frozen;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -75,6 +76,7 @@ struct ScriptedRooms {
 impl RoomGateway for ScriptedRooms {
     async fn post(&self, target: &RoomTarget, message: &RoomMessage) -> Answer {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        tracing::warn!("the client has something to say of itself");
         let says = self.script.lock().unwrap().pop_front().unwrap_or(Says::Good);
         let (status, class) = match says {
             Says::Good => (Some(204), AnswerClass::Accepted),
@@ -228,7 +230,7 @@ impl Bench {
         self.catalogue.refresh().await.unwrap();
         let (_switch, stop) = StopSwitch::new();
         loop {
-            let lines = self.dispatch.claim_due(8).await;
+            let lines = self.dispatch.claim_due(8, self.clock.now()).await;
             if lines.is_empty() {
                 break;
             }
