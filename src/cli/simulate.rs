@@ -49,6 +49,7 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let definitions = parts::read_integrations(&args.integrations, &egress)?.definitions;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
     let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     let links = parts::links(settings)?;
     let mut simulation = Simulation {

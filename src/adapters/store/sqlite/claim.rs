@@ -179,7 +179,7 @@ fn line(
                     bytes += one.received.envelope.body.len();
                     waiting.push(one);
                 }
-                Err(Fail::Store(fault)) => set_aside(c, seq, &fault.to_string(), now)?,
+                Err(Fail::Store(fault)) => set_aside(c, room, seq, &fault.to_string(), now)?,
                 Err(fail) => return Err(fail),
             }
             if bytes >= LINE_BYTES {
@@ -215,8 +215,18 @@ fn places(c: &Connection, room: &RoomKey, limit: usize, now: Timestamp) -> Done<
 
 /// One that can't be read must not stop its room, let alone all rooms: it goes to the dead-letter queue with
 /// what is left of it.
-fn set_aside(c: &Connection, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
-    tracing::error!(seq, "a notification is damaged in the store and is given up: {fault}");
+fn set_aside(c: &Connection, room: &RoomKey, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
+    let (event_id, integration_id): (Vec<u8>, Vec<u8>) = c
+        .prepare_cached(
+            "SELECT CAST(event AS BLOB), CAST(integration AS BLOB) FROM notifications WHERE seq = ?1",
+        )?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tracing::error!(
+        event_id = %String::from_utf8_lossy(&event_id),
+        integration_id = %String::from_utf8_lossy(&integration_id),
+        %room,
+        "a notification is damaged in the store and is given up: {fault}"
+    );
     let detail = format!("damaged in the store: {fault}");
     bury(c, seq, DeadLetterReason::WorkerFault, &detail, now)?;
     Ok(())
