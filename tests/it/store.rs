@@ -35,7 +35,7 @@ macro_rules! conformance {
                 a_room_with_nothing_ready_is_not_handed_out, a_crash_gives_rooms_back_at_once;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
                 the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,
-                a_claim_reserves_little;
+                a_claim_reserves_little, the_oldest_goes_first_when_a_token_opens;
             settle: sent_and_digested, attempts_are_counted_and_kept, suppressed_and_expired,
                 dead_letters_are_pending_until_buried, broken_takes_all_of_the_integration,
                 broken_by_an_old_url_breaks_nothing, sent_wins_over_what_happened_meanwhile,

@@ -22,7 +22,7 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
-    let mut needs: tokens::Needs = Vec::new();
+    let mut asking: Vec<(i64, RoomKey, HashMap<TokenKey, u32>)> = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
     while lines.len() < terms.rooms {
         let due = due_rooms(c, terms.rooms - lines.len(), now)?;
@@ -34,14 +34,19 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
             tokens::forfeit(c, &room, now)?;
             if let Some(line) = claim(c, &mut events, room, terms, now)? {
                 let room_left = line.state.meter.available(terms.room_budget, now);
-                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                let head = line.waiting.first().map_or(i64::MAX, |w| w.seq);
+                asking.push((head, line.room.clone(), needs_of(c, &line.waiting, room_left)?));
                 lines.push(line);
             }
         }
     }
-    let grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
-    for (line, granted) in lines.iter_mut().zip(grants) {
-        line.tokens = granted;
+    // Rooms that waited for the same token are due at the same moment: whose head is oldest is served first, or
+    // the others might never be.
+    asking.sort_by_key(|(head, ..)| *head);
+    let needs: tokens::Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
+    let mut grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
+    for line in &mut lines {
+        line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
     Ok(lines)
 }
