@@ -25,7 +25,7 @@ use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Snapshot;
 
 /// One decision, in the order of the events.
-struct Line {
+struct Row {
     event_id: String,
     integration_id: Option<String>,
     decision: &'static str,
@@ -85,7 +85,7 @@ struct Simulation {
     snapshot: Snapshot,
     links: Links,
     state: IntakeState,
-    lines: Vec<Line>,
+    lines: Vec<Row>,
     held: BTreeMap<(IntegrationId, GatherKey), Vec<Held>>,
     unwanted: usize,
     team: Option<String>,
@@ -106,7 +106,7 @@ impl Simulation {
         let read = batch::read(Received { envelope, at: SystemClock.now() }, &self.snapshot);
         let (_, fates) = read.decide(&mut self.state);
         match read {
-            Read::Undecidable(letter) => self.lines.push(Line {
+            Read::Undecidable(letter) => self.lines.push(Row {
                 event_id: letter.event.as_ref().map_or(document.place, ToString::to_string),
                 integration_id: None,
                 decision: "dead-letter",
@@ -124,7 +124,7 @@ impl Simulation {
     }
 
     fn decide(&mut self, event: &Arc<Event>, integration: Arc<Integration>, fate: Fate) {
-        let mut line = Line {
+        let mut line = Row {
             event_id: event.id.to_string(),
             integration_id: Some(integration.id.to_string()),
             decision: "send",

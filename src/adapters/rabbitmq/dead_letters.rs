@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::letter::{FullLetter, LetterFilter, LetterSummary};
 use super::options::BrokerOptions;
-use super::press::{Press, Sheet, Verdict};
+use super::press::{Press, Publication, Sheet};
 use super::session::count;
 use super::topology::short;
 use super::{link, wire};
@@ -211,13 +211,13 @@ impl DeadLetters {
                 body: &letter.data,
             });
         }
-        let verdicts = press.print(&sheets).await.all()?;
-        if verdicts.contains(&Verdict::Unroutable) {
+        let publications = press.print(&sheets).await.all()?;
+        if publications.contains(&Publication::Unroutable) {
             return Err(BrokerError::Misconfigured(format!(
                 "queue '{queue}' is not there, so no letter was put back; start the worker once, which declares it"
             )));
         }
-        if verdicts.contains(&Verdict::Refused) {
+        if publications.contains(&Publication::Refused) {
             return Err(BrokerError::Unavailable(format!(
                 "RabbitMQ could not store all letters in queue '{queue}'; none of them was removed from the \
                  dead-letter queue, try again"

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::options::BrokerOptions;
-use super::press::{Press, Printed, Sheet, Verdict};
+use super::press::{Press, Printed, Publication, Sheet};
 use super::topology::short;
 use super::{link, topology, wire};
 use crate::domain::headers;
@@ -65,21 +65,21 @@ impl RabbitLetterBox {
                 body: &envelope.body,
             });
         }
-        let Printed { verdicts, failed } = press.print(&sheets).await;
-        let is_confirmed = |(_, verdict): &(_, &Verdict)| **verdict == Verdict::Confirmed;
+        let Printed { publications, failed } = press.print(&sheets).await;
+        let is_confirmed = |(_, publication): &(_, &Publication)| **publication == Publication::Confirmed;
         let confirmed =
-            letters.iter().zip(&verdicts).filter(is_confirmed).map(|(letter, _)| letter.id).collect();
-        Buried { confirmed, failed: failed.or_else(|| self.refusal(&verdicts)) }
+            letters.iter().zip(&publications).filter(is_confirmed).map(|(letter, _)| letter.id).collect();
+        Buried { confirmed, failed: failed.or_else(|| self.refusal(&publications)) }
     }
 
     /// What is wrong where the broker answered, but did not take all.
-    fn refusal(&self, verdicts: &[Verdict]) -> Option<BrokerError> {
-        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
-        match (count(Verdict::Unroutable), count(Verdict::Refused)) {
+    fn refusal(&self, publications: &[Publication]) -> Option<BrokerError> {
+        let count = |publication| publications.iter().filter(|v| **v == publication).count();
+        match (count(Publication::Unroutable), count(Publication::Refused)) {
             (0, 0) => None,
             (0, refused) => Some(BrokerError::Unavailable(format!(
                 "RabbitMQ could not store {refused} of {} dead letters; look for alarms on the broker",
-                verdicts.len()
+                publications.len()
             ))),
             (_, _) => Some(BrokerError::Unavailable(format!(
                 "exchange '{}' leads to no queue; it is declared anew",
