@@ -368,8 +368,10 @@ pub trait Registry: Send + Sync {
     /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
     /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
-    /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take over an operator's
-    /// integration. What changes nothing does not raise the revision.
+    /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take
+    /// over an operator's integration. What changes nothing does not raise the revision. A room that rests is
+    /// looked at again when an integration of its line is paused, removed or gets another room URL, since it may
+    /// have rested for that one.
     async fn apply(
         &self,
         definitions: Vec<Definition>,

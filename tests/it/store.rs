@@ -48,7 +48,7 @@ macro_rules! conformance {
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
                 a_new_room_takes_the_line_along,
-                a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,
+                a_room_that_rests_is_looked_at_again_after_a_change, a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,
                 resuming_tells_failing_streaks_anew, revisions_are_seen_through_every_handle,
                 secrets_come_back_and_stay_hidden;
         );

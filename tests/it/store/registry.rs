@@ -4,7 +4,7 @@ use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::integration::IntegrationState;
 use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::ports::{
-    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Transition,
+    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Then, Transition,
 };
 use secrecy::ExposeSecret;
 
@@ -181,6 +181,36 @@ pub async fn a_new_room_takes_the_line_along(lab: &dyn Lab) {
     let a = held.iter().find(|line| line.room == room("1")).unwrap();
     desk.finish(a, 2, vec![]).await;
     assert_eq!(ids(&desk.claim_one(2).await), ["e4"]);
+}
+
+pub async fn a_room_that_rests_is_looked_at_again_after_a_change(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (n, change) in
+        ["another token", "paused", "paused by its definition", "removed"].into_iter().enumerate()
+    {
+        let ms = 1000 * n as i64;
+        for who in ["a", "a2"] {
+            desk.tell(&format!("{who} before it is {change}"), who, ms).await;
+        }
+        // For the token of `a`, say, which is at the head of the line.
+        let line = desk.claim_one(ms).await;
+        desk.settle(&line, ms + 1, vec![], Then::Rest { until: at(ms + 300_000) }).await;
+        assert!(desk.claim(ms + 200).await.is_empty());
+        match change {
+            "another token" => {
+                apply(&desk, vec![definition("a", "1", "new")], ManagedBy::Operator).await;
+            }
+            "paused" => desk.0.pause(&integration("a"), at(ms + 3)).await.unwrap(),
+            "paused by its definition" => {
+                apply(&desk, vec![paused("a", "1", "new")], ManagedBy::Operator).await;
+            }
+            _ => desk.0.remove(&integration("a"), at(ms + 3)).await.unwrap(),
+        }
+        let line = desk.claim_one(ms + 200).await;
+        assert!(ids(&line).contains(&format!("a2 before it is {change}")), "{change}: {line:?}");
+        desk.finish(&line, ms + 201, all_sent(&line, ms + 201)).await;
+        apply(&desk, vec![definition("a", "1", "new")], ManagedBy::Operator).await;
+    }
 }
 
 pub async fn a_new_room_knows_nothing_of_what_fails(lab: &dyn Lab) {
