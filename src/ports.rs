@@ -199,6 +199,9 @@ pub trait LetterBox: Send + Sync {
     /// went wrong. The caller tries the others again later. Some of them may be in the queue although their
     /// confirm was lost, so a letter can be there twice but is never lost.
     async fn bury(&self, letters: &[Letter]) -> Buried;
+
+    /// Gives back what it holds open, in bounded time. It can be used again.
+    async fn close(&self);
 }
 
 /// What became of letters that were to be buried.

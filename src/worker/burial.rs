@@ -51,6 +51,7 @@ impl Burial {
                 }
             }
         }
+        self.letter_box.close().await;
     }
 
     /// One round. Returns how many letters the store has let go. While it `owed` some before, these come first

@@ -113,6 +113,8 @@ impl LetterBox for Drawer {
         self.0.lock().unwrap().extend(letters.iter().cloned());
         Buried { confirmed: letters.iter().map(|letter| letter.id).collect(), failed: None }
     }
+
+    async fn close(&self) {}
 }
 
 /// A worker without a broker: events are handed in, and time is moved, by the case.

@@ -30,13 +30,6 @@ impl RabbitLetterBox {
         Self { options, press: Mutex::new(None) }
     }
 
-    /// Gives the connection back.
-    pub async fn close(&self) {
-        if let Some(press) = self.press.lock().await.take() {
-            press.close().await;
-        }
-    }
-
     async fn open(&self) -> Result<Press, BrokerError> {
         let connection = link::open_any(&self.options, "letters").await?;
         // Whatever was taken away since the last time stands again, so a letter finds its queue.
@@ -120,6 +113,12 @@ impl LetterBox for RabbitLetterBox {
             }
         }
         buried
+    }
+
+    async fn close(&self) {
+        if let Some(press) = self.press.lock().await.take() {
+            press.close().await;
+        }
     }
 }
 
