@@ -170,7 +170,7 @@ async fn who_stops_gives_the_connection_back() {
     let yard = Graveyard::new(1);
     let (switch, stop) = StopSwitch::new();
     let running = tokio::spawn(yard.burial.run(stop));
-    while yard.outbox.letters.lock().unwrap().len() > 0 {
+    while !yard.outbox.letters.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(yard.queue.closed.load(Ordering::SeqCst), 0);
