@@ -12,7 +12,6 @@ mod publish;
 mod sandbox;
 mod schema;
 mod simulate;
-mod stack;
 
 use std::process::ExitCode;
 
@@ -26,10 +25,6 @@ const CONFIG_IS_WRONG: u8 = 78;
 
 /// Runs one verb. Exit codes: 0 done, 1 failed, 78 configuration is wrong; 2 (usage) is clap's.
 pub fn main(cli: Cli) -> ExitCode {
-    // The two that read messages from the broker.
-    if matches!(cli.verb, Verb::Run | Verb::DeadLetters(_)) {
-        stack::ensure_deep();
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

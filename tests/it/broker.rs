@@ -2,6 +2,7 @@
 
 mod letters;
 mod sessions;
+mod tls;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -22,9 +23,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::support::broker::{Broker, eventually};
+use crate::support::broker::{Broker, Producer, eventually};
 use crate::support::log::Log;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{NESTED, NOT_UTF8, Proxy};
 
 /// Records what it is given, and makes it durable when the test lets it.
 struct Recorder {
@@ -122,7 +123,7 @@ async fn bury(broker: &Broker, letters: &[Letter]) {
 async fn declaring_the_topology_twice_changes_nothing() {
     let broker = Broker::fresh().await;
     broker.publish("monitor.acme.1", "m-1", b"{}").await;
-    topology::declare(&broker.connection, &broker.topology).await.expect("as it stands");
+    topology::declare(broker.connection(), &broker.topology).await.expect("as it stands");
     broker.depth_becomes(&broker.topology.queue, 1).await;
 }
 
@@ -133,7 +134,7 @@ async fn a_queue_with_other_arguments_is_named_and_left_alone() {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(20));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    let channel = broker.connection.create_channel().await.expect("a channel");
+    let channel = broker.connection().create_channel().await.expect("a channel");
     channel
         .queue_declare(broker.topology.dead_letters.as_str().into(), options, arguments)
         .await

@@ -25,12 +25,19 @@ pub(super) fn reply(error: &lapin::Error) -> Option<(u16, String)> {
 pub(super) fn words(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(reply) => format!("the broker said {}", reply.get_message()),
+        ErrorKind::IOError(error) if is_of_tls(error) => format!(
+            "TLS failed: {error}; if the broker has a certificate of your own, name its CA in amqp.ca_file"
+        ),
         ErrorKind::IOError(error) => format!("the connection failed: {error}"),
         ErrorKind::MissingHeartbeatError => "the broker was silent for too long".into(),
         ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidChannel(_) => "the channel is closed".into(),
         ErrorKind::InvalidConnectionState(_) => "the connection is closed".into(),
         _ => error.to_string(),
     }
+}
+
+fn is_of_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>())
 }
 
 /// A connection that could not be opened.

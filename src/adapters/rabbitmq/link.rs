@@ -4,11 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lapin::tcp::OwnedTLSConfig;
-use lapin::{Channel, Connection, ConnectionProperties, runtime};
+use lapin::{Channel, Connection, ConnectionProperties};
 
-use super::fault;
 use super::options::{Address, BrokerOptions};
+use super::{fault, transport};
+use crate::adapters::tls;
 use crate::ports::BrokerError;
 
 /// lapin has no timeout of its own for connecting, and none for the handshake.
@@ -26,10 +26,9 @@ pub(super) async fn open(
 ) -> Result<Connection, BrokerError> {
     let name = format!("hipchat-notifier {role}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let tls = OwnedTLSConfig { identity: None, cert_chain: options.authorities_pem.clone() };
-    let runtime = runtime::default_runtime().map_err(|error| fault::connecting(address, &error))?;
-    let connecting = Connection::connect_uri_with_config(address.uri(), properties, tls, runtime);
-    match tokio::time::timeout(CONNECT, connecting).await {
+    let tls = address.is_tls().then(|| tls::client(options.authorities_pem.as_deref())).transpose();
+    let tls = tls.map_err(|fault| BrokerError::Misconfigured(format!("amqp.ca_file: {fault}")))?;
+    match tokio::time::timeout(CONNECT, transport::connect(address.uri(), properties, tls)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(fault::connecting(address, &error)),
         Err(_) => Err(fault::silent(&format!("connecting to {address}"), CONNECT)),

@@ -4,7 +4,8 @@
 //! - [`topology`] what stands on the broker;
 //! - [`consumer`] the loop that keeps a session for taking in, `session` one session, [`health`] what it tells;
 //! - [`letters`] the way into the dead-letter queue, [`dead_letters`] the operator's ways out of it;
-//! - [`publisher`] what the `publish` verb uses.
+//! - [`publisher`] what the `publish` verb uses;
+//! - `link` one connection, `transport` the bytes below it, `wire` what a message's properties mean.
 //!
 //! lapin logs every ordinary disconnect as an error, and whole messages that came back: give the log filter
 //! `lapin=off`. All that matters is told from here.
@@ -21,6 +22,7 @@ mod press;
 pub mod publisher;
 mod session;
 pub mod topology;
+mod transport;
 mod wire;
 
 pub use consumer::consume;

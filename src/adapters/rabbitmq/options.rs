@@ -21,7 +21,7 @@ pub struct BrokerOptions {
     pub prefetch: u16,
     /// How many events at most are taken in at once.
     pub batch: usize,
-    /// PEM of the authorities to trust for `amqps` instead of the system's.
+    /// PEM of authorities to trust for `amqps` beside the system's.
     pub authorities_pem: Option<String>,
 }
 
@@ -55,6 +55,11 @@ impl Address {
         let mut uri = self.uri.clone();
         uri.query.heartbeat.get_or_insert(self.heartbeat);
         uri
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 
     /// `host:port`, for people.

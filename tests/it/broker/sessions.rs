@@ -151,3 +151,33 @@ async fn where_an_event_says_it_came_from_is_believed_only_if_it_can_be() {
     );
     worker.stop().await;
 }
+
+/// What no client in Rust can say, and others can: bytes that are not UTF-8 where AMQP has short strings, and headers
+/// nested without end.
+#[tokio::test]
+async fn a_message_that_lapin_could_not_read_is_taken_in_like_any_other() {
+    let broker = Broker::fresh().await;
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let producer = Producer::at(&broker.url_by(&proxy.address)).await;
+    let broken = |text: &str| text.replace('!', NOT_UTF8);
+    let mut headers = FieldTable::default();
+    headers.insert(broken("na!me").into(), AMQPValue::LongString("kept".into()));
+    // One frame of 128 KiB holds no more.
+    headers.insert(NESTED.into(), AMQPValue::ByteArray(vec![0; 7 * 18_000].into()));
+    let properties = BasicProperties::default()
+        .with_content_type(broken("application/!").into())
+        .with_message_id(broken("m!-1").into())
+        .with_headers(headers);
+    producer.publish_to(&broker.topology.exchange, &broken("monitor.!.1"), b"{}", properties).await;
+    broker.publish("monitor.acme.1", "m-2", b"{}").await;
+
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("m-2").await;
+    assert_eq!(worker.ids(), ["m??-1", "m-2"], "both, in order, and once");
+    let envelope = worker.intake.seen.lock().expect("not poisoned")[0].envelope.clone();
+    assert_eq!(envelope.routing_key, "monitor.??.1");
+    assert_eq!(envelope.content_type.as_deref(), Some("application/??"));
+    assert_eq!(envelope.headers.get("na??me").map(String::as_str), Some("kept"));
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}

@@ -67,7 +67,7 @@ async fn a_wrong_password_is_a_fault_of_configuration_and_is_not_shown() {
 async fn a_topology_with_other_arguments_is_told_exactly_and_left_alone() {
     let lab = Lab::new().await;
     let exchange = lab.broker.topology.exchange.as_str();
-    let channel = lab.broker.connection.create_channel().await.expect("a channel");
+    let channel = lab.broker.connection().create_channel().await.expect("a channel");
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
     let declared =
         channel.exchange_declare(exchange.into(), ExchangeKind::Direct, durable, FieldTable::default());
@@ -101,7 +101,7 @@ async fn a_queue_with_another_limit_is_told_exactly_and_keeps_what_is_in_it() {
         ("x-dead-letter-strategy".into(), text("at-least-once")),
         ("x-overflow".into(), text("reject-publish")),
     ]));
-    let channel = lab.broker.connection.create_channel().await.expect("a channel");
+    let channel = lab.broker.connection().create_channel().await.expect("a channel");
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(names.queue.as_str().into(), durable, arguments).await.expect("a queue");
     let persistent = BasicProperties::default().with_delivery_mode(2);

@@ -16,7 +16,7 @@ async fn lab() -> Lab {
 /// A queue that gets all that is published: the work queue has a single active consumer, and so knows no
 /// `basic.get`.
 async fn tap(lab: &Lab) -> String {
-    let channel = lab.broker.connection.create_channel().await.expect("a channel");
+    let channel = lab.broker.connection().create_channel().await.expect("a channel");
     let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
     let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.expect("a queue");
     let (name, exchange) = (queue.name().clone(), lab.broker.topology.exchange.as_str());

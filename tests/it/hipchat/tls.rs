@@ -1,72 +1,21 @@
 //! Rooms on https: a certificate has to be right in name and signed by a CA that is trusted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hipchat_notifier::adapters::hipchat::HipchatError;
-use hipchat_notifier::adapters::tls::ensure_crypto_provider;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::support::authority::Authority;
 
-struct Authority {
-    folder: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    /// A CA, with its certificate in a file.
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), pem(certificate.der())).unwrap();
-        Self { folder, issuer: Issuer::new(params, key) }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-
-    /// A server with a certificate for `name` that accepts every message.
-    async fn server(&self, name: &str) -> RawServer {
-        ensure_crypto_provider();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], private)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        RawServer::start_with(answer("204 No Content", "", ""), move |stream| {
-            let acceptor = acceptor.clone();
-            async move { acceptor.accept(stream).await.ok() }
-        })
-        .await
-    }
-}
-
-/// RFC 7468's text form.
-fn pem(der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in der.chunks(3) {
-        let bits =
-            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let index = (bits >> (18 - 6 * place)) & 63;
-            text.push(if place <= group.len() { char::from(ALPHABET[index as usize]) } else { '=' });
-        }
-    }
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+/// A server with a certificate for `name` that accepts every message.
+async fn server(authority: &Authority, name: &str) -> RawServer {
+    let acceptor = authority.acceptor(name);
+    RawServer::start_with(answer("204 No Content", "", ""), move |stream| {
+        let acceptor = acceptor.clone();
+        async move { acceptor.accept(stream).await.ok() }
+    })
+    .await
 }
 
 async fn post_over_tls(ca_file: Option<&Path>, server: &RawServer) -> Answer {
@@ -77,16 +26,16 @@ async fn post_over_tls(ca_file: Option<&Path>, server: &RawServer) -> Answer {
 #[tokio::test]
 async fn a_ca_of_ones_own_is_trusted_when_it_is_named() {
     let authority = Authority::new();
-    let server = authority.server("127.0.0.1").await;
-    let said = post_over_tls(Some(&authority.file()), &server).await;
+    let served = server(&authority, "127.0.0.1").await;
+    let said = post_over_tls(Some(&authority.file()), &served).await;
     assert_eq!(said.class, AnswerClass::Accepted, "{}", said.detail);
-    assert_eq!(server.requests().len(), 1);
+    assert_eq!(served.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn an_unknown_ca_and_a_wrong_name_are_refused_before_anything_is_sent() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let (right, wrong) = (authority.server("127.0.0.1").await, authority.server("other.example").await);
+    let (right, wrong) = (server(&authority, "127.0.0.1").await, server(&authority, "other.example").await);
     let cases = [
         (None, &right, "UnknownIssuer"),
         (Some(other.file()), &right, ""),

@@ -26,6 +26,8 @@ pub struct Scale {
     pub publish_over: Duration,
     pub collate: Duration,
     pub every: Duration,
+    /// How long after the last event all may take to end.
+    pub patience: Duration,
 }
 
 /// What an event is about.

@@ -34,15 +34,40 @@ pub async fn eventually<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>
 pub struct Broker {
     pub url: String,
     pub topology: Topology,
-    pub connection: Connection,
+    producer: Producer,
+}
+
+/// Somebody who publishes, on a connection of its own.
+pub struct Producer {
+    connection: Connection,
     channel: Channel,
+}
+
+impl Producer {
+    /// Connects, perhaps by a proxy.
+    pub async fn at(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .expect("RabbitMQ answers at NOTIFIER__AMQP__URL");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Self { connection, channel }
+    }
+
+    /// Publishes anything anywhere and waits for the confirm.
+    pub async fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let published = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
+        let confirmed = published.await.expect("published").await.expect("confirmed");
+        assert!(confirmed.is_ack() && confirmed.take_message().is_none(), "not routed: {exchange} {key}");
+    }
 }
 
 impl Broker {
     /// With the topology declared.
     pub async fn fresh() -> Self {
         let broker = Self::bare().await;
-        topology::declare(&broker.connection, &broker.topology).await.expect("the topology can be declared");
+        topology::declare(broker.connection(), &broker.topology).await.expect("the topology can be declared");
         broker
     }
 
@@ -59,12 +84,13 @@ impl Broker {
             queue: format!("test.{tag}.work"),
             dead_letters: format!("test.{tag}.dead-letters"),
         };
-        let connection = Connection::connect(&url, ConnectionProperties::default())
-            .await
-            .expect("RabbitMQ answers at NOTIFIER__AMQP__URL");
-        let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        Self { url, topology, connection, channel }
+        let producer = Producer::at(&url).await;
+        Self { url, topology, producer }
+    }
+
+    /// The test's own connection.
+    pub fn connection(&self) -> &Connection {
+        &self.producer.connection
     }
 
     /// Options for this broker's address.
@@ -97,16 +123,13 @@ impl Broker {
 
     /// Publishes anything anywhere and waits for the confirm.
     pub async fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let published = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
-        let confirmed = published.await.expect("published").await.expect("confirmed");
-        assert!(confirmed.is_ack() && confirmed.take_message().is_none(), "not routed: {exchange} {key}");
+        self.producer.publish_to(exchange, key, body, properties).await;
     }
 
     /// Messages ready in a queue.
     pub async fn depth(&self, queue: &str) -> u32 {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let channel = self.connection.create_channel().await.expect("a channel");
+        let channel = self.connection().create_channel().await.expect("a channel");
         let found =
             channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("a queue");
         found.message_count()
@@ -124,14 +147,19 @@ impl Broker {
     pub async fn take(&self, queue: &str) -> Delivery {
         eventually(&format!("a message in {queue}"), async || {
             let options = BasicGetOptions { no_ack: true };
-            self.channel.basic_get(queue.into(), options).await.expect("basic.get").map(|got| got.delivery)
+            self.producer
+                .channel
+                .basic_get(queue.into(), options)
+                .await
+                .expect("basic.get")
+                .map(|got| got.delivery)
         })
         .await
     }
 
     /// Takes the first event of the work queue away, which gives nothing but to its one active consumer.
     pub async fn take_event(&self) -> Delivery {
-        let channel = self.connection.create_channel().await.expect("a channel");
+        let channel = self.connection().create_channel().await.expect("a channel");
         channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch");
         let (queue, options) = (self.topology.queue.as_str().into(), BasicConsumeOptions::default());
         let subscribed = channel.basic_consume(queue, "taker".into(), options, FieldTable::default());
@@ -145,7 +173,7 @@ impl Broker {
 
     /// The bodies in a queue by message id (empty where there is none); they stay in it.
     pub async fn bodies(&self, queue: &str) -> HashMap<String, Vec<Vec<u8>>> {
-        let channel = self.connection.create_channel().await.expect("a channel");
+        let channel = self.connection().create_channel().await.expect("a channel");
         let mut bodies: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
         let options = BasicGetOptions { no_ack: false };
         while let Some(got) = channel.basic_get(queue.into(), options).await.expect("basic.get") {
@@ -158,7 +186,11 @@ impl Broker {
 
     /// Deletes a queue.
     pub async fn delete_queue(&self, queue: &str) {
-        self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
+        self.producer
+            .channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .expect("deleted");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What several subjects' tests share.
 
+pub mod authority;
 pub mod broker;
 pub mod cli;
 pub mod log;

@@ -23,7 +23,7 @@ fn program() -> String {
     std::env::var("PROVE_WORKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hipchat-notifier").to_owned())
 }
 /// Lines of each worker's log that a failing test shows.
-const SHOWN_LINES: usize = 40;
+const SHOWN_LINES: usize = 12;
 
 /// A folder, a configuration, and the processes that share both.
 pub struct Site {

@@ -122,6 +122,35 @@ async fn accept(
     }
 }
 
+/// What becomes a byte that is not UTF-8, where a client says it in a method or in a message's properties: clients
+/// in Rust can't say one.
+pub const NOT_UTF8: &str = "\u{7f}\u{7f}";
+/// A header with this name and bytes for a value is sent as tables, nested as deep as the bytes allow.
+pub const NESTED: &str = "x-nested";
+
+fn distort(frame: &mut [u8]) {
+    if !matches!(frame[0], 1 | 2) {
+        return;
+    }
+    let find = |frame: &[u8], what: &[u8]| frame.windows(what.len()).position(|window| window == what);
+    while let Some(at) = find(frame, NOT_UTF8.as_bytes()) {
+        frame[at..at + 2].fill(0xff);
+    }
+    if let Some(at) = find(frame, NESTED.as_bytes()) {
+        let mut at = at + NESTED.len();
+        let mut left = u32::from_be_bytes(frame[at + 1..at + 5].try_into().expect("four bytes"));
+        // Each level is a field named `k` that holds the next: two bytes, the type, and a length of four.
+        frame[at] = b'F';
+        at += 5;
+        while left >= 7 {
+            left -= 7;
+            frame[at..at + 3].copy_from_slice(b"\x01kF");
+            frame[at + 3..at + 7].copy_from_slice(&left.to_be_bytes());
+            at += 7;
+        }
+    }
+}
+
 /// Passes on frame by frame, so that nothing is said in the middle of another frame.
 async fn pump(
     mut from: OwnedReadHalf,
@@ -139,6 +168,7 @@ async fn pump(
         let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
         frame.resize(7 + size + 1, 0);
         from.read_exact(&mut frame[7..]).await?;
+        distort(&mut frame);
         lets.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(frame.len()))
             .map_err(|_| std::io::Error::other("nothing more may be said"))?;
         to.lock().await.write_all(&frame).await?;

@@ -1,0 +1,152 @@
+//! Finds the frames in what the broker sends, however it is cut into pieces, and has those mended that describe a
+//! message. Bodies and all else go by untouched.
+
+use super::mend;
+
+/// Frame types of AMQP 0-9-1, section 2.3.5 of the specification.
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+/// Type, channel and size.
+const START: usize = 7;
+/// The byte that ends a frame.
+const END: usize = 1;
+/// A frame that says it is larger is not held back to be looked at. RabbitMQ and lapin agree on 128 KiB.
+const LARGEST: usize = 1 << 20;
+
+/// What came, and what of it can be given on.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// The frame that is not whole yet.
+    held: Vec<u8>,
+    /// So much of the frame that goes by is still to come.
+    passing: usize,
+    ready: Vec<u8>,
+    /// So much of `ready` was taken.
+    taken: usize,
+}
+
+impl Frames {
+    /// Takes in what came next.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.passing > 0 {
+                let (now, later) = bytes.split_at(self.passing.min(bytes.len()));
+                self.ready.extend_from_slice(now);
+                self.passing -= now.len();
+                bytes = later;
+                continue;
+            }
+            let missing = self.whole().unwrap_or(START) - self.held.len();
+            let (now, later) = bytes.split_at(missing.min(bytes.len()));
+            self.held.extend_from_slice(now);
+            bytes = later;
+            self.release();
+        }
+    }
+
+    /// Moves on what is mended, at most as much as `into` has room for. Returns how much that was.
+    pub fn take(&mut self, into: &mut [u8]) -> usize {
+        let waiting = &self.ready[self.taken..];
+        let count = waiting.len().min(into.len());
+        into[..count].copy_from_slice(&waiting[..count]);
+        self.taken += count;
+        if self.taken == self.ready.len() {
+            self.ready.clear();
+            self.taken = 0;
+        }
+        count
+    }
+
+    /// Lets go of the held frame if it is whole, or if nobody has to look at it.
+    fn release(&mut self) {
+        let Some(whole) = self.whole() else { return };
+        let kind = self.held[0];
+        let is_looked_at = matches!(kind, METHOD | HEADER) && whole <= LARGEST;
+        if !is_looked_at {
+            self.passing = whole - self.held.len();
+        } else if self.held.len() == whole {
+            let payload = &mut self.held[START..whole - END];
+            if kind == METHOD {
+                mend::method(payload)
+            } else {
+                mend::header(payload)
+            };
+        } else {
+            return;
+        }
+        self.ready.append(&mut self.held);
+    }
+
+    /// The length of the held frame, once it can be told.
+    fn whole(&self) -> Option<usize> {
+        let size = self.held.get(3..START)?;
+        let size = size.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
+        Some(START + size + END)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        [&[kind, 0, 1], &(payload.len() as u32).to_be_bytes()[..], payload, &[0xCE]].concat()
+    }
+
+    /// What comes out if the bytes come in pieces of these sizes, and are taken by so many at once.
+    fn through(bytes: &[u8], pieces: &[usize], room: usize) -> Vec<u8> {
+        let (mut frames, mut out, mut at) = (Frames::default(), Vec::new(), 0);
+        let mut sizes = pieces.iter().copied().chain(std::iter::repeat(bytes.len()));
+        let mut into = vec![0; room];
+        while at < bytes.len() {
+            let to = bytes.len().min(at + sizes.next().unwrap_or(1));
+            frames.feed(&bytes[at..to]);
+            at = to;
+            loop {
+                match frames.take(&mut into) {
+                    0 => break,
+                    count => out.extend_from_slice(&into[..count]),
+                }
+            }
+        }
+        out
+    }
+
+    /// A header frame whose content type has these bytes.
+    fn described(content_type: &[u8]) -> Vec<u8> {
+        let text = [&[content_type.len() as u8], content_type].concat();
+        frame(HEADER, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0][..], &text].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_cut_only_what_describes_a_message_is_mended(
+            pieces in vec(1_usize..40, 0..60),
+            room in 1_usize..50,
+            body in vec(any::<u8>(), 0..100),
+        ) {
+            let around = [frame(3, &body), frame(8, &[]), frame(3, b"\xff\xfe")].concat();
+            let broken = [&described(b"text/\xff")[..], &around, &described(b"\xfe")].concat();
+            let expected = [&described(b"text/?")[..], &around, &described(b"?")].concat();
+            prop_assert_eq!(through(&broken, &pieces, room), expected);
+        }
+
+        #[test]
+        fn what_is_not_amqp_goes_by(bytes in vec(any::<u8>(), 0..200), pieces in vec(1_usize..40, 0..20)) {
+            // The broker's answer to a version that it does not speak, and what may come after it.
+            let bytes = [b"AMQP\0\0\x09\x01", &bytes[..]].concat();
+            prop_assert_eq!(through(&bytes, &pieces, 64), bytes);
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_size_that_nobody_agreed_on_is_not_held_back() {
+        let huge = frame(HEADER, &vec![0xff; LARGEST]);
+        let mut frames = Frames::default();
+        frames.feed(&huge[..100]);
+        assert_eq!(frames.take(&mut [0; 200]), 100);
+    }
+}
