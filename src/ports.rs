@@ -4,6 +4,7 @@
 //! domain value; no seam knows SQL, AMQP or HTTP.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -76,7 +77,7 @@ pub struct IntakeChanges {
     pub streaks: Vec<(StreakKey, Streak)>,
     pub collations: Vec<(CollationKey, Timestamp)>,
     /// Events that can't be decided and go to the dead-letter queue whole.
-    pub letters: Vec<Letter>,
+    pub letters: Vec<Arc<Letter>>,
 }
 
 /// An event and what it became for each integration that wants it.
@@ -84,7 +85,7 @@ pub struct IntakeChanges {
 pub struct DecidedEvent {
     pub id: EventId,
     /// Kept only while a notification of it is pending.
-    pub received: Received,
+    pub received: Arc<Received>,
     pub notifications: Vec<NewNotification>,
 }
 
@@ -94,8 +95,9 @@ pub struct NewNotification {
     pub integration: IntegrationId,
     pub room: RoomKey,
     pub fate: Fate,
-    /// The streak that decided it, for a monitor's run. If the notification ends without being told, whenever
-    /// and for whatever reason, the same transaction makes that streak's belief `Unsure`.
+    /// The streak whose news it is, for a monitor's run. If the notification ends without being told, whenever
+    /// and for whatever reason, the same transaction makes that streak's belief `Unsure`, unless later news of
+    /// the streak is told or waits to be told: then the room knows, or will know, better.
     pub streak: Option<StreakKey>,
 }
 
@@ -201,6 +203,9 @@ pub trait LetterBox: Send + Sync {
     /// went wrong. The caller tries the others again later. Some of them may be in the queue although their
     /// confirm was lost, so a letter can be there twice but is never lost.
     async fn bury(&self, letters: &[Letter]) -> Buried;
+
+    /// Gives back what it holds open, in bounded time. It can be used again.
+    async fn close(&self);
 }
 
 /// What became of letters that were to be buried.
@@ -377,8 +382,10 @@ pub trait Registry: Send + Sync {
     /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
     /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
-    /// suspension ends by this, streaks are told anew as after `resume`. The file may take over an operator's
-    /// integration. What changes nothing does not raise the revision.
+    /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take
+    /// over an operator's integration. What changes nothing does not raise the revision. A room that rests is
+    /// looked at again when an integration of its line is paused, removed or gets another room URL, since it may
+    /// have rested for that one.
     async fn apply(
         &self,
         definitions: Vec<Definition>,
@@ -392,9 +399,9 @@ pub trait Registry: Send + Sync {
     /// Pauses one that no file manages; its pending notifications end as suppressed.
     async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Lifts a pause (unless a file manages it) or a suspension. Streaks that are failing will be told anew,
-    /// since the room may not know of them.
-    async fn resume(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
+    /// Lifts a pause (unless a file manages it) or a suspension. Streaks that are failing, and were told to be,
+    /// will be told anew, since the room may not know of them any more.
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError>;
 }
 
 // ---------------------------------------------------------------------------------------------- room

@@ -119,6 +119,8 @@ CREATE TABLE streaks (
     belief          TEXT NOT NULL,
     -- When a run last came for it, to about a day.
     touched         INTEGER,
+    -- The latest notification (seq) that tells of it.
+    news            INTEGER,
     PRIMARY KEY (integration, monitor, region)
 ) STRICT, WITHOUT ROWID;
 

@@ -17,7 +17,6 @@ use crate::adapters::store::sqlite::{Role, SqliteStore};
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
 use crate::domain::message::Links;
-use crate::domain::retry::RetryRule;
 use crate::formats::integrations::{self, RoomRef, SecretSources};
 use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
 use crate::settings::{Settings, StoreUrl, TokenIn};
@@ -189,11 +188,7 @@ pub fn dispatch_terms(settings: &Settings) -> anyhow::Result<DispatchTerms> {
     Ok(DispatchTerms {
         rules: LineRules {
             room: settings.pacing.room,
-            retry: RetryRule {
-                first: settings.retry.first,
-                longest: settings.retry.longest,
-                give_up_after: settings.retry.give_up_after,
-            },
+            retry: settings.retry,
             max_age: settings.notifications.max_age,
         },
         token_budget: settings.pacing.token,

@@ -32,14 +32,14 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
             say(&format!("{id} is paused; events for it are suppressed until `integrations resume {id}`"));
             Ok(())
         }
-        IntegrationsVerb::Resume(args) => resume(&parts, &existing_id(&args.id)?, now).await,
+        IntegrationsVerb::Resume(args) => resume(&parts, &existing_id(&args.id)?).await,
         IntegrationsVerb::Test(args) => test(&parts, &existing_id(&args.id)?).await,
     }
 }
 
-async fn resume(parts: &Parts, id: &IntegrationId, now: Timestamp) -> anyhow::Result<()> {
+async fn resume(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
     let before = find(parts, id).await?.state;
-    parts.store.resume(id, now).await.map_err(refused)?;
+    parts.store.resume(id).await.map_err(refused)?;
     // A file may still want it paused after its suspension is lifted.
     let state = find(parts, id).await?.state;
     say(&format!("{id} is {}", state.as_str()));

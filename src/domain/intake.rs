@@ -52,9 +52,17 @@ pub enum Fate {
     Suppress { reason: SuppressReason, detail: String },
     /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered or
     /// on its way there (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes. Its age counts from this event's own receipt. An integration that
-    /// is gone makes it suppressed (`integration-removed`).
-    Retell { story: Story, ready_at: Timestamp },
+    /// it as anything else, nothing changes. It is ready at once, and its age counts from this event's own
+    /// receipt. An integration that is gone makes it suppressed (`integration-removed`).
+    Retell { story: Story },
+}
+
+impl Fate {
+    /// Whether it tells the room how things are now, so that its loss would leave the room unsure of them. A late
+    /// run, and a letter that is put back, are about the past.
+    pub fn is_news(&self) -> bool {
+        matches!(self, Self::Tell { story, .. } if story.reason != SendReason::Stale)
+    }
 }
 
 impl IntakeState {

@@ -11,6 +11,7 @@ pub mod endings;
 pub mod envelope;
 pub mod event;
 pub mod frequency;
+pub mod headers;
 pub mod held;
 pub mod ids;
 pub mod intake;
@@ -22,6 +23,8 @@ pub mod pacing;
 pub mod patience;
 pub mod reason;
 pub mod retry;
+#[cfg(test)]
+mod samples;
 pub mod story;
 pub mod unwanted;
 pub mod waits;

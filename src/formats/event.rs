@@ -4,6 +4,7 @@
 
 use crate::domain::envelope::Envelope;
 use crate::domain::event::{Event, Subject};
+use crate::domain::headers;
 use crate::domain::ids::{EventId, TeamId};
 
 use super::cloudevent::{self, Attributes, Kind};
@@ -15,13 +16,6 @@ use super::{activity_webhook, api_run, monitor_webhook, routing};
 
 /// Bytes at most of a body.
 pub const MAX_BODY_BYTES: usize = 1_048_576;
-
-/// Says which integration a dead letter was for, and so makes one that comes back a replay.
-const INTEGRATION_HEADER: &str = "x-integration-id";
-/// The identity under which a replayed event is known.
-const EVENT_HEADER: &str = "x-event-id";
-/// Where a dead letter came from.
-const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 
 /// Reads an event of any form of the contract.
 ///
@@ -57,11 +51,11 @@ fn carried_id(
     envelope: &Envelope,
     cloudevent_id: impl FnOnce() -> Option<(String, String)>,
 ) -> Result<Option<EventId>, Malformed> {
-    let replayed = envelope.header(INTEGRATION_HEADER).and_then(|_| envelope.header(EVENT_HEADER));
+    let replayed = envelope.header(headers::INTEGRATION_ID).and_then(|_| envelope.header(headers::EVENT_ID));
     let named =
         |field: &str, text: &str| (!text.trim().is_empty()).then(|| (field.to_owned(), text.to_owned()));
     let carried = replayed
-        .and_then(|id| named(EVENT_HEADER, id))
+        .and_then(|id| named(headers::EVENT_ID, id))
         .or_else(|| envelope.message_id.as_deref().and_then(|id| named("message_id", id)))
         .or_else(cloudevent_id);
     carried.map(|(field, text)| checked_id(field, text).map(EventId::new)).transpose()
@@ -69,9 +63,9 @@ fn carried_id(
 
 fn team(envelope: &Envelope, attribute: Option<String>) -> Option<TeamId> {
     attribute
-        .or_else(|| envelope.header("team").and_then(clean))
+        .or_else(|| envelope.header(headers::TEAM).and_then(clean))
         .or_else(|| routing::team_of(&envelope.routing_key).and_then(clean))
-        .or_else(|| routing::team_of(envelope.header(ORIGINAL_ROUTING_KEY_HEADER)?).and_then(clean))
+        .or_else(|| routing::team_of(envelope.header(headers::ORIGINAL_ROUTING_KEY)?).and_then(clean))
         .map(TeamId::new)
 }
 

@@ -54,6 +54,7 @@ impl Burial {
             }
         }
         owed.lines.iter_mut().for_each(|(reason, lines)| say_untold(*reason, lines.end()));
+        self.letter_box.close().await;
     }
 
     /// One round. Returns how many letters the store has let go. While it `owed` some before, these come first

@@ -23,6 +23,18 @@ pub struct Opened {
     pub target: Result<RoomTarget, String>,
 }
 
+/// An integration that nothing can be told to as it stands.
+pub struct Unusable {
+    id: IntegrationId,
+    why: String,
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "integration {}: {}", self.id, self.why)
+    }
+}
+
 /// How soon a change made by another process is noticed. The contract promises two seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -52,18 +64,19 @@ struct Interested {
 
 impl Snapshot {
     /// Builds one from what the store holds. What can't be opened is left out and told in the second part.
-    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<String>) {
+    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<Unusable>) {
         let mut snapshot = Self { revision, ..Self::default() };
         let mut faults = Vec::new();
         for stored in stored {
+            let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
             match open(stored) {
                 Ok(Opened { integration, target: Ok(target) }) => snapshot.add(integration, Some(target)),
                 Ok(Opened { mut integration, target: Err(reason) }) => {
-                    faults.push(format!("integration {}: {reason}", stored.definition.id));
+                    faults.push(unusable(&reason));
                     integration.state = IntegrationState::Suspended { reason };
                     snapshot.add(integration, None);
                 }
-                Err(fault) => faults.push(format!("integration {}: {fault}", stored.definition.id)),
+                Err(fault) => faults.push(unusable(&fault)),
             }
         }
         (snapshot, faults)
@@ -203,7 +216,8 @@ impl Catalogue {
         let stored = self.registry.list().await?;
         let (snapshot, faults) = Snapshot::build(revision, &stored, &*self.open);
         for fault in faults {
-            tracing::error!("{fault}; nothing is told to it until this is mended");
+            let integration_id = fault.id.as_str();
+            tracing::error!(integration_id, "{fault}; nothing is told to it until this is mended");
         }
         let changes = (old.revision != revision).then(|| snapshot.changes_since(&old));
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);

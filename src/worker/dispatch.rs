@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -94,15 +95,17 @@ impl Dispatch {
         let mut looked_at = self.clock.now();
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            let now = self.clock.now();
+            let mut now = self.clock.now();
             if later(looked_at, self.terms.lease / 4) <= now {
                 // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back
                 // of the rooms' tasks. They finish first, or a room could be claimed twice by one worker.
                 while tasks.join_next().await.is_some() {}
+                now = self.clock.now();
             }
             looked_at = now;
             let (fresh, retries) = places.free();
-            let lines = self.claim_due(fresh, retries).await;
+            // By this very time: a freeze from here on lapses no lease in the claim's eyes.
+            let lines = self.claim_due(fresh, retries, now).await;
             if lines.is_empty() {
                 let pause = self.pause(fresh + retries).await;
                 tokio::select! {
@@ -125,8 +128,9 @@ impl Dispatch {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Claims rooms that are due: `fresh` at most whose last attempt did not fail, and `retries` at most of the others.
-    pub async fn claim_due(&self, fresh: usize, retries: usize) -> Vec<RoomLine> {
+    /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of
+    /// the others.
+    pub async fn claim_due(&self, fresh: usize, retries: usize, now: Timestamp) -> Vec<RoomLine> {
         // What was posted must be recorded before anything is claimed anew: a lease that lapsed in a long
         // outage of the store would else hand out a room whose last message is not written down, and the
         // room would hear it twice.
@@ -141,7 +145,7 @@ impl Dispatch {
             token_budget: self.terms.token_budget,
             room_budget: self.terms.rules.room,
         };
-        match self.store.claim_rooms(terms, self.clock.now()).await {
+        match self.store.claim_rooms(terms, now).await {
             Ok(lines) => {
                 self.claiming.worked();
                 lines

@@ -24,7 +24,8 @@ macro_rules! conformance {
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
             belief: news_that_is_lost_makes_it_unsure, what_is_told_or_not_wanted_leaves_it,
-                changes_of_the_integration_that_lose_news_make_it_unsure, a_letter_put_back_in_vain_makes_it_unsure;
+                changes_of_the_integration_that_lose_news_make_it_unsure, later_news_settles_it,
+                lost_news_of_what_no_run_has_moved_yet_makes_it_unsure;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
@@ -35,7 +36,7 @@ macro_rules! conformance {
                 a_room_with_nothing_ready_is_not_handed_out, a_crash_gives_rooms_back_at_once;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
                 the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,
-                a_claim_reserves_little;
+                a_claim_reserves_little, the_oldest_goes_first_when_a_token_opens;
             settle: sent_and_digested, attempts_are_counted_and_kept, suppressed_and_expired,
                 dead_letters_are_pending_until_buried, broken_takes_all_of_the_integration,
                 broken_by_an_old_url_breaks_nothing, sent_wins_over_what_happened_meanwhile,
@@ -50,7 +51,8 @@ macro_rules! conformance {
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
-                a_new_room_takes_the_line_along, a_new_url_lifts_a_suspension,
+                a_new_room_takes_the_line_along,
+                a_room_that_rests_is_looked_at_again_after_a_change, a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,
                 resuming_tells_failing_streaks_anew, revisions_are_seen_through_every_handle,
                 secrets_come_back_and_stay_hidden;
         );

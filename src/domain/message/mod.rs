@@ -209,14 +209,12 @@ pub struct Attribute {
     pub url: Option<String>,
 }
 
-/// The coloured pills a card's value can be shown in.
+/// The coloured pills that a card's value is shown in here; HipChat has two more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lozenge {
     Success,
     Error,
     Current,
-    Complete,
-    Moved,
 }
 
 impl Lozenge {
@@ -226,8 +224,6 @@ impl Lozenge {
             Self::Success => "lozenge-success",
             Self::Error => "lozenge-error",
             Self::Current => "lozenge-current",
-            Self::Complete => "lozenge-complete",
-            Self::Moved => "lozenge-moved",
         }
     }
 }

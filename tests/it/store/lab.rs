@@ -102,7 +102,7 @@ pub fn passing() -> Fate {
 pub fn decided(id: &str, ms: i64, fates: &[(&str, &str, Fate)]) -> DecidedEvent {
     DecidedEvent {
         id: event(id),
-        received: Received { envelope: envelope(id), at: at(ms) },
+        received: Arc::new(Received { envelope: envelope(id), at: at(ms) }),
         notifications: fates
             .iter()
             .map(|(who, room_id, fate)| NewNotification {

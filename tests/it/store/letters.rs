@@ -1,5 +1,7 @@
 //! The outbox of letters, forgetting, and the gauges.
 
+use std::sync::Arc;
+
 use hipchat_notifier::domain::envelope::Envelope;
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::reason::{Belief, DeadLetterReason, SuppressReason};
@@ -25,6 +27,7 @@ fn malformed(n: u8) -> Letter {
 }
 
 async fn post(desk: &Desk, letters: Vec<Letter>) -> usize {
+    let letters = letters.into_iter().map(Arc::new).collect();
     desk.change(IntakeChanges { letters, ..IntakeChanges::default() }).await.letters
 }
 

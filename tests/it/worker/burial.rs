@@ -65,6 +65,7 @@ impl Store for Outbox {
 struct Troubled {
     got: Mutex<Vec<i64>>,
     confirms: Mutex<VecDeque<usize>>,
+    closed: AtomicUsize,
 }
 
 #[async_trait]
@@ -76,6 +77,10 @@ impl LetterBox for Troubled {
         self.got.lock().unwrap().extend(&confirmed);
         let failed = confirms.map(|_| BrokerError::Unavailable("an alarm".into()));
         Buried { confirmed, failed }
+    }
+
+    async fn close(&self) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -182,4 +187,18 @@ async fn a_trouble_is_over_when_the_store_answers_though_nothing_is_to_be_buried
     yard.burial.trouble.failed("bury dead letters", &"disk full");
     yard.burial.step(&mut Owed::default()).await.unwrap();
     assert_eq!(yard.burial.trouble.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn who_stops_gives_the_connection_back() {
+    let yard = Graveyard::new(1);
+    let (switch, stop) = StopSwitch::new();
+    let running = tokio::spawn(yard.burial.run(stop));
+    while !yard.outbox.letters.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(yard.queue.closed.load(Ordering::SeqCst), 0);
+    switch.stop();
+    running.await.unwrap();
+    assert_eq!(yard.queue.closed.load(Ordering::SeqCst), 1);
 }

@@ -170,9 +170,40 @@ async fn a_resumed_integration_hears_again_that_it_is_failing() {
     bench.catalogue.refresh().await.unwrap();
     bench.take("p1", &run("m", true)).await;
     assert_eq!(bench.fate("p1", "one").await, "suppressed/integration-paused");
-    bench.store.resume(&id, bench.clock.now()).await.unwrap();
+    bench.store.resume(&id).await.unwrap();
     bench.catalogue.refresh().await.unwrap();
     bench.take("f6", &run("m", false)).await;
     bench.settle_down().await;
     assert_eq!(bench.fate("f6", "one").await, "sent/still-failing");
+}
+
+/// A run of monitor `m` that finished in this minute.
+fn dated(minute: u32, passed: bool) -> String {
+    run("m", passed).replacen('{', &format!(r#"{{"finished_at":"2025-11-24T15:{minute:02}:00Z","#), 1)
+}
+
+#[tokio::test]
+async fn what_tells_of_the_past_leaves_no_doubt_of_the_present_when_it_is_lost() {
+    let bench = Bench::new(&results("one", "a", "failures-and-recovery")).await;
+    bench.take("e1", &dated(30, true)).await;
+    let refused = [Says::Status(400), Says::Status(400)];
+    bench.script(&refused);
+    bench.take("late", &dated(20, false)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.fate("late", "one").await, "dead-lettered/rejected-by-hipchat");
+    bench.take("e2", &dated(31, true)).await;
+    assert_eq!(
+        bench.fate("e2", "one").await,
+        "suppressed/still-passing",
+        "no recovery from what nobody heard"
+    );
+
+    let mut replay = envelope("late", &dated(20, false));
+    replay.headers.insert("x-integration-id".into(), "one".into());
+    bench.script(&refused);
+    bench.take_envelope(replay).await;
+    bench.settle_down().await;
+    assert_eq!(bench.letters().len(), 2, "put back in vain");
+    bench.take("e3", &dated(32, true)).await;
+    assert_eq!(bench.fate("e3", "one").await, "suppressed/still-passing");
 }

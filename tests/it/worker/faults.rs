@@ -8,6 +8,7 @@ use hipchat_notifier::ports::{
 };
 
 use super::*;
+use crate::support::log::Log;
 
 #[tokio::test]
 async fn a_room_in_an_outage_is_retried_later_and_later_and_in_order() {
@@ -88,7 +89,7 @@ async fn a_broken_integration_is_suspended_with_all_that_waits_for_it_and_comes_
     bench.settle_down().await;
     assert_eq!(bench.letters().len(), 3, "replayed too early it goes back, and is not lost");
 
-    bench.store.resume(&IntegrationId::new("one"), bench.clock.now()).await.unwrap();
+    bench.store.resume(&IntegrationId::new("one")).await.unwrap();
     bench.catalogue.refresh().await.unwrap();
     bench.take_envelope(replay.clone()).await;
     bench.take_envelope(replay).await;
@@ -181,6 +182,28 @@ async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
     assert_eq!(letters[0].envelope.body, b"{\"monitor_uid\":1");
 }
 
+#[tokio::test]
+async fn every_line_about_an_attempt_names_event_integration_and_room() {
+    let log = Log::catch();
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(503), Says::Status(404)]);
+    bench.take("e1", &run("m", true)).await;
+    bench.settle_down().await;
+    bench.pass(2);
+    bench.settle_down().await;
+    let text = log.text();
+    let ids = [r#"event_id="e1""#, r#"integration_id="one""#, r#"room="https://h.example/v2/room/a""#];
+    for (said, times) in [
+        ("the client has something to say of itself", 2),
+        ("attempt failed: as scripted", 1),
+        ("integration suspended: as scripted", 1),
+    ] {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(said)).collect();
+        assert_eq!(lines.len(), times, "{said}: {text}");
+        assert!(lines.iter().all(|line| ids.iter().all(|id| line.contains(id))), "{lines:#?}");
+    }
+}
+
 /// A store that fails at will.
 struct Failing {
     inner: Arc<dyn Store>,
@@ -257,9 +280,9 @@ async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     bench.take("e1", &run("m", true)).await;
     bench.dispatch.unsettled.store(1, Ordering::SeqCst);
-    assert!(bench.dispatch.claim_due(8, 8).await.is_empty());
+    assert!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.is_empty());
     bench.dispatch.unsettled.store(0, Ordering::SeqCst);
-    assert_eq!(bench.dispatch.claim_due(8, 8).await.len(), 1);
+    assert_eq!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.len(), 1);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
-    let mut needs: tokens::Needs = Vec::new();
+    let mut asking: Vec<(i64, RoomKey, HashMap<TokenKey, u32>)> = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
     for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
         let enough = lines.len() + most;
@@ -36,15 +36,20 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
                 tokens::forfeit(c, &room, now)?;
                 if let Some(line) = claim(c, &mut events, room, terms, now)? {
                     let room_left = line.state.meter.available(terms.room_budget, now);
-                    needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                    let head = line.waiting.first().map_or(i64::MAX, |w| w.seq);
+                    asking.push((head, line.room.clone(), needs_of(c, &line.waiting, room_left)?));
                     lines.push(line);
                 }
             }
         }
     }
-    let grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
-    for (line, granted) in lines.iter_mut().zip(grants) {
-        line.tokens = granted;
+    // Rooms that waited for the same token are due at the same moment: whose head is oldest is served first, or
+    // the others might never be.
+    asking.sort_by_key(|(head, ..)| *head);
+    let needs: tokens::Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
+    let mut grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
+    for line in &mut lines {
+        line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
     Ok(lines)
 }
@@ -87,10 +92,9 @@ fn claim(
          WHERE room = ?1 AND state = 'gathering' AND ready_at <= ?2",
     )?
     .execute(params![room.as_str(), micros(now)])?;
-    let next_ready_at = next_ready(c, &room)?;
     let waiting = line(c, events, &room, terms.line, now)?;
     if waiting.is_empty() {
-        let due = [next_ready_at, next_opening(c, &room, now)?].into_iter().flatten().min();
+        let due = [next_ready(c, &room)?, next_opening(c, &room, now)?].into_iter().flatten().min();
         c.prepare_cached(
             "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
              claim = claim + 1 WHERE room = ?1",
@@ -118,7 +122,6 @@ fn claim(
         room,
         waiting,
         continues_after,
-        next_ready_at,
         tokens: HashMap::new(),
         throttles,
     }))
@@ -210,7 +213,7 @@ fn line(
                     bytes += one.received.envelope.body.len();
                     waiting.push(one);
                 }
-                Err(Fail::Store(fault)) => set_aside(c, seq, &fault.to_string(), now)?,
+                Err(Fail::Store(fault)) => set_aside(c, room, seq, &fault.to_string(), now)?,
                 Err(fail) => return Err(fail),
             }
             if bytes >= LINE_BYTES {
@@ -246,8 +249,18 @@ fn places(c: &Connection, room: &RoomKey, limit: usize, now: Timestamp) -> Done<
 
 /// One that can't be read must not stop its room, let alone all rooms: it goes to the dead-letter queue with
 /// what is left of it.
-fn set_aside(c: &Connection, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
-    tracing::error!(seq, "a notification is damaged in the store and is given up: {fault}");
+fn set_aside(c: &Connection, room: &RoomKey, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
+    let (event_id, integration_id): (Vec<u8>, Vec<u8>) = c
+        .prepare_cached(
+            "SELECT CAST(event AS BLOB), CAST(integration AS BLOB) FROM notifications WHERE seq = ?1",
+        )?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tracing::error!(
+        event_id = %String::from_utf8_lossy(&event_id),
+        integration_id = %String::from_utf8_lossy(&integration_id),
+        %room,
+        "a notification is damaged in the store and is given up: {fault}"
+    );
     let detail = format!("damaged in the store: {fault}");
     bury(c, seq, DeadLetterReason::WorkerFault, &detail, now)?;
     Ok(())

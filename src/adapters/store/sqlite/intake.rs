@@ -27,6 +27,7 @@ pub fn take_in(c: &Connection, query: &IntakeQuery, decide: Decide) -> Done<Inta
         c,
         standings: HashMap::new(),
         ready: HashMap::new(),
+        news: HashMap::new(),
         untold: Vec::new(),
         receipt: IntakeReceipt::default(),
     };
@@ -84,6 +85,8 @@ struct Batch<'c> {
     standings: HashMap<IntegrationId, Option<standing::Standing>>,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
+    /// The latest news of each streak.
+    news: HashMap<&'c StreakKey, i64>,
     /// Streaks whose news was not told after all.
     untold: Vec<&'c StreakKey>,
     receipt: IntakeReceipt,
@@ -98,15 +101,15 @@ enum Now<'a> {
 /// A decision may be a moment older than a change of its integration; the change wins. A dead letter that
 /// was put back is told whatever the state, as long as there is somebody to tell: whoever put it back wants
 /// to see what becomes of it.
-fn fate_by_now<'a>(fate: &'a Fate, standing: Option<&standing::Standing>) -> Now<'a> {
+fn fate_by_now<'a>(fate: &'a Fate, received_at: Timestamp, standing: Option<&standing::Standing>) -> Now<'a> {
     let (told, deaf) = match fate {
         Fate::Suppress { reason, detail } => return Now::Suppressed(*reason, detail.into()),
         Fate::Tell { story, ready_at, gather } => {
             (Now::Told(story, *ready_at, gather.as_ref()), standing::deaf(standing))
         }
-        Fate::Retell { story, ready_at } => {
+        Fate::Retell { story } => {
             let gone = if standing.is_none() { standing::deaf(None) } else { None };
-            (Now::Told(story, *ready_at, None), gone)
+            (Now::Told(story, received_at, None), gone)
         }
     };
     deaf.map_or(told, |(reason, detail)| Now::Suppressed(reason, detail.into()))
@@ -132,7 +135,7 @@ impl<'c> Batch<'c> {
         }
         // After the streaks, whose beliefs rest on the telling.
         for key in &self.untold {
-            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region])?;
+            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region], i64::MAX)?;
         }
         for (key, until) in &changes.collations {
             self.collation(key, micros(*until))?;
@@ -174,7 +177,7 @@ impl<'c> Batch<'c> {
         stored: &mut Option<i64>,
     ) -> Done<bool> {
         let standing = self.standing(&new.integration)?;
-        let (story, ready_at, gather) = match fate_by_now(&new.fate, standing.as_ref()) {
+        let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
                 self.suppress(event, new, reason, &detail)?;
                 return Ok(false);
@@ -234,7 +237,7 @@ impl<'c> Batch<'c> {
     fn tell(
         &mut self,
         event: &DecidedEvent,
-        new: &NewNotification,
+        new: &'c NewNotification,
         event_no: i64,
         telling: &Telling<'_>,
     ) -> rusqlite::Result<()> {
@@ -261,6 +264,9 @@ impl<'c> Batch<'c> {
                 new.streak.as_ref().map(|streak| &streak.monitor_uid),
                 new.streak.as_ref().map(|streak| &streak.region),
             ])?;
+        if let Some(streak) = &new.streak {
+            self.news.insert(streak, self.c.last_insert_rowid());
+        }
         let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
         *first = telling.wake_at.min(*first);
         self.receipt.pending += 1;
@@ -307,8 +313,9 @@ impl<'c> Batch<'c> {
         self.c
             .prepare_cached(
                 "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
-                 touched) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
-                 failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7",
+                 touched, news) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (integration, monitor, \
+                 region) DO UPDATE SET failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7, \
+                 news = ifnull(?9, news)",
             )?
             .execute(params![
                 key.integration.as_str(),
@@ -319,6 +326,7 @@ impl<'c> Batch<'c> {
                 streak.newest.map(micros),
                 streak.belief.as_str(),
                 at,
+                self.news.get(key),
             ])?;
         // Once a day, so that a run seldom costs a change of the index.
         self.c

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use self::threads::Line;
+use self::threads::Lane;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
@@ -52,8 +52,8 @@ pub enum Role {
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
 pub struct SqliteStore {
     // The order of the fields is the order of closing: the writer last, so that it can tidy up, then the lock.
-    reader: Line,
-    writer: Line,
+    reader: Lane,
+    writer: Lane,
     cipher: Arc<Cipher>,
     _lock: Option<File>,
 }
@@ -110,8 +110,8 @@ impl SqliteStore {
 
     fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new(Self {
-            reader: Line::reader(opened.reader, path)?,
-            writer: Line::writer(opened.writer, path)?,
+            reader: Lane::reader(opened.reader, path)?,
+            writer: Lane::writer(opened.writer, path)?,
             cipher: Arc::new(cipher),
             _lock: opened.lock,
         }))
@@ -202,7 +202,7 @@ impl Registry for SqliteStore {
         self.writer.run(move |c| registry::pause(c, &id, now)).await
     }
 
-    async fn resume(&self, id: &IntegrationId, _now: Timestamp) -> Result<(), StoreError> {
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         let id = id.clone();
         self.writer.run(move |c| registry::resume(c, &id)).await
     }

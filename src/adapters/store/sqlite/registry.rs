@@ -189,14 +189,19 @@ impl Change<'_> {
             return Ok(false);
         }
         self.write(new, new_url)?;
-        if new.paused && !old.paused {
+        let silenced = new.paused && !old.paused;
+        if silenced {
             suppress_waiting(self.c, &new.id, SuppressReason::Paused, PAUSED, self.now)?;
         }
         if moved {
             self.move_line(&new.id, &new.room)?;
         }
         self.open_throttle(new)?;
-        let heard_again = (old.paused || (old.suspended.is_some() && new_url)) && !new.paused;
+        if new_url || silenced {
+            look_again(self.c, &old.room, self.now)?;
+            look_again(self.c, &new.room, self.now)?;
+        }
+        let heard_again = moved || ((old.paused || (old.suspended.is_some() && new_url)) && !new.paused);
         if heard_again {
             retell_failing(self.c, &new.id)?;
         }
@@ -255,6 +260,17 @@ impl Change<'_> {
     }
 }
 
+/// Wakes a room that rests: it may have rested for a token, or for an integration at the head of its line, that
+/// is not there any more. If it has to rest all the same, that is in its state and its token's, and whoever claims
+/// it finds out. One that is held is given back by what its holder knew, and finds out later.
+fn look_again(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE rooms SET due_at = min(due_at, ?2), hold_until = NULL WHERE room = ?1 AND lease_until IS NULL",
+    )?
+    .execute(params![room.as_str(), micros(now)])
+    .map(|_| ())
+}
+
 /// What `explain` adds to `integration-paused`.
 const PAUSED: &str = "the integration was paused while this waited";
 
@@ -271,6 +287,9 @@ fn own(c: &Connection, id: &IntegrationId) -> Done<Kept> {
 /// Forgets an integration and all that is kept for it alone. Outcomes stay in the journal.
 fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done<()> {
     suppress_waiting(c, id, SuppressReason::Removed, why, now)?;
+    if let Some(kept) = Kept::find(c, id)? {
+        look_again(c, &kept.room, now)?;
+    }
     for sql in [
         "DELETE FROM integrations WHERE id = ?1",
         "DELETE FROM streaks WHERE integration = ?1",
@@ -292,11 +311,13 @@ pub fn remove(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
 
 /// See `ports::Registry::pause`. Pausing what is paused changes nothing.
 pub fn pause(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    if own(c, id)?.paused {
+    let kept = own(c, id)?;
+    if kept.paused {
         return Ok(());
     }
     c.prepare_cached("UPDATE integrations SET paused = 1 WHERE id = ?1")?.execute([id.as_str()])?;
     suppress_waiting(c, id, SuppressReason::Paused, PAUSED, now)?;
+    look_again(c, &kept.room, now)?;
     raise_revision(c)?;
     Ok(())
 }
@@ -318,9 +339,12 @@ pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
     Ok(())
 }
 
-/// The room may have missed that these fail: the next failed run of each is told.
+/// The room may have forgotten that these fail, or is another: the next run of each is told. One that failed too
+/// seldom to be told is news to nobody.
 fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0")?
-        .execute([id.as_str()])
-        .map(|_| ())
+    c.prepare_cached(
+        "UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0 AND belief <> 'passing'",
+    )?
+    .execute([id.as_str()])
+    .map(|_| ())
 }

@@ -51,7 +51,7 @@ impl Fixture {
 fn big_event(id: &str) -> DecidedEvent {
     DecidedEvent {
         id: EventId::new(id),
-        received: Received { envelope: Envelope::default(), at: Timestamp::UNIX_EPOCH },
+        received: Arc::new(Received { envelope: Envelope::default(), at: Timestamp::UNIX_EPOCH }),
         notifications: vec![NewNotification {
             integration: IntegrationId::new("a"),
             room: RoomKey::new("r"),

@@ -22,13 +22,17 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// How many calls each of the claimed rooms needs, by token.
 pub type Needs = Vec<(RoomKey, HashMap<TokenKey, u32>)>;
 
-/// Reserves calls for rooms claimed together and says what each got. Rooms share what there is evenly.
+/// What a room may spend, by token.
+pub type Grants = HashMap<TokenKey, TokenGrant>;
+
+/// Reserves calls for rooms claimed together and says what each got. Rooms share what there is evenly; where it
+/// does not come out even, the first get more.
 pub fn reserve(
     c: &Connection,
     needs: &Needs,
     budget: Budget,
     now: Timestamp,
-) -> Done<Vec<HashMap<TokenKey, TokenGrant>>> {
+) -> Done<HashMap<RoomKey, Grants>> {
     let mut sharing: HashMap<&TokenKey, u32> = HashMap::new();
     for token in needs.iter().flat_map(|(_, by_token)| by_token.keys()) {
         *sharing.entry(token).or_default() += 1;
@@ -49,19 +53,17 @@ pub fn reserve(
             set_reservation(c, room, token, calls)?;
             granted.insert(token.clone(), calls);
         }
-        grants.push(granted);
+        grants.push((room.clone(), granted));
     }
     // Only now is it known what is left for later.
     Ok(grants
         .into_iter()
-        .map(|granted| {
-            granted
-                .into_iter()
-                .filter_map(|(token, calls)| {
-                    let opens_at = purses.get(&token)?.opens_at(now);
-                    Some((token, TokenGrant { calls, opens_at }))
-                })
-                .collect()
+        .map(|(room, granted)| {
+            let grant = |(token, calls)| {
+                let opens_at = purses.get(&token)?.opens_at(now);
+                Some((token, TokenGrant { calls, opens_at }))
+            };
+            (room, granted.into_iter().filter_map(grant).collect())
         })
         .collect())
 }
