@@ -31,7 +31,10 @@ pub struct Metrics {
     pub pending_notifications: Gauge,
     pub oldest_due_seconds: Gauge<f64, AtomicU64>,
     pub unburied_letters: Gauge,
-    pub integrations: Gauge,
+    integrations: Family<Labels<1>, Gauge>,
+    session: Family<Labels<1>, Gauge>,
+    file_applied: Gauge,
+    file_applied_at: Gauge,
 }
 
 impl Default for Metrics {
@@ -48,7 +51,10 @@ impl Default for Metrics {
             pending_notifications: Gauge::default(),
             oldest_due_seconds: Gauge::default(),
             unburied_letters: Gauge::default(),
-            integrations: Gauge::default(),
+            integrations: Family::default(),
+            session: Family::default(),
+            file_applied: Gauge::default(),
+            file_applied_at: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -70,7 +76,12 @@ impl Default for Metrics {
             "Letters the broker has not confirmed",
             m.unburied_letters.clone(),
         );
-        registry.register("integrations", "Integrations known", m.integrations.clone());
+        registry.register("integrations", "Integrations known, by state", m.integrations.clone());
+        registry.register(
+            "broker_session",
+            "1 for what the session with RabbitMQ is doing, else 0",
+            m.session.clone(),
+        );
         metrics.announce();
         Self { registry, ..metrics }
     }
@@ -88,6 +99,22 @@ impl Metrics {
         for reason in DeadLetterReason::ALL {
             let _ = self.dead_letters.get_or_create(&[("reason", reason.as_str())]);
         }
+    }
+
+    /// Shows the figures of the integrations file too: without one they would tell of a fault that is none.
+    #[must_use]
+    pub fn with_integrations_file(mut self) -> Self {
+        self.registry.register(
+            "integrations_file_applied",
+            "1 if the integrations file as it is now is applied, 0 if it was rejected",
+            self.file_applied.clone(),
+        );
+        self.registry.register(
+            "integrations_file_applied_timestamp_seconds",
+            "When the integrations file was applied last, in Unix time",
+            self.file_applied_at.clone(),
+        );
+        self
     }
 
     /// Counts one event.
@@ -124,6 +151,30 @@ impl Metrics {
     /// Notes how long one notification took from intake to its room.
     pub fn time_to_room(&self, seconds: f64) {
         self.time_to_room.observe(seconds);
+    }
+
+    /// Notes how many integrations are in one state.
+    pub fn integrations(&self, state: &'static str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.integrations.get_or_create(&[("state", state)]).set(count);
+    }
+
+    /// Notes which of `states` the session with the broker is in.
+    pub fn broker_session(&self, states: &[&'static str], now: &'static str) {
+        for state in states {
+            self.session.get_or_create(&[("state", state)]).set(i64::from(*state == now));
+        }
+    }
+
+    /// Notes that the integrations file was applied at this time.
+    pub fn integrations_file_applied(&self, unix_seconds: i64) {
+        self.file_applied.set(1);
+        self.file_applied_at.set(unix_seconds);
+    }
+
+    /// Notes that the integrations file as it is now could not be applied.
+    pub fn integrations_file_rejected(&self) {
+        self.file_applied.set(0);
     }
 
     /// All metrics in Prometheus' text form.

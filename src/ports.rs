@@ -4,6 +4,7 @@
 //! domain value; no seam knows SQL, AMQP or HTTP.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use crate::domain::answer::{Answer, AnswerClass};
+pub use crate::domain::changes::Changes;
 use crate::domain::envelope::{Envelope, Received};
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
@@ -19,6 +21,7 @@ pub use crate::domain::line::{Retry, RoomLine, RoomState, TokenCalls, TokenGrant
 use crate::domain::message::RoomMessage;
 use crate::domain::pacing::{Budget, Meter};
 use crate::domain::reason::{DeadLetterReason, Outcome, SuppressReason};
+use crate::domain::waits::Whereabouts;
 
 /// Wall time. Only `adapters::clock` reads it, so tests and simulations can stop it.
 pub trait Clock: Send + Sync {
@@ -74,7 +77,7 @@ pub struct IntakeChanges {
     pub streaks: Vec<(StreakKey, Streak)>,
     pub collations: Vec<(CollationKey, Timestamp)>,
     /// Events that can't be decided and go to the dead-letter queue whole.
-    pub letters: Vec<Letter>,
+    pub letters: Vec<Arc<Letter>>,
 }
 
 /// An event and what it became for each integration that wants it.
@@ -82,7 +85,7 @@ pub struct IntakeChanges {
 pub struct DecidedEvent {
     pub id: EventId,
     /// Kept only while a notification of it is pending.
-    pub received: Received,
+    pub received: Arc<Received>,
     pub notifications: Vec<NewNotification>,
 }
 
@@ -92,8 +95,9 @@ pub struct NewNotification {
     pub integration: IntegrationId,
     pub room: RoomKey,
     pub fate: Fate,
-    /// The streak that decided it, for a monitor's run. If the notification ends without being told, whenever
-    /// and for whatever reason, the same transaction makes that streak's belief `Unsure`.
+    /// The streak whose news it is, for a monitor's run. If the notification ends without being told, whenever
+    /// and for whatever reason, the same transaction makes that streak's belief `Unsure`, unless later news of
+    /// the streak is told or waits to be told: then the room knows, or will know, better.
     pub streak: Option<StreakKey>,
 }
 
@@ -150,8 +154,10 @@ pub enum Then {
 /// The worker's settings that the store needs for claims.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimTerms {
-    /// Rooms at most.
+    /// Rooms at most of those whose last attempt did not fail.
     pub rooms: usize,
+    /// Rooms at most that are to be retried. They come on top, so that no others wait behind them.
+    pub retries: usize,
     /// Notifications at most in one room's line.
     pub line: usize,
     /// After this without a settlement the room may be claimed by another.
@@ -197,6 +203,9 @@ pub trait LetterBox: Send + Sync {
     /// went wrong. The caller tries the others again later. Some of them may be in the queue although their
     /// confirm was lost, so a letter can be there twice but is never lost.
     async fn bury(&self, letters: &[Letter]) -> Buried;
+
+    /// Gives back what it holds open, in bounded time. It can be used again.
+    async fn close(&self);
 }
 
 /// What became of letters that were to be buried.
@@ -249,9 +258,12 @@ pub trait Store: Send + Sync {
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError>;
 
     /// Forgets outcomes decided and collations ended before `before`, at most `limit` of each. Returns how many
-    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten, and
-    /// streaks live as long as their integration.
+    /// outcomes it forgot; less than `limit` means that it is done. What is pending is never forgotten.
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Forgets streaks that no run has come for since `before`, give or take a day: `limit` at most. Returns how
+    /// many. A streak goes at once with its integration.
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Figures for the gauges.
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError>;
@@ -301,6 +313,8 @@ pub struct JournalEntry {
     pub reason: String,
     /// While pending, what the latest failed attempt got.
     pub detail: String,
+    /// While pending, where it is.
+    pub whereabouts: Option<Whereabouts>,
     pub decided_at: Timestamp,
     pub sent_at: Option<Timestamp>,
     pub attempts: u32,
@@ -311,6 +325,10 @@ pub struct JournalEntry {
 pub trait Journal: Send + Sync {
     /// All notifications of one event, in the order of their integrations' ids; empty if it is not known.
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError>;
+
+    /// How many notifications of one integration the journal has as dead-lettered, or on their way there. One
+    /// that was replayed is none of them any more; one that was discarded still is.
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError>;
 }
 
 // ---------------------------------------------------------------------------------------------- integrations
@@ -366,12 +384,10 @@ pub struct Stored {
 }
 
 /// What `apply` did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    pub added: usize,
-    pub changed: usize,
+    pub changes: Changes,
     pub unchanged: usize,
-    pub removed: usize,
 }
 
 /// The integrations and their states. All changes raise the revision, which workers watch.
@@ -389,8 +405,10 @@ pub trait Registry: Send + Sync {
     /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
     /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
-    /// suspension ends by this, streaks are told anew as after `resume`. The file may take over an operator's
-    /// integration. What changes nothing does not raise the revision.
+    /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take
+    /// over an operator's integration. What changes nothing does not raise the revision. A room that rests is
+    /// looked at again when an integration of its line is paused, removed or gets another room URL, since it may
+    /// have rested for that one.
     async fn apply(
         &self,
         definitions: Vec<Definition>,
@@ -404,9 +422,9 @@ pub trait Registry: Send + Sync {
     /// Pauses one that no file manages; its pending notifications end as suppressed.
     async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Lifts a pause (unless a file manages it) or a suspension. Streaks that are failing will be told anew,
-    /// since the room may not know of them.
-    async fn resume(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;
+    /// Lifts a pause (unless a file manages it) or a suspension. Streaks that are failing, and were told to be,
+    /// will be told anew, since the room may not know of them any more.
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError>;
 }
 
 // ---------------------------------------------------------------------------------------------- room

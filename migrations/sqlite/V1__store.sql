@@ -77,7 +77,9 @@ CREATE TABLE rooms (
     expired_untold      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
-CREATE INDEX rooms_due ON rooms (due_at, room) WHERE due_at IS NOT NULL;
+-- Rooms whose last attempt failed stand apart: however many they are, none are read to find the others.
+CREATE INDEX rooms_due ON rooms (due_at, room) WHERE due_at IS NOT NULL AND retry_failures IS NULL;
+CREATE INDEX rooms_retrying ON rooms (due_at, room) WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL;
 
 -- What was spent of each token's budget, and the budget that the latest claim named.
 CREATE TABLE tokens (
@@ -115,8 +117,14 @@ CREATE TABLE streaks (
     newest          INTEGER,
     -- What the room believes: passing, failing, unsure.
     belief          TEXT NOT NULL,
+    -- When a run last came for it, to about a day.
+    touched         INTEGER,
+    -- The latest notification (seq) that tells of it.
+    news            INTEGER,
     PRIMARY KEY (integration, monitor, region)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX streaks_touched ON streaks (touched);
 
 CREATE TABLE collations (
     integration TEXT NOT NULL,

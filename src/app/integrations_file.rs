@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use super::Misconfigured;
 use super::parts::{IntegrationsText, Parts, from_store};
+use crate::metrics::Metrics;
 use crate::ports::{Clock, ManagedBy, Registry};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
@@ -19,6 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct IntegrationsFile {
     path: PathBuf,
     parts: Parts,
+    metrics: Arc<Metrics>,
     /// The files that hold room URLs, as the file named them when it was read last.
     url_files: Vec<PathBuf>,
     seen: Vec<Option<Look>>,
@@ -33,8 +35,8 @@ struct Look {
 
 impl IntegrationsFile {
     /// A file that was not applied yet.
-    pub fn new(path: PathBuf, parts: Parts) -> Self {
-        Self { path, parts, url_files: Vec::new(), seen: Vec::new() }
+    pub fn new(path: PathBuf, parts: Parts, metrics: Arc<Metrics>) -> Self {
+        Self { path, parts, metrics, url_files: Vec::new(), seen: Vec::new() }
     }
 
     /// Applies the file at start.
@@ -73,6 +75,7 @@ impl IntegrationsFile {
                         // Not the file's fault: the same file may do the next time.
                         continue;
                     }
+                    self.metrics.integrations_file_rejected();
                 }
             }
             self.seen = look;
@@ -82,21 +85,24 @@ impl IntegrationsFile {
     async fn apply(&mut self) -> anyhow::Result<()> {
         let IntegrationsText { definitions, url_files } = self.parts.read_integrations(&self.path)?;
         self.url_files = url_files;
+        let now = self.parts.clock.now();
         let applied = self
             .parts
             .store
-            .apply(definitions, ManagedBy::File, self.parts.clock.now())
+            .apply(definitions, ManagedBy::File, now)
             .await
             .map_err(from_store)
             .with_context(|| format!("can't apply {}", self.path.display()))?;
         tracing::info!(
             file = %self.path.display(),
-            added = applied.added,
-            changed = applied.changed,
-            removed = applied.removed,
+            added = applied.changes.added.len(),
+            changed = applied.changes.changed.len(),
+            removed = applied.changes.removed.len(),
             unchanged = applied.unchanged,
-            "integrations file applied"
+            "integrations file applied: {}",
+            applied.changes
         );
+        self.metrics.integrations_file_applied(now.as_second());
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use self::integrations_file::IntegrationsFile;
 use self::parts::{Parts, dispatch_terms};
-use crate::adapters::rabbitmq::{self, BrokerHealth};
+use crate::adapters::rabbitmq::{self, BrokerHealth, SessionState};
 use crate::adapters::store::sqlite::Role;
 use crate::http::{Status, StatusServer};
 use crate::metrics::Metrics;
@@ -32,9 +32,17 @@ use crate::worker::wake::{Bell, Stop, StopSwitch};
 /// [`Misconfigured`] for what an operator has to change; anything else that ends the worker.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let parts = Parts::open(&settings, Role::Worker)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = match settings.integrations.file {
+        Some(_) => Metrics::default().with_integrations_file(),
+        None => Metrics::default(),
+    };
+    let metrics = Arc::new(metrics);
     let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
-    let file = settings.integrations.file.clone().map(|path| IntegrationsFile::new(path, parts.clone()));
+    let file = settings
+        .integrations
+        .file
+        .clone()
+        .map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
     let file = match file {
         Some(mut file) => {
             file.apply_first().await?;
@@ -42,7 +50,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
-    catalogue.refresh().await.context("can't read the integrations from the store")?;
+    catalogue.load().await.context("can't read the integrations from the store")?;
     let health = Arc::new(BrokerHealth::default());
     let store_trouble = Arc::new(Trouble::new("the store", parts.clock.clone()));
     let claiming = Arc::new(Trouble::new("the store", parts.clock.clone()));
@@ -54,6 +62,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             claiming.clone(),
             Arc::new(parts.clone()),
         ],
+        refresh: Box::new({
+            let health = health.clone();
+            move |metrics| metrics.broker_session(&SessionState::WORDS, health.state().as_str())
+        }),
         bearer_token: settings.http.bearer_token.clone(),
     };
     let server = StatusServer::bind(settings.http.listen, status)

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use url::Url;
@@ -16,7 +17,6 @@ use crate::adapters::store::sqlite::{Role, SqliteStore};
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
 use crate::domain::message::Links;
-use crate::domain::retry::RetryRule;
 use crate::formats::integrations::{self, RoomRef, SecretSources};
 use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
 use crate::settings::{Settings, StoreUrl, TokenIn};
@@ -142,14 +142,33 @@ pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<Opened, String> {
     Ok(Opened { integration, target })
 }
 
+/// The store's file.
+///
+/// # Errors
+/// [`Misconfigured`] if `store.url` names no file.
+pub fn store_file(settings: &Settings) -> Result<&Path, Misconfigured> {
+    match &settings.store.url {
+        StoreUrl::Sqlite(path) => Ok(path),
+        _ => Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned())),
+    }
+}
+
+/// The process of the worker that runs on the store; `None` if none does.
+///
+/// # Errors
+/// A sentence, if that can't be known.
+pub fn worker_process(settings: &Settings) -> anyhow::Result<Option<String>> {
+    let path = store_file(settings)?;
+    SqliteStore::worker_on(path)
+        .with_context(|| format!("can't see whether a worker runs on {}", path.display()))
+}
+
 /// Opens the store alone.
 ///
 /// # Errors
 /// [`Misconfigured`] with a sentence.
 pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteStore>> {
-    let StoreUrl::Sqlite(path) = &settings.store.url else {
-        return Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned()).into());
-    };
+    let path = store_file(settings)?;
     let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
     SqliteStore::open_with_key_file(path, role, &key_file).map_err(from_store)
 }
@@ -169,11 +188,7 @@ pub fn dispatch_terms(settings: &Settings) -> anyhow::Result<DispatchTerms> {
     Ok(DispatchTerms {
         rules: LineRules {
             room: settings.pacing.room,
-            retry: RetryRule {
-                first: settings.retry.first,
-                longest: settings.retry.longest,
-                give_up_after: settings.retry.give_up_after,
-            },
+            retry: settings.retry,
             max_age: settings.notifications.max_age,
         },
         token_budget: settings.pacing.token,

@@ -10,6 +10,7 @@ use crate::adapters::store::sqlite::Role;
 use crate::app::Misconfigured;
 use crate::app::parts::{self, Parts};
 use crate::domain::integration::IntegrationState;
+use crate::domain::message::count;
 use crate::ports::{AnswerClass, BrokerError, Registry, Stored};
 use crate::settings::Settings;
 
@@ -27,8 +28,9 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     findings.push(links(settings));
     if let Some(file) = &settings.integrations.file {
         let read = parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress));
-        let result =
-            read.map(|read| format!("{} integrations", read.definitions.len())).map_err(|e| e.to_string());
+        let result = read
+            .map(|read| format!("{} in {}", integrations(read.definitions.len()), file.display()))
+            .map_err(|e| e.to_string());
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
@@ -39,13 +41,17 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
         }
         Ok(parts) => {
             let stored = parts.store.list().await;
+            let file = parts::store_file(settings)?.display();
             let result = match &stored {
-                Ok(all) => Ok(format!("{} integrations", all.len())),
+                Ok(all) => Ok(format!("{} in {file}", integrations(all.len()))),
                 Err(error) => Err(error.to_string()),
             };
             findings.push(finding("store", result, false));
+            findings.push(worker(settings));
+            let stored = stored.unwrap_or_default();
+            findings.extend(stored.iter().filter_map(|stored| silent(&parts, stored, args.rooms)));
             if args.rooms {
-                rooms(&parts, &stored.unwrap_or_default(), &mut findings).await;
+                rooms(&parts, &stored, &mut findings).await;
             }
         }
     }
@@ -54,6 +60,36 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
 
 fn finding(what: impl Into<String>, result: Result<String, String>, configuration: bool) -> Finding {
     Finding { what: what.into(), result, configuration }
+}
+
+fn integrations(n: usize) -> String {
+    count(n as u64, "integration", "integrations")
+}
+
+/// Whether a worker runs on the store. None is no fault: `check` is for before the start too.
+fn worker(settings: &Settings) -> Finding {
+    let result = match parts::worker_process(settings) {
+        Ok(Some(process)) => Ok(format!("process {process} runs on this store")),
+        Ok(None) => Ok("none runs on this store".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    finding("worker", result, false)
+}
+
+/// An integration that is told nothing although its owner wants it told, and what to do about it. Where the
+/// `rooms` are asked as well, one whose room can't be told from its URL is found there.
+fn silent(parts: &Parts, stored: &Stored, rooms: bool) -> Option<Finding> {
+    let id = &stored.definition.id;
+    let fault = match (&stored.state, parts.open_stored(stored)) {
+        (IntegrationState::Paused, _) => return None,
+        (_, Err(_)) if rooms => return None,
+        (_, Err(fault)) => fault,
+        (IntegrationState::Suspended { reason }, Ok(_)) => {
+            format!("suspended: {reason}; mend that, then `integrations resume {id}`")
+        }
+        (IntegrationState::Active, Ok(_)) => return None,
+    };
+    Some(finding(format!("integration {id}"), Err(fault), false))
 }
 
 fn links(settings: &Settings) -> Finding {
@@ -69,7 +105,12 @@ async fn broker(settings: &Settings) -> Finding {
     match rabbitmq::check(&options).await {
         Ok(s) => finding(
             "broker",
-            Ok(format!("{} events wait, {} workers, {} dead letters", s.events, s.workers, s.letters)),
+            Ok(format!(
+                "{}, {}, {}",
+                count(s.events.into(), "event waits", "events wait"),
+                count(s.workers.into(), "worker", "workers"),
+                count(s.letters.into(), "dead letter", "dead letters")
+            )),
             false,
         ),
         Err(error) => {
@@ -86,12 +127,8 @@ async fn rooms(parts: &Parts, all: &[Stored], findings: &mut Vec<Finding>) {
             Err(fault) => Err(fault),
             Ok((_, target)) => {
                 let answer = parts.gateway.auth_test(&target).await;
-                match (answer.class, &stored.state) {
-                    (AnswerClass::Accepted, IntegrationState::Suspended { .. }) => Err(format!(
-                        "takes messages, but the integration is suspended; `integrations resume {}`",
-                        stored.definition.id
-                    )),
-                    (AnswerClass::Accepted, _) => Ok(format!("{} takes messages", stored.definition.room)),
+                match answer.class {
+                    AnswerClass::Accepted => Ok(format!("{} takes messages", stored.definition.room)),
                     _ => Err(answer.detail),
                 }
             }
@@ -117,7 +154,8 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> anyhow::Result<()> {
         for f in findings {
             match &f.result {
                 Ok(text) => say(&format!("ok    {}: {text}", f.what)),
-                Err(text) => say(&format!("FAULT {}: {text}", f.what)),
+                // What goes on in other lines stands under its first.
+                Err(text) => say(&format!("FAULT {}: {}", f.what, text.replace('\n', "\n      "))),
             }
         }
     }

@@ -14,6 +14,7 @@ use super::args::{
 use super::output::{self, complain, say, table, visible};
 use crate::adapters::rabbitmq::{DeadLetters, LetterFilter, LetterSummary};
 use crate::app::parts;
+use crate::domain::message::count;
 use crate::domain::reason::DeadLetterReason;
 use crate::settings::Settings;
 
@@ -126,7 +127,7 @@ async fn replay(letters: &DeadLetters, args: &ReplayArgs) -> anyhow::Result<()> 
             .replay(&ids, |done| progress("replayed", before + done, all))
             .await
             .map_err(parts::from_broker)
-            .with_context(|| format!("stopped after {before} letters; the others are still there"))?;
+            .with_context(|| format!("stopped after {}; the others are still there", counted(before)))?;
         replayed += removed.letters;
         missing += removed.missing;
     }
@@ -161,7 +162,7 @@ async fn selected(
         output::json(&json!({"would_act_on": found.len()}))?;
     } else {
         counts(&found, Output::Human)?;
-        say(&format!("{} letters would be {fate}; add --yes to do it", found.len()));
+        say(&format!("{} would be {fate}; add --yes to do it", counted(found.len())));
     }
     Ok(None)
 }
@@ -193,11 +194,15 @@ fn report(selection: &LetterSelection, word: &str, letters: usize, missing: usiz
     if selection.output.output == Output::Json {
         return output::json(&json!({word: letters, "missing": missing}));
     }
-    say(&format!("{letters} letters {word}"));
+    say(&format!("{} {word}", counted(letters)));
     if missing > 0 {
-        say(&format!("{missing} were gone by then"));
+        say(&format!("{} gone by then", count(missing as u64, "letter was", "letters were")));
     }
     Ok(())
+}
+
+fn counted(letters: usize) -> String {
+    count(letters as u64, "letter", "letters")
 }
 
 fn as_json(letter: &LetterSummary) -> serde_json::Value {

@@ -59,7 +59,10 @@ pub fn read_whole(path: &Path) -> anyhow::Result<Document> {
 fn split(bytes: &[u8], file: &str) -> anyhow::Result<Vec<Document>> {
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Box<RawValue>>() {
-        let value = value.with_context(|| format!("{file} is not JSON after event {}", bodies.len()))?;
+        let value = value.with_context(|| match bodies.len() {
+            0 => format!("{file} is not JSON"),
+            n => format!("{file} is not JSON after event {n}"),
+        })?;
         if value.get().starts_with('[') {
             let items: Vec<Box<RawValue>> = serde_json::from_str(value.get())
                 .with_context(|| format!("{file}: the array is not JSON"))?;
@@ -109,10 +112,23 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_is_left_to_who_reads_the_event() {
+        for text in [r#"{"a":"\ud83d"}"#, r#"[{"a":"\ud83d"}]"#, r#"{"specversion":"1.0","a":"\ud83d"}"#] {
+            let documents = split(text.as_bytes(), "f").unwrap();
+            assert_eq!(
+                (documents.len(), documents[0].cloud_event),
+                (1, text.contains("specversion")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_json_is_said_with_its_place() {
         for (text, expected) in [
             ("", "f holds no event"),
             ("[]", "f holds no event"),
+            ("{oops", "f is not JSON"),
             ("{\"a\":1}\n{oops", "f is not JSON after event 1"),
         ] {
             assert_eq!(split(text.as_bytes(), "f").unwrap_err().to_string(), expected);

@@ -13,7 +13,7 @@ use crate::domain::ids::IntegrationId;
 use crate::domain::integration::IntegrationState;
 use crate::domain::message;
 use crate::formats::integrations;
-use crate::ports::{AnswerClass, Clock, ManagedBy, Registry, RoomGateway, StoreError, Stored};
+use crate::ports::{AnswerClass, Clock, Journal, ManagedBy, Registry, RoomGateway, StoreError, Stored};
 use crate::settings::Settings;
 
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
@@ -32,16 +32,28 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
             say(&format!("{id} is paused; events for it are suppressed until `integrations resume {id}`"));
             Ok(())
         }
-        IntegrationsVerb::Resume(args) => {
-            let id = existing_id(&args.id)?;
-            parts.store.resume(&id, now).await.map_err(refused)?;
-            // A file may still want it paused after its suspension is lifted.
-            let state = find(&parts, &id).await?.state;
-            say(&format!("{id} is {}", state.as_str()));
-            Ok(())
-        }
+        IntegrationsVerb::Resume(args) => resume(&parts, &existing_id(&args.id)?).await,
         IntegrationsVerb::Test(args) => test(&parts, &existing_id(&args.id)?).await,
     }
+}
+
+async fn resume(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
+    let before = find(parts, id).await?.state;
+    parts.store.resume(id).await.map_err(refused)?;
+    // A file may still want it paused after its suspension is lifted.
+    let state = find(parts, id).await?.state;
+    say(&format!("{id} is {}", state.as_str()));
+    if matches!(before, IntegrationState::Suspended { .. }) {
+        let letters = parts.store.dead_lettered(id).await?;
+        if letters > 0 {
+            say(&format!(
+                "{} of it ended in the dead-letter queue: `dead-letters replay --integration {id}` shows how many \
+                 are there still, and puts them back with --yes",
+                message::count(letters, "notification", "notifications")
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
@@ -118,28 +130,69 @@ async fn show(parts: &Parts, args: &IntegrationArgs) -> anyhow::Result<()> {
     if args.output.output == Output::Json {
         return output::json(&shown);
     }
-    for key in ["id", "name", "kind", "room", "state", "state_reason", "pending", "managed_by"] {
-        match &shown[key] {
-            serde_json::Value::Null => {}
-            serde_json::Value::String(text) => say(&format!("{key:<13} {}", visible(text))),
-            other => say(&format!("{key:<13} {other}")),
+    let mut lines = Vec::new();
+    for key in STANDING {
+        flatten(key, &shown[key], &mut lines);
+    }
+    if let Some(definition) = shown["definition"].as_object() {
+        // The version is that of the stored form.
+        let shown_already = |key: &str| key == "version" || STANDING.contains(&key);
+        for (key, value) in definition.iter().filter(|(key, _)| !shown_already(key)) {
+            flatten(key, value, &mut lines);
         }
     }
-    say(&format!("definition    {}", serde_json::to_string_pretty(&shown["definition"])?));
+    let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    for (key, value) in lines {
+        say(&format!("{key:<width$}  {}", visible(&value)));
+    }
     Ok(())
+}
+
+/// What `show` begins with; the other fields follow by the names that they have in an integrations file.
+const STANDING: [&str; 8] = ["id", "name", "kind", "room", "state", "state_reason", "pending", "managed_by"];
+
+/// A field and what is in it as lines of text: `notify.on`, `monitors`.
+fn flatten(key: &str, value: &serde_json::Value, lines: &mut Vec<(String, String)>) {
+    use serde_json::Value::{Array, Null, Object, String};
+    match value {
+        Null => {}
+        String(text) => lines.push((key.to_owned(), text.clone())),
+        Object(fields) => {
+            for (name, value) in fields {
+                flatten(&format!("{key}.{name}"), value, lines);
+            }
+        }
+        Array(items) => {
+            let items: Vec<_> = items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect();
+            lines.push((key.to_owned(), items.join(", ")));
+        }
+        other => lines.push((key.to_owned(), other.to_string())),
+    }
 }
 
 async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Result<()> {
     let definitions = parts.read_integrations(&args.file)?.definitions;
     let applied = parts.store.apply(definitions, ManagedBy::Operator, now).await.map_err(refused)?;
+    let changes = &applied.changes;
     if args.output.output == Output::Json {
         return output::json(&json!({
-            "added": applied.added,
-            "changed": applied.changed,
+            "added": changes.added.len(),
+            "changed": changes.changed.len(),
             "unchanged": applied.unchanged,
         }));
     }
-    say(&format!("{} added, {} changed, {} unchanged", applied.added, applied.changed, applied.unchanged));
+    say(&format!(
+        "{} added, {} changed, {} unchanged",
+        changes.added.len(),
+        changes.changed.len(),
+        applied.unchanged
+    ));
+    if !changes.is_empty() {
+        say(&changes.to_string());
+    }
     Ok(())
 }
 
@@ -148,8 +201,8 @@ async fn remove(parts: &Parts, args: &RemoveArgs, now: Timestamp) -> anyhow::Res
     let stored = find(parts, &id).await?;
     if stored.pending > 0 && !args.yes {
         bail!(
-            "{id} has {} pending notifications, which would end as suppressed; add --yes to remove it",
-            stored.pending
+            "{id} has {}, which would end as suppressed; add --yes to remove it",
+            message::count(stored.pending, "pending notification", "pending notifications")
         );
     }
     parts.store.remove(&id, now).await.map_err(refused)?;

@@ -5,12 +5,16 @@ use serde_json::json;
 
 use super::args::{Output, PublishArgs};
 use super::events::{self, Document};
-use super::output::{self, say, visible};
+use super::output::{self, complain, say, visible};
 use crate::adapters::rabbitmq::{Publication, Publisher};
+use crate::adapters::store::sqlite::Role;
 use crate::app::parts;
 use crate::domain::envelope::Envelope;
+use crate::domain::event::Event;
 use crate::domain::ids::EventId;
+use crate::domain::{message, unwanted};
 use crate::formats::{self, NewmanOptions};
+use crate::ports::Registry;
 use crate::settings::Settings;
 
 /// The content type of a structured CloudEvent.
@@ -22,6 +26,9 @@ const ROUND: usize = 500;
 /// Publishes all events, or none if one of them is malformed.
 pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> {
     let envelopes = envelopes(args)?;
+    if let Some(warning) = teamless(args, settings, &envelopes).await {
+        complain(&format!("hipchat-notifier: {warning}"));
+    }
     let mut publisher =
         Publisher::open(&parts::broker_options(settings)?, true).await.map_err(parts::from_broker)?;
     let mut unheard = 0;
@@ -48,12 +55,39 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
     }
     if unheard > 0 {
         bail!(
-            "{unheard} of {} events were not taken by the broker: an unroutable one has a routing key that no \
+            "of {}, {unheard} {} not taken by the broker: an unroutable one has a routing key that no \
              queue is bound for (monitor.… or activity.…), a refused one can be published again",
-            published.len()
+            message::count(published.len() as u64, "event", "events"),
+            if unheard == 1 { "was" } else { "were" }
         );
     }
     Ok(())
+}
+
+/// A warning of events that name no team, where the store has integrations that would hear of them if they did.
+/// Who publishes need not have the worker's store: without one there is nothing to say.
+async fn teamless(args: &PublishArgs, settings: &Settings, envelopes: &[Envelope]) -> Option<String> {
+    if args.no_validate {
+        return None;
+    }
+    let events: Vec<Event> = envelopes
+        .iter()
+        .filter_map(|envelope| formats::read_event(envelope, || EventId::new(new_id())).ok())
+        .filter(|event| event.team.is_none())
+        .collect();
+    if events.is_empty() {
+        return None;
+    }
+    let stored = parts::open_store(settings, Role::Look).ok()?.list().await.ok()?;
+    let integrations: Vec<_> =
+        stored.iter().filter_map(|stored| formats::integrations::integration_from(stored).ok()).collect();
+    let missed: Vec<String> =
+        events.iter().filter_map(|event| unwanted::for_want_of_a_team(integrations.iter(), event)).collect();
+    let first = missed.first()?;
+    Some(match missed.len() {
+        1 => format!("warning: not all integrations hear of the event: {first}"),
+        n => format!("warning: not all integrations hear of {n} of the events; of the first: {first}"),
+    })
 }
 
 fn envelopes(args: &PublishArgs) -> anyhow::Result<Vec<Envelope>> {

@@ -7,25 +7,26 @@ use serde_json::json;
 
 use super::args::{Output, SimulateArgs};
 use super::events;
-use super::output::{self, say, visible};
+use super::output::{self, complain, say, visible};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::wire;
 use crate::app::parts;
-use crate::domain::envelope::Envelope;
+use crate::domain::envelope::{Envelope, Received};
 use crate::domain::event::Event;
 use crate::domain::ids::{GatherKey, IntegrationId};
 use crate::domain::intake::{Fate, IntakeState};
 use crate::domain::integration::Integration;
 use crate::domain::message::{self, Extras, Links, RoomMessage};
-use crate::domain::reason::SendReason;
+use crate::domain::reason::{EventFate, SendReason};
 use crate::domain::story::{Story, Told};
+use crate::domain::unwanted;
 use crate::ports::{Clock, Definition, ManagedBy, Stored};
 use crate::settings::Settings;
+use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Snapshot;
-use crate::worker::intake::{Simulated, simulate_one};
 
 /// One decision, in the order of the events.
-struct Line {
+struct Row {
     event_id: String,
     integration_id: Option<String>,
     decision: &'static str,
@@ -49,6 +50,7 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let definitions = parts::read_integrations(&args.integrations, &egress)?.definitions;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
     let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     let links = parts::links(settings)?;
     let mut simulation = Simulation {
@@ -57,7 +59,8 @@ pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
         state: IntakeState::default(),
         lines: Vec::new(),
         held: BTreeMap::new(),
-        unwanted: 0,
+        unwanted: BTreeMap::new(),
+        repeated: 0,
         team: args.team.clone(),
     };
     for file in &args.events {
@@ -84,9 +87,11 @@ struct Simulation {
     snapshot: Snapshot,
     links: Links,
     state: IntakeState,
-    lines: Vec<Line>,
+    lines: Vec<Row>,
     held: BTreeMap<(IntegrationId, GatherKey), Vec<Held>>,
-    unwanted: usize,
+    /// Events that no integration wants, by the reasons for that.
+    unwanted: BTreeMap<String, Vec<String>>,
+    repeated: u64,
     team: Option<String>,
 }
 
@@ -102,18 +107,23 @@ impl Simulation {
         if let Some(team) = &self.team {
             envelope.headers.insert("team".to_owned(), team.clone());
         }
-        let now = SystemClock.now();
-        match simulate_one(envelope, now, &self.snapshot, &mut self.state) {
-            Err(letter) => self.lines.push(Line {
-                event_id: letter.event.map_or(document.place, |id| id.to_string()),
+        let read = batch::read(Received { envelope, at: SystemClock.now() }, &self.snapshot);
+        let (fate, fates) = read.decide(&mut self.state);
+        match read {
+            Read::Undecidable(letter) => self.lines.push(Row {
+                event_id: letter.event.as_ref().map_or(document.place, ToString::to_string),
                 integration_id: None,
                 decision: "dead-letter",
                 reason: letter.reason.to_string(),
-                detail: Some(letter.detail),
+                detail: Some(letter.detail.clone()),
                 message: None,
             }),
-            Ok(simulated) if simulated.fates.is_empty() => self.unwanted += 1,
-            Ok(Simulated { event, fates }) => {
+            Read::Event { .. } | Read::Replay { .. } if fate == EventFate::Repeated => self.repeated += 1,
+            Read::Event { event, .. } | Read::Replay { event, .. } if fates.is_empty() => {
+                let why = unwanted::by_nobody(self.snapshot.all(), &event);
+                self.unwanted.entry(why).or_default().push(event.id.to_string());
+            }
+            Read::Event { event, .. } | Read::Replay { event, .. } => {
                 for (integration, fate) in fates {
                     self.decide(&event, integration, fate);
                 }
@@ -122,7 +132,7 @@ impl Simulation {
     }
 
     fn decide(&mut self, event: &Arc<Event>, integration: Arc<Integration>, fate: Fate) {
-        let mut line = Line {
+        let mut line = Row {
             event_id: event.id.to_string(),
             integration_id: Some(integration.id.to_string()),
             decision: "send",
@@ -194,7 +204,9 @@ impl Simulation {
                     })
                 })
                 .collect();
-            return output::json(&lines);
+            output::json(&lines)?;
+            self.tell_unwanted(complain);
+            return Ok(());
         }
         for line in &self.lines {
             let to = line.integration_id.as_deref().unwrap_or("dead-letter queue");
@@ -204,9 +216,20 @@ impl Simulation {
                 say(&format!("    {} {}", message["color"].as_str().unwrap_or_default(), message["message"]));
             }
         }
-        if self.unwanted > 0 {
-            say(&format!("{} events are wanted by no integration", self.unwanted));
+        self.tell_unwanted(say);
+        if self.repeated > 0 {
+            let have = message::count(self.repeated, "event has an id", "events have ids");
+            say(&format!("{have} that came before: the same id twice is one event"));
         }
         Ok(())
+    }
+
+    fn tell_unwanted(&self, say: fn(&str)) {
+        for (why, events) in &self.unwanted {
+            let n = events.len();
+            let which = if n == 1 { events[0].clone() } else { format!("{} and {} more", events[0], n - 1) };
+            let are = message::count(n as u64, "event is", "events are");
+            say(&visible(&format!("{are} wanted by no integration ({which}): {why}")));
+        }
     }
 }

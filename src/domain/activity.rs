@@ -68,13 +68,10 @@ fn next_boundary(every: Duration, now: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{second, update};
     use super::*;
 
     const COLLATE: ActivityRule = ActivityRule::Each { collate: Duration::from_secs(300) };
-
-    fn second(at: i64) -> Timestamp {
-        Timestamp::from_second(1_764_000_000 + at).unwrap()
-    }
 
     #[test]
     fn the_first_is_told_at_once_and_its_repeats_together_at_the_end() {
@@ -118,23 +115,7 @@ mod tests {
 
     #[test]
     fn repeats_are_of_one_user_on_one_instance() {
-        let activity = |user: &str, model: &str, uid: &str| Activity {
-            action: "update".into(),
-            model: model.into(),
-            model_uid: Some(uid.into()),
-            model_name: None,
-            collection_uid: None,
-            collection_name: None,
-            message: None,
-            user_id: Some(user.into()),
-            user_name: None,
-            occurred_at: None,
-            workspace_id: None,
-            workspace_name: None,
-            model_url: None,
-            collection_url: None,
-        };
-        let of = |user, model, uid| repeat_of(&activity(user, model, uid));
+        let of = |user, model, uid| repeat_of(&update(user, model, uid));
         assert_eq!(of("1", "request", "a"), of("1", "request", "a"));
         for other in [
             of("2", "request", "a"),

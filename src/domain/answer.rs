@@ -24,7 +24,7 @@ pub enum AnswerClass {
     Accepted,
     /// 429, or a 403 that speaks of the rate limit: wait until then, at no cost.
     RateLimited { until: Timestamp },
-    /// 408, 5xx, no connection, timeout.
+    /// 408, 5xx, no connection, timeout, or a name that leads to a forbidden address for now (see `patience`).
     Unavailable,
     /// 400, 413, 422: this message, in this form.
     Refused,

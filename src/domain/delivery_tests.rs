@@ -1,16 +1,13 @@
 //! The contract's table of answers, row by row.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::envelope::Received;
 use super::super::ids::*;
 use super::super::integration::*;
-use super::super::line::{RoomState, TokenGrant};
 use super::super::pacing::Budget;
 use super::super::reason::SendReason;
 use super::super::retry::RetryRule;
-use super::super::story::Story;
+use super::super::samples::{self, second};
 use super::*;
 
 const RULES: LineRules = LineRules {
@@ -23,49 +20,15 @@ const RULES: LineRules = LineRules {
     max_age: Duration::from_secs(3600),
 };
 
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(1_764_000_000 + at).unwrap()
-}
-
 fn integration(id: &str) -> Integration {
-    Integration {
-        id: IntegrationId::new(id),
-        name: id.into(),
-        team: None,
-        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::All },
-        room: RoomKey::new("room"),
-        token: TokenKey::new("token"),
-        throttle: Throttle {
-            budget: Some(Budget { messages: 2, per: Duration::from_secs(60) }),
-            ..Throttle::default()
-        },
-        message: MessageStyle::default(),
-        state: IntegrationState::Active,
-    }
+    let budget = Some(Budget { messages: 2, per: Duration::from_secs(60) });
+    Integration { throttle: Throttle { budget, ..Throttle::default() }, ..samples::integration(id) }
 }
 
 fn line(ids: &[&str]) -> RoomLine {
-    let waiting = ids.iter().enumerate().map(|(at, id)| Waiting {
-        seq: at as i64,
-        event: EventId::new(format!("e{at}")),
-        integration: IntegrationId::new(id),
-        story: Story::plain(SendReason::Failure),
-        ready_at: second(0),
-        gather: None,
-        attempts: 0,
-        first_attempt_at: None,
-        plain: false,
-        received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
-    });
-    RoomLine {
-        room: RoomKey::new("room"),
-        claim: 1,
-        state: RoomState { expired_untold: 3, ..RoomState::default() },
-        waiting: waiting.collect(),
-        next_ready_at: None,
-        tokens: [(TokenKey::new("token"), TokenGrant { calls: 9, opens_at: second(0) })].into(),
-        throttles: Default::default(),
-    }
+    let mut line = samples::line(ids);
+    line.state.expired_untold = 3;
+    line
 }
 
 fn answer(class: AnswerClass, status: Option<u16>) -> Answer {
@@ -197,7 +160,7 @@ fn headers_on_a_good_answer_correct_the_room_and_the_token() {
     let good = Answer { room_limit: last, token_limit: last, ..answer(AnswerClass::Accepted, Some(204)) };
     let c = consequence(&line(&["a"]), &good, 0.0);
     assert_eq!(c.state.meter.blocked_until, Some(second(50)));
-    assert_eq!(c.state.meter.learned, Some(10));
+    assert_eq!(c.state.meter.learned.map(|learned| learned.limit), Some(10));
     assert_eq!(c.calls.hint, last);
 }
 

@@ -118,36 +118,14 @@ fn succeeded(rule: RunRule, ended: Streak, streak: &mut Streak) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::{RunMetrics, RunResult};
+    use super::super::event::RunResult;
+    use super::super::samples::{self, second};
     use super::*;
     use proptest::prelude::*;
 
     /// A run whose `finished_at` is second `at`, or that carries no time.
     fn run(result: RunResult, at: Option<i64>) -> MonitorRun {
-        MonitorRun {
-            monitor_uid: "1-a".into(),
-            monitor_name: None,
-            collection_uid: None,
-            collection_name: None,
-            environment_uid: None,
-            environment_name: None,
-            user_id: None,
-            user_name: None,
-            result,
-            metrics: RunMetrics::default(),
-            run_id: None,
-            region: None,
-            trigger: None,
-            started_at: None,
-            finished_at: at.map(second),
-            monitor_url: None,
-            run_url: None,
-            failures: Vec::new(),
-        }
-    }
-
-    fn second(at: i64) -> Timestamp {
-        Timestamp::from_second(1_764_000_000 + at).unwrap()
+        MonitorRun { finished_at: at.map(second), ..samples::run(result) }
     }
 
     /// Runs in order, one letter each: `.` success, `F` failure, `E` error, `A` abort. The answer has a letter

@@ -11,7 +11,7 @@ use super::event::{Activity, Event, MonitorRun, Subject};
 use super::frequency::{self, Streak, Verdict};
 use super::ids::{EventId, GatherKey, IntegrationId};
 use super::integration::{Integration, IntegrationState, Interest, RunRule};
-use super::reason::{SendReason, SuppressReason};
+use super::reason::{STALE_IN_WORDS, SendReason, SuppressReason};
 use super::story::Story;
 
 /// Whose streak: the contract keeps it per integration, monitor and region.
@@ -52,9 +52,17 @@ pub enum Fate {
     Suppress { reason: SuppressReason, detail: String },
     /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered or
     /// on its way there (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes. Its age counts from this event's own receipt. An integration that
-    /// is gone makes it suppressed (`integration-removed`).
-    Retell { story: Story, ready_at: Timestamp },
+    /// it as anything else, nothing changes. It is ready at once, and its age counts from this event's own
+    /// receipt. An integration that is gone makes it suppressed (`integration-removed`).
+    Retell { story: Story },
+}
+
+impl Fate {
+    /// Whether it tells the room how things are now, so that its loss would leave the room unsure of them. A late
+    /// run, and a letter that is put back, are about the past.
+    pub fn is_news(&self) -> bool {
+        matches!(self, Self::Tell { story, .. } if story.reason != SendReason::Stale)
+    }
 }
 
 impl IntakeState {
@@ -144,7 +152,7 @@ fn explain_silence(reason: SuppressReason, rule: RunRule, streak: &Streak) -> St
         }
         (SuppressReason::AlreadyFailing, _) => format!("failed run {n} in a row; that it fails was told"),
         (SuppressReason::SuccessNotWanted, _) => "the rule tells failed runs only".to_owned(),
-        (SuppressReason::Stale, _) => "the run finished before the newest one seen".to_owned(),
+        (SuppressReason::Stale, _) => STALE_IN_WORDS.to_owned(),
         (reason, _) => reason.to_string(),
     }
 }

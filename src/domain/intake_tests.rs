@@ -2,50 +2,17 @@
 
 use std::time::Duration;
 
-use super::super::event::{RunMetrics, RunResult};
-use super::super::ids::{RoomKey, TokenKey};
-use super::super::integration::{ActivityRule, MessageStyle, Throttle};
+use super::super::event::RunResult;
+use super::super::integration::ActivityRule;
+use super::super::samples::{self, second};
 use super::*;
 
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(1_764_000_000 + at).unwrap()
-}
-
 fn integration(interest: Interest) -> Integration {
-    Integration {
-        id: IntegrationId::new("one"),
-        name: "One".into(),
-        team: None,
-        interest,
-        room: RoomKey::new("room"),
-        token: TokenKey::new("token"),
-        throttle: Throttle::default(),
-        message: MessageStyle::default(),
-        state: IntegrationState::Active,
-    }
+    Integration { interest, ..samples::integration("one") }
 }
 
 fn failed_run(region: Option<&str>) -> Event {
-    let run = MonitorRun {
-        monitor_uid: "1-a".into(),
-        monitor_name: None,
-        collection_uid: None,
-        collection_name: None,
-        environment_uid: None,
-        environment_name: None,
-        user_id: None,
-        user_name: None,
-        result: RunResult::Failure,
-        metrics: RunMetrics::default(),
-        run_id: None,
-        region: region.map(str::to_owned),
-        trigger: None,
-        started_at: None,
-        finished_at: None,
-        monitor_url: None,
-        run_url: None,
-        failures: Vec::new(),
-    };
+    let run = MonitorRun { region: region.map(str::to_owned), ..samples::run(RunResult::Failure) };
     Event { id: EventId::new("e"), team: None, subject: Subject::Run(run) }
 }
 
@@ -95,22 +62,7 @@ fn silence_is_explained_with_the_count_and_the_rule() {
 fn repeats_are_gathered_by_what_is_remembered() {
     let rule = ActivityRule::Each { collate: Duration::from_secs(60) };
     let one = integration(Interest::TeamActivity { filters: Box::default(), rule });
-    let activity = Activity {
-        action: "update".into(),
-        model: "request".into(),
-        model_uid: Some("u".into()),
-        model_name: None,
-        collection_uid: None,
-        collection_name: None,
-        message: None,
-        user_id: Some("1".into()),
-        user_name: None,
-        occurred_at: None,
-        workspace_id: None,
-        workspace_name: None,
-        model_url: None,
-        collection_url: None,
-    };
+    let activity = samples::update("1", "request", "u");
     let event = Event { id: EventId::new("e"), team: None, subject: Subject::Activity(activity) };
     let mut state = IntakeState::default();
     assert!(matches!(state.decide(&event, &one, second(0)), Fate::Tell { gather: None, .. }));

@@ -162,6 +162,9 @@ pub enum IntegrationState {
 }
 
 impl IntegrationState {
+    /// All words of [`Self::as_str`].
+    pub const WORDS: [&'static str; 3] = ["active", "paused", "suspended"];
+
     /// The contract's word.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -229,24 +232,58 @@ pub struct ActivityFilters {
 }
 
 impl ActivityFilters {
-    /// Whether the activity passes all five.
-    pub fn pass(&self, a: &Activity) -> bool {
-        self.models.passes(&[Some(&a.model)])
-            && self.actions.passes(&[Some(&a.action)])
-            && self.users.passes(&[a.user_id.as_deref(), a.user_name.as_deref()])
-            && self.collections.passes(&[a.collection_uid.as_deref(), a.collection_name.as_deref()])
-            && self.workspaces.passes(&[a.workspace_id.as_deref(), a.workspace_name.as_deref()])
+    /// The first that does not let the activity through, by its name in an integrations file.
+    fn stopping(&self, a: &Activity) -> Option<&'static str> {
+        let user = [a.user_id.as_deref(), a.user_name.as_deref()];
+        let collection = [a.collection_uid.as_deref(), a.collection_name.as_deref()];
+        let workspace = [a.workspace_id.as_deref(), a.workspace_name.as_deref()];
+        let all: [(&str, &GlobFilter, &[Option<&str>]); 5] = [
+            ("models", &self.models, &[Some(&a.model)]),
+            ("actions", &self.actions, &[Some(&a.action)]),
+            ("users", &self.users, &user),
+            ("collections", &self.collections, &collection),
+            ("workspaces", &self.workspaces, &workspace),
+        ];
+        all.into_iter().find(|(_, filter, names)| !filter.passes(names)).map(|(name, ..)| name)
     }
+}
+
+/// Why an integration does not want to hear of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unwanted {
+    /// It is for the other kind of event.
+    Kind,
+    /// It is for one team, and the event is of another or of none.
+    Team,
+    /// It is for other monitors.
+    Monitor,
+    /// One of its filters does not let the activity through: its name in an integrations file.
+    Filter(&'static str),
 }
 
 impl Integration {
     /// Whether the integration wants to hear of `event`, whatever its state and rule say of it later.
     pub fn wants(&self, event: &Event) -> bool {
-        let team = self.team.is_none() || self.team == event.team;
-        team && match (&self.interest, &event.subject) {
-            (Interest::MonitorResults { monitors, .. }, Subject::Run(run)) => wants_monitor(monitors, run),
-            (Interest::TeamActivity { filters, .. }, Subject::Activity(activity)) => filters.pass(activity),
-            _ => false,
+        self.why_not(event).is_none()
+    }
+
+    /// Why the integration does not want to hear of `event`; `None` if it does.
+    pub fn why_not(&self, event: &Event) -> Option<Unwanted> {
+        let of_team = self.team.is_none() || self.team == event.team;
+        match (&self.interest, &event.subject) {
+            (Interest::MonitorResults { .. }, Subject::Run(_))
+            | (Interest::TeamActivity { .. }, Subject::Activity(_))
+                if !of_team =>
+            {
+                Some(Unwanted::Team)
+            }
+            (Interest::MonitorResults { monitors, .. }, Subject::Run(run)) => {
+                (!wants_monitor(monitors, run)).then_some(Unwanted::Monitor)
+            }
+            (Interest::TeamActivity { filters, .. }, Subject::Activity(activity)) => {
+                filters.stopping(activity).map(Unwanted::Filter)
+            }
+            _ => Some(Unwanted::Kind),
         }
     }
 }

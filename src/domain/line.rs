@@ -11,7 +11,9 @@ use super::envelope::Received;
 use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use super::integration::{Integration, Overflow};
 use super::pacing::{Budget, LimitHint, Meter, later};
-use super::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason, SuppressReason, WaitReason};
+use super::reason::{
+    DeadLetterReason, EXPIRED_REASON, Outcome, STALE_IN_WORDS, SendReason, SuppressReason, WaitReason,
+};
 use super::retry::RetryRule;
 use super::story::Story;
 
@@ -26,8 +28,8 @@ pub struct RoomLine {
     /// The head of the line in the order of the events: at most the number asked for (less where
     /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
-    /// When the next notification that is still gathering gets ready, if there is one.
-    pub next_ready_at: Option<Timestamp>,
+    /// The last of `waiting`, by its place, if what it is told together with goes on beyond it.
+    pub continues_after: Option<i64>,
     /// Calls reserved for this claim, by token.
     pub tokens: HashMap<TokenKey, TokenGrant>,
     /// Meters of the integrations in `waiting` that have spent some of a throttle of their own; what is
@@ -135,6 +137,19 @@ impl Transition {
         }
     }
 
+    /// The sentence that the journal keeps of each notification that was told; empty where the reason says it.
+    pub fn detail_of_told(&self) -> String {
+        match self {
+            Self::Sent { reason: SendReason::Stale, .. } => STALE_IN_WORDS.to_owned(),
+            Self::Digested { seqs, .. } => match seqs.len() {
+                0 | 1 => String::new(),
+                2 => "told in one message with 1 other".to_owned(),
+                n => format!("told in one message with {} others", n - 1),
+            },
+            _ => String::new(),
+        }
+    }
+
     /// How its notifications end, and the stable reason string; `None` where they stay pending.
     pub fn outcome(&self) -> Option<(Outcome, &'static str)> {
         match self {
@@ -196,13 +211,13 @@ pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, 
     if !dropped.is_empty() {
         return Step::Drop(dropped);
     }
-    let places: Vec<Place> = line
+    let candidates: Vec<Candidate> = line
         .waiting
         .iter()
         .enumerate()
-        .filter_map(|(at, w)| Place::of(at, w, line, integrations, now))
+        .filter_map(|(at, w)| Candidate::of(at, w, line, integrations, now))
         .collect();
-    if places.is_empty() {
+    if candidates.is_empty() {
         return Step::Empty;
     }
     // A retry further ahead than any wait was set before the clock was set back, and counts no more.
@@ -214,13 +229,13 @@ pub fn next_step(line: &RoomLine, integrations: &Lookup<'_>, rules: &LineRules, 
     if room_left == 0 {
         return room_is_closed(&line.state.meter, rules.room, now);
     }
-    let Some(first) = places.iter().position(|place| place.throttle_left > 0) else {
-        let until = places.iter().map(|place| place.throttle_opens).min().unwrap_or(now);
+    let Some(first) = candidates.iter().position(|candidate| candidate.throttle_left > 0) else {
+        let until = candidates.iter().map(|candidate| candidate.throttle_opens).min().unwrap_or(now);
         return Step::Throttled { until };
     };
-    match line.tokens.get(&places[first].integration.token) {
+    match line.tokens.get(&candidates[first].integration.token) {
         Some(grant) if grant.calls > 0 => {
-            choose(line, &places, first, room_left.min(left_of_token(grant, now)))
+            choose(line, &candidates, first, room_left.min(left_of_token(grant, now)))
         }
         Some(grant) => Step::WaitUntil { until: grant.opens_at.max(now), reason: WaitReason::TokenBudget },
         // The room URL was changed after the room was claimed: claim it anew.
@@ -238,7 +253,7 @@ fn left_of_token(grant: &TokenGrant, now: Timestamp) -> u32 {
 const RECLAIM_AFTER: Duration = Duration::from_millis(200);
 
 /// One waiting notification that may be posted to this room, with what its integration allows.
-struct Place {
+struct Candidate {
     /// Where it is in `RoomLine::waiting`.
     at: usize,
     integration: Arc<Integration>,
@@ -246,7 +261,7 @@ struct Place {
     throttle_opens: Timestamp,
 }
 
-impl Place {
+impl Candidate {
     /// `None`: its integration moved to another room, and the notification with it.
     fn of(
         at: usize,
@@ -276,14 +291,14 @@ fn room_is_closed(meter: &Meter, budget: Budget, now: Timestamp) -> Step {
     Step::WaitUntil { until: meter.opens_at(budget, now), reason }
 }
 
-/// Chooses what the next message tells, beginning with `places[first]`. `room_left` is what the room's and
+/// Chooses what the next message tells, beginning with `candidates[first]`. `room_left` is what the room's and
 /// the token's budgets leave.
-fn choose(line: &RoomLine, places: &[Place], first: usize, room_left: u32) -> Step {
-    let head = &places[first];
-    let waiting = |place: &Place| &line.waiting[place.at];
-    let rest = || places[first..].iter().filter(|place| place.open());
-    let same_gathering = |place: &&Place| {
-        waiting(place).gather == waiting(head).gather && place.integration.id == head.integration.id
+fn choose(line: &RoomLine, candidates: &[Candidate], first: usize, room_left: u32) -> Step {
+    let head = &candidates[first];
+    let waiting = |candidate: &Candidate| &line.waiting[candidate.at];
+    let rest = || candidates[first..].iter().filter(|candidate| candidate.open());
+    let same_gathering = |candidate: &&Candidate| {
+        waiting(candidate).gather == waiting(head).gather && candidate.integration.id == head.integration.id
     };
     if waiting(head).gather.is_some() {
         let reason = waiting(head).story.reason;
@@ -291,16 +306,16 @@ fn choose(line: &RoomLine, places: &[Place], first: usize, room_left: u32) -> St
     }
     if waiting(head).plain {
         // Refused with a card: the same again without. What was told together then stays together.
-        return together(rest().take_while(|place| waiting(place).plain), SendReason::OverBudget);
+        return together(rest().take_while(|candidate| waiting(candidate).plain), SendReason::OverBudget);
     }
-    let of_head = rest().filter(|place| place.integration.id == head.integration.id).count();
+    let of_head = rest().filter(|candidate| candidate.integration.id == head.integration.id).count();
     let room_is_crowded = rest().count() > room_left as usize;
     let integration_is_crowded = of_head > head.throttle_left as usize;
-    let merges = |place: &&Place| {
-        let own = place.integration.id == head.integration.id;
-        place.integration.throttle.overflow == Overflow::Digest
-            && waiting(place).gather.is_none()
-            && !waiting(place).plain
+    let merges = |candidate: &&Candidate| {
+        let own = candidate.integration.id == head.integration.id;
+        candidate.integration.throttle.overflow == Overflow::Digest
+            && waiting(candidate).gather.is_none()
+            && !waiting(candidate).plain
             && (own || room_is_crowded)
     };
     if (room_is_crowded || integration_is_crowded) && merges(&head) {
@@ -309,8 +324,8 @@ fn choose(line: &RoomLine, places: &[Place], first: usize, room_left: u32) -> St
     Step::Post { take: vec![head.at], shape: Shape::Single }
 }
 
-fn together<'a>(places: impl Iterator<Item = &'a Place>, reason: SendReason) -> Step {
-    let take: Vec<usize> = places.map(|place| place.at).collect();
+fn together<'a>(candidates: impl Iterator<Item = &'a Candidate>, reason: SendReason) -> Step {
+    let take: Vec<usize> = candidates.map(|candidate| candidate.at).collect();
     let shape = if take.len() == 1 { Shape::Single } else { Shape::Together(reason) };
     Step::Post { take, shape }
 }

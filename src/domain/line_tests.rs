@@ -2,7 +2,7 @@
 
 use super::super::ids::*;
 use super::super::integration::*;
-use super::super::story::Story;
+use super::super::samples::{self, second};
 use super::*;
 
 const RULES: LineRules = LineRules {
@@ -15,28 +15,10 @@ const RULES: LineRules = LineRules {
     max_age: Duration::from_secs(3600),
 };
 
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(1_764_000_000 + at).unwrap()
-}
-
-fn integration(id: &str) -> Integration {
-    Integration {
-        id: IntegrationId::new(id),
-        name: id.into(),
-        team: None,
-        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::All },
-        room: RoomKey::new("room"),
-        token: TokenKey::new("token"),
-        throttle: Throttle::default(),
-        message: MessageStyle::default(),
-        state: IntegrationState::Active,
-    }
-}
-
 /// Integrations by the first letter of their ids: `q` queues, `t` is throttled to 2 an hour, `p` is paused,
 /// `s` suspended, `g` is not known, `m` moved to another room; any other is plain.
 fn lookup(id: &IntegrationId) -> Option<Arc<Integration>> {
-    let mut i = integration(id.as_str());
+    let mut i = samples::integration(id.as_str());
     match &id.as_str()[..1] {
         "q" => i.throttle.overflow = Overflow::Queue,
         "t" => i.throttle.budget = Some(Budget { messages: 2, per: Duration::from_secs(3600) }),
@@ -51,28 +33,7 @@ fn lookup(id: &IntegrationId) -> Option<Arc<Integration>> {
 
 /// A line of one notification a letter, each of the integration with that letter.
 fn line(letters: &str) -> RoomLine {
-    let waiting = letters.chars().enumerate().map(|(at, c)| Waiting {
-        seq: at as i64,
-        event: EventId::new(format!("e{at}")),
-        integration: IntegrationId::new(c.to_string()),
-        story: Story::plain(SendReason::Failure),
-        ready_at: second(0),
-        gather: None,
-        attempts: 0,
-        first_attempt_at: None,
-        plain: false,
-        received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
-    });
-    let calls = TokenGrant { calls: 100, opens_at: second(0) };
-    RoomLine {
-        room: RoomKey::new("room"),
-        claim: 1,
-        state: RoomState::default(),
-        waiting: waiting.collect(),
-        next_ready_at: None,
-        tokens: HashMap::from([(TokenKey::new("token"), calls)]),
-        throttles: HashMap::new(),
-    }
+    samples::line(letters.chars().map(String::from))
 }
 
 fn next(line: &RoomLine, now: i64) -> Step {

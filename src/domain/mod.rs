@@ -5,18 +5,26 @@
 
 pub mod activity;
 pub mod answer;
+pub mod changes;
 pub mod delivery;
 pub mod endings;
 pub mod envelope;
 pub mod event;
 pub mod frequency;
+pub mod headers;
 pub mod held;
 pub mod ids;
 pub mod intake;
 pub mod integration;
 pub mod line;
+pub mod lines;
 pub mod message;
 pub mod pacing;
+pub mod patience;
 pub mod reason;
 pub mod retry;
+#[cfg(test)]
+mod samples;
 pub mod story;
+pub mod unwanted;
+pub mod waits;

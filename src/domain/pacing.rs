@@ -26,6 +26,10 @@ impl Budget {
 /// `per / SLOTS` late: 3 s of a minute. More slots are exacter and cost more room in the store.
 const SLOTS: usize = 20;
 
+/// A server's limit holds for so many windows after it was told last. One that was told once, by mistake or in an
+/// emergency, by a server that tells none any more, must not slow a room down for ever.
+const LEARNED_WINDOWS: u32 = 10;
+
 /// The longest wait a server may ask for. A clock that is off by years must not silence a room for years.
 pub const LONGEST_SERVER_WAIT: Duration = Duration::from_secs(15 * 60);
 
@@ -39,9 +43,17 @@ pub struct Meter {
     /// Messages by slot, newest last. Never longer than `SLOTS + 1`.
     pub counts: Vec<u32>,
     /// The server's own limit, where a header said it.
-    pub learned: Option<u32>,
+    pub learned: Option<Learned>,
     /// Nothing may be sent before this, by the server's word.
     pub blocked_until: Option<Timestamp>,
+}
+
+/// A limit as the server told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    pub limit: u32,
+    /// When it was told last.
+    pub at: Timestamp,
 }
 
 /// What an answer's headers say of one budget.
@@ -59,13 +71,14 @@ impl Meter {
         if self.block(now).is_some() {
             return 0;
         }
-        self.limit(budget).saturating_sub(self.spent(budget, now))
+        self.limit(budget, now).saturating_sub(self.spent(budget, now))
     }
 
     /// When at least one message may go out: `now`, or later.
     pub fn opens_at(&self, budget: Budget, now: Timestamp) -> Timestamp {
         let blocked = self.block(now).unwrap_or(now);
-        if self.spent(budget, now) < self.limit(budget) {
+        let limit = self.limit(budget, now);
+        if self.spent(budget, now) < limit {
             return blocked;
         }
         let mut meter = self.clone();
@@ -73,7 +86,7 @@ impl Meter {
         let mut left = meter.counts.iter().sum::<u32>();
         for (age_index, count) in meter.counts.iter().enumerate() {
             left -= count;
-            if left < self.limit(budget) {
+            if left < limit {
                 // The slot at `age_index` leaves the window SLOTS + 1 slots after it began.
                 let slot = meter.newest - (meter.counts.len() - 1 - age_index) as i64;
                 let free_ms = (slot + SLOTS as i64 + 1) * meter.slot_ms;
@@ -92,10 +105,11 @@ impl Meter {
     }
 
     /// Takes over what the server's headers say. A limit lower than the configured one holds at once; a
-    /// higher one is not used, since what is configured is the operator's wish.
+    /// higher one is not used, since what is configured is the operator's wish. It lapses when no answer says it
+    /// again for ten windows.
     pub fn correct(&mut self, hint: &LimitHint, now: Timestamp) {
         if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
-            self.learned = Some(limit);
+            self.learned = Some(Learned { limit, at: now });
         }
         if hint.remaining == Some(0)
             && let Some(reset) = hint.reset_at
@@ -125,8 +139,9 @@ impl Meter {
         self.blocked_until.filter(|until| now < *until && *until <= later(now, LONGEST_SERVER_WAIT))
     }
 
-    fn limit(&self, budget: Budget) -> u32 {
-        self.learned.map_or(budget.messages, |learned| learned.min(budget.messages))
+    fn limit(&self, budget: Budget, now: Timestamp) -> u32 {
+        let holds = |learned: &Learned| now < later(learned.at, budget.per.saturating_mul(LEARNED_WINDOWS));
+        self.learned.filter(holds).map_or(budget.messages, |learned| learned.limit.min(budget.messages))
     }
 
     /// Moves the window to `now`. A clock that went back a little keeps the newest slot: nothing is forgotten
@@ -207,6 +222,22 @@ mod tests {
         assert_eq!(meter.available(Budget::ROOM, at(0)), 10);
         meter.correct(&LimitHint { limit: Some(1000), ..LimitHint::default() }, at(0));
         assert_eq!(meter.available(Budget::ROOM, at(0)), 30);
+    }
+
+    #[test]
+    fn a_limit_from_the_server_lapses_when_it_is_not_told_again() {
+        let lower = LimitHint { limit: Some(10), ..LimitHint::default() };
+        let mut meter = Meter::default();
+        meter.correct(&lower, at(0));
+        meter.correct(&LimitHint::default(), at(300_000));
+        assert_eq!(meter.available(Budget::ROOM, at(599_999)), 10);
+        assert_eq!(meter.available(Budget::ROOM, at(600_000)), 30);
+        meter.correct(&lower, at(500_000));
+        assert_eq!(meter.available(Budget::ROOM, at(1_099_999)), 10, "confirmed, it holds on");
+        meter.record(Budget::ROOM, at(1_099_000), 10);
+        let opens = meter.opens_at(Budget::ROOM, at(1_099_999));
+        assert!(meter.available(Budget::ROOM, opens) > 0);
+        assert_eq!(meter.available(Budget::ROOM, at(1_100_000)), 20);
     }
 
     #[test]

@@ -102,7 +102,8 @@ reasons! {
         Recovered = "recovered",
         /// `after-failures`: the Nth failure in a row.
         ThresholdReached = "threshold-reached",
-        /// The room may have missed earlier failures while the integration was paused or suspended.
+        /// The room may not know of earlier failures: their messages were lost, the integration was paused or
+        /// suspended, or its room is another now.
         StillFailing = "still-failing",
         Activity = "activity",
         /// Repeats by one user on one instance, told together.
@@ -161,6 +162,9 @@ reasons! {
         Retrying = "retrying",
     }
 }
+
+/// What `stale` means, told or not.
+pub const STALE_IN_WORDS: &str = "the run finished before the newest one seen";
 
 /// `notifications.max_age` has passed.
 pub const EXPIRED_REASON: &str = "max-age";

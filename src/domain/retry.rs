@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `retry.first`, `retry.longest`, `retry.give_up_after`.
+/// `retry.first`, `retry.longest`, `retry.give_up_after`, each not longer than the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryRule {
     pub first: Duration,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::domain::envelope::Envelope;
 
-use super::fields::{Fields, clean};
+use super::fields::{Fields, clean, instant};
 use super::json::{Json, Place};
 use super::malformed::{Malformed, quoted};
 
@@ -110,7 +110,7 @@ fn binary(envelope: &Envelope) -> Result<Attributes, Malformed> {
         id: binary_id(envelope),
         team: attribute("teamid").map(|(_, team)| team),
         kind,
-        time: attribute("time").and_then(|(_, time)| time.trim().parse().ok()),
+        time: attribute("time").and_then(|(_, time)| instant(&time)),
     })
 }
 

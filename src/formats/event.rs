@@ -4,23 +4,18 @@
 
 use crate::domain::envelope::Envelope;
 use crate::domain::event::{Event, Subject};
+use crate::domain::headers;
 use crate::domain::ids::{EventId, TeamId};
 
 use super::cloudevent::{self, Attributes, Kind};
 use super::fields::{Fields, checked_id, clean};
 use super::json::{self, Json};
 use super::malformed::Malformed;
+use super::surrogates::mended;
 use super::{activity_webhook, api_run, monitor_webhook, routing};
 
 /// Bytes at most of a body.
 pub const MAX_BODY_BYTES: usize = 1_048_576;
-
-/// Says which integration a dead letter was for, and so makes one that comes back a replay.
-const INTEGRATION_HEADER: &str = "x-integration-id";
-/// The identity under which a replayed event is known.
-const EVENT_HEADER: &str = "x-event-id";
-/// Where a dead letter came from.
-const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 
 /// Reads an event of any form of the contract.
 ///
@@ -32,8 +27,8 @@ const ORIGINAL_ROUTING_KEY_HEADER: &str = "x-original-routing-key";
 /// # Errors
 /// What is wrong with the body, the ids or the CloudEvents attributes, and where.
 pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Result<Event, Malformed> {
-    let text = text_of(&envelope.body)?;
-    let body = json::parse(text)?;
+    let text = mended(text_of(&envelope.body)?);
+    let body = json::parse(&text)?;
     let (attributes, data) = cloudevent::open(envelope, &body)?;
     let subject = subject(&attributes, &data)?;
     let team = team(envelope, attributes.team);
@@ -45,7 +40,8 @@ pub fn read_event(envelope: &Envelope, make_id: impl FnOnce() -> EventId) -> Res
 /// can be used.
 pub fn identity(envelope: &Envelope) -> Option<EventId> {
     let from_event = || {
-        let body = json::parse(text_of(&envelope.body).ok()?).ok()?;
+        let text = mended(text_of(&envelope.body).ok()?);
+        let body = json::parse(&text).ok()?;
         cloudevent::structured_id(envelope, &body)
     };
     carried_id(envelope, || cloudevent::binary_id(envelope).or_else(from_event)).unwrap_or_default()
@@ -55,11 +51,11 @@ fn carried_id(
     envelope: &Envelope,
     cloudevent_id: impl FnOnce() -> Option<(String, String)>,
 ) -> Result<Option<EventId>, Malformed> {
-    let replayed = envelope.header(INTEGRATION_HEADER).and_then(|_| envelope.header(EVENT_HEADER));
+    let replayed = envelope.header(headers::INTEGRATION_ID).and_then(|_| envelope.header(headers::EVENT_ID));
     let named =
         |field: &str, text: &str| (!text.trim().is_empty()).then(|| (field.to_owned(), text.to_owned()));
     let carried = replayed
-        .and_then(|id| named(EVENT_HEADER, id))
+        .and_then(|id| named(headers::EVENT_ID, id))
         .or_else(|| envelope.message_id.as_deref().and_then(|id| named("message_id", id)))
         .or_else(cloudevent_id);
     carried.map(|(field, text)| checked_id(field, text).map(EventId::new)).transpose()
@@ -67,9 +63,9 @@ fn carried_id(
 
 fn team(envelope: &Envelope, attribute: Option<String>) -> Option<TeamId> {
     attribute
-        .or_else(|| envelope.header("team").and_then(clean))
+        .or_else(|| envelope.header(headers::TEAM).and_then(clean))
         .or_else(|| routing::team_of(&envelope.routing_key).and_then(clean))
-        .or_else(|| routing::team_of(envelope.header(ORIGINAL_ROUTING_KEY_HEADER)?).and_then(clean))
+        .or_else(|| routing::team_of(envelope.header(headers::ORIGINAL_ROUTING_KEY)?).and_then(clean))
         .map(TeamId::new)
 }
 

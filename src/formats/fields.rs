@@ -5,6 +5,8 @@
 //! a text where a number is expected is refused.
 
 use jiff::Timestamp;
+use jiff::civil::{Date, date};
+use jiff::fmt::temporal::DateTimeParser;
 
 use super::json::{Json, Members, Number, Place};
 use super::malformed::{Malformed, quoted};
@@ -14,6 +16,8 @@ use super::malformed::{Malformed, quoted};
 pub(super) const MAX_ID_BYTES: usize = 255;
 /// Bytes at most of a link. Longer ones work in few browsers and would crowd out the message.
 const MAX_LINK_BYTES: usize = 2048;
+/// From here on a time may lie beyond what a [`Timestamp`] holds, which keeps a day's distance for its zones.
+const LAST_DAYS: Date = date(9999, 12, 30);
 /// 2^64: the first float that is too large for a count.
 const BEYOND_U64: f64 = 18_446_744_073_709_551_616.0;
 
@@ -129,7 +133,7 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// A count under the first of `names` that is there.
     pub(super) fn count(&self, names: &[&str]) -> Result<Option<u64>, Malformed> {
-        const FIX: &str = "send a whole number from 0 to 18446744073709551615, without quotes";
+        const FIX: &str = "send a whole number, 0 or more (below 2^64), without quotes";
         let Some((name, value)) = names.iter().find_map(|name| Some((*name, self.get(name)?))) else {
             return Ok(None);
         };
@@ -153,7 +157,7 @@ impl<'j, 'a> Fields<'j, 'a> {
             Some(other) => Err(Malformed::new(
                 self.at(name),
                 other.found(),
-                "send milliseconds as a number from 0 to 18446744073709551615",
+                "send milliseconds as a number, 0 or more (below 2^64)",
             )),
         }
     }
@@ -164,9 +168,9 @@ impl<'j, 'a> Fields<'j, 'a> {
         match self.get(name) {
             None => Ok(None),
             Some(Json::Text(text)) if text.trim().is_empty() => Ok(None),
-            Some(value @ Json::Text(text)) => match text.trim().parse() {
-                Ok(time) => Ok(Some(time)),
-                Err(_) => Err(Malformed::new(self.at(name), value.found(), FIX)),
+            Some(value @ Json::Text(text)) => match instant(text) {
+                Some(time) => Ok(Some(time)),
+                None => Err(Malformed::new(self.at(name), value.found(), FIX)),
             },
             Some(other) => Err(Malformed::new(self.at(name), other.found(), FIX)),
         }
@@ -180,6 +184,18 @@ impl<'j, 'a> Fields<'j, 'a> {
             _ => None,
         }
     }
+}
+
+/// An RFC 3339 time. The last day of the calendar, which stands for "never" or "unknown" in places, reaches beyond
+/// what a [`Timestamp`] can hold in some zones; it counts as the latest that it can.
+pub(super) fn instant(text: &str) -> Option<Timestamp> {
+    static PARSER: DateTimeParser = DateTimeParser::new();
+    let text = text.trim();
+    text.parse().ok().or_else(|| {
+        let pieces = PARSER.parse_pieces(text).ok()?;
+        let is_whole = pieces.time().is_some() && pieces.offset().is_some();
+        (is_whole && pieces.date() >= LAST_DAYS).then_some(Timestamp::MAX)
+    })
 }
 
 /// `text` as an identity, or what is wrong with it.

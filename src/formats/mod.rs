@@ -19,6 +19,7 @@ pub mod nearest;
 mod newman;
 mod routing;
 pub mod schema;
+mod surrogates;
 
 pub use cloudevent::{ACTIVITY_TYPE_PREFIX, RUN_TYPE};
 pub use event::{MAX_BODY_BYTES, identity, read_event};

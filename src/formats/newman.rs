@@ -13,6 +13,7 @@ use super::fields::{Fields, checked_id};
 use super::json::{self, Place};
 use super::malformed::Malformed;
 use super::monitor_webhook::derived;
+use super::surrogates::mended;
 
 /// Names of all members that are read, at any depth. Response bodies (`stream`) are not among them.
 const WANTED: &[&str] = &[
@@ -71,7 +72,8 @@ pub fn event_from_newman(report: &[u8], options: &NewmanOptions) -> Result<Value
         Malformed::new("body", format!("not UTF-8 from byte {} on", error.valid_up_to()), FIX)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tree = json::parse_only(text, WANTED)?;
+    let text = mended(text);
+    let tree = json::parse_only(&text, WANTED)?;
     let report = Fields::of(&tree, Place::Body)?;
     let Some(run) = report.object("run")? else { return Err(Malformed::missing(report.at("run"), FIX)) };
     let collection = Named::collection(&report)?;

@@ -23,6 +23,8 @@ pub struct Status {
     pub metrics: Arc<Metrics>,
     /// Every part that must be well for the worker to be ready.
     pub readiness: Vec<Arc<dyn Readiness>>,
+    /// Brings up to date what is read when it is asked for instead of being counted.
+    pub refresh: Box<dyn Fn(&Metrics) + Send + Sync>,
     pub bearer_token: Option<SecretString>,
 }
 
@@ -87,6 +89,7 @@ async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Respo
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "bearer token wanted\n")
             .into_response();
     }
+    (status.refresh)(&status.metrics);
     let text_form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, text_form)], status.metrics.render()).into_response()
 }
@@ -109,6 +112,7 @@ mod tests {
         Status {
             metrics: Arc::new(Metrics::default()),
             readiness: Vec::new(),
+            refresh: Box::new(|_| {}),
             bearer_token: token.map(SecretString::from),
         }
     }

@@ -11,7 +11,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::faults::{Manners, ResetStyle, RetryAfter};
-use super::limits::Standing;
+use super::limits::Allowance;
 use super::validate::Rejection;
 
 /// An answer before it is put on the wire.
@@ -25,8 +25,8 @@ pub(super) struct Answer {
 /// What both limits have left, as far as the call got to them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
-    pub(super) token: Option<Standing>,
-    pub(super) room: Option<Standing>,
+    pub(super) token: Option<Allowance>,
+    pub(super) room: Option<Allowance>,
 }
 
 impl Answer {
@@ -111,14 +111,14 @@ const FLOOD: [HeaderName; 3] = [
 ];
 
 fn tell(headers: &mut HeaderMap, limits: Limits, manners: &Manners) {
-    for (names, standing) in [(RATE, limits.token), (FLOOD, limits.room)] {
-        let Some(standing) = standing else { continue };
+    for (names, allowance) in [(RATE, limits.token), (FLOOD, limits.room)] {
+        let Some(allowance) = allowance else { continue };
         let [limit, remaining, reset] = names;
-        headers.insert(limit, HeaderValue::from(standing.limit));
-        headers.insert(remaining, HeaderValue::from(standing.remaining));
+        headers.insert(limit, HeaderValue::from(allowance.limit));
+        headers.insert(remaining, HeaderValue::from(allowance.remaining));
         let at = match manners.reset_style {
-            ResetStyle::Epoch => epoch_seconds(standing.resets_in),
-            ResetStyle::Seconds => whole_seconds(standing.resets_in),
+            ResetStyle::Epoch => epoch_seconds(allowance.resets_in),
+            ResetStyle::Seconds => whole_seconds(allowance.resets_in),
         };
         headers.insert(reset, HeaderValue::from(at));
     }
@@ -129,8 +129,8 @@ fn retry_after(status: StatusCode, limits: Limits, manners: &Manners) -> Option<
         RetryAfter::Seconds(seconds) => Some(seconds),
         RetryAfter::WhenLimited(wanted) => {
             let exhausted =
-                limits.token.into_iter().chain(limits.room).filter(|standing| standing.remaining == 0);
-            let wait = exhausted.map(|standing| standing.resets_in).max()?;
+                limits.token.into_iter().chain(limits.room).filter(|allowance| allowance.remaining == 0);
+            let wait = exhausted.map(|allowance| allowance.resets_in).max()?;
             (wanted && status == StatusCode::TOO_MANY_REQUESTS).then(|| whole_seconds(wait))
         }
     }

@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use super::answer::{Answer, Limits};
 use super::connection::Scissors;
 use super::faults::{Fault, Kind, Manners};
-use super::limits::Standing;
+use super::limits::Allowance;
 use super::room::{Answered, CallKind, Posted, Room};
 use super::rooms::Token;
 use super::server::Shared;
@@ -110,21 +110,21 @@ async fn process(shared: &Shared, call: &Call, body: Body, instead: Option<&Faul
             Err(answer) => answer,
             Ok(content) => {
                 let answered = ending(StatusCode::NO_CONTENT, instead);
-                let (answer, standing) =
+                let (answer, allowance) =
                     match room.post(journal, Arc::clone(&token.fingerprint), content, answered) {
-                        Posted::Accepted { standing } => (Answer::accepted(), standing),
-                        Posted::OverLimit { standing } => (over_limit(), standing),
+                        Posted::Accepted { allowance } => (Answer::accepted(), allowance),
+                        Posted::OverLimit { allowance } => (over_limit(), allowance),
                     };
-                return answer.with(Limits { token: calls, room: standing });
+                return answer.with(Limits { token: calls, room: allowance });
             }
         },
     };
     // No message got into the room, but the room's record says that one was tried.
     let answered = ending(answer.status, instead);
-    let standing = call.room.as_ref().and_then(|room| room.note(journal, call.kind, answered));
+    let allowance = call.room.as_ref().and_then(|room| room.note(journal, call.kind, answered));
     let is_stranger = matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED);
     let is_told = call.kind == CallKind::Message && !is_stranger;
-    answer.with(Limits { token: calls, room: standing.filter(|_| is_told) })
+    answer.with(Limits { token: calls, room: allowance.filter(|_| is_told) })
 }
 
 /// Whether the call may enter the room at all. Counts it against the token's limit, and puts what that has left
@@ -132,7 +132,7 @@ async fn process(shared: &Shared, call: &Call, body: Body, instead: Option<&Faul
 fn entry<'call>(
     shared: &Shared,
     call: &'call Call,
-    calls: &mut Option<Standing>,
+    calls: &mut Option<Allowance>,
 ) -> Result<(&'call Arc<Room>, Arc<Token>), Answer> {
     if call.head.method != Method::POST || call.room_name.is_none() {
         let message = "This method is not allowed here: use POST";
@@ -142,8 +142,8 @@ fn entry<'call>(
     let Some((token, secret)) = admitted else {
         return Err(Answer::error(StatusCode::UNAUTHORIZED, "Invalid OAuth session"));
     };
-    let (fits, standing) = shared.rooms.take_call(&token);
-    *calls = standing;
+    let (fits, allowance) = shared.rooms.take_call(&token);
+    *calls = allowance;
     if !fits {
         return Err(over_limit());
     }

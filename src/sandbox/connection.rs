@@ -40,20 +40,20 @@ impl Connected<IncomingStream<'_, Door>> for Scissors {
     }
 }
 
-/// A TCP listener of [`Line`]s.
+/// A TCP listener of [`Socket`]s.
 #[derive(Debug)]
 pub(super) struct Door(pub(super) TcpListener);
 
 impl Listener for Door {
-    type Io = Line;
+    type Io = Socket;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Line, SocketAddr) {
+    async fn accept(&mut self) -> (Socket, SocketAddr) {
         let (stream, peer) = Listener::accept(&mut self.0).await;
         // Answers are one small write each; without this they wait for the client's delayed ACK. A failure
         // means that the peer is gone already, which the first read tells.
         let _ = stream.set_nodelay(true);
-        (Line { stream, scissors: Scissors::default() }, peer)
+        (Socket { stream, scissors: Scissors::default() }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -63,12 +63,12 @@ impl Listener for Door {
 
 /// A TCP connection with its [`Scissors`].
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Socket {
     stream: TcpStream,
     scissors: Scissors,
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

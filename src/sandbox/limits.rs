@@ -13,7 +13,7 @@ pub(super) type Moment = u64;
 
 /// What a limit has left, as its headers tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Allowance {
     pub(super) limit: u32,
     pub(super) remaining: u32,
     /// Until the oldest counted call leaves the window: when nothing remains, a call made then is taken.
@@ -46,7 +46,7 @@ impl Window {
     }
 
     /// What is left now; `None` when unlimited.
-    pub(super) fn standing(&mut self, now: Moment) -> Option<Standing> {
+    pub(super) fn allowance(&mut self, now: Moment) -> Option<Allowance> {
         let (limit, per) = self.limit?;
         forget(&mut self.taken, now, per);
         let used = u32::try_from(self.taken.len()).unwrap_or(u32::MAX);
@@ -54,7 +54,7 @@ impl Window {
             .taken
             .front()
             .map_or(per, |oldest| per.saturating_sub(Duration::from_nanos(now.saturating_sub(*oldest))));
-        Some(Standing { limit, remaining: limit.saturating_sub(used), resets_in })
+        Some(Allowance { limit, remaining: limit.saturating_sub(used), resets_in })
     }
 }
 
@@ -107,15 +107,15 @@ mod tests {
     fn a_window_slides_and_tells_when_the_next_call_fits() {
         let mut window = Window::new(Some((2, Duration::from_secs(10))));
         assert_eq!(
-            window.standing(0),
-            Some(Standing { limit: 2, remaining: 2, resets_in: Duration::from_secs(10) })
+            window.allowance(0),
+            Some(Allowance { limit: 2, remaining: 2, resets_in: Duration::from_secs(10) })
         );
         assert!(window.take(0));
         assert!(window.take(4 * SECOND));
         assert!(!window.take(9 * SECOND), "a third within ten seconds");
         assert_eq!(
-            window.standing(9 * SECOND),
-            Some(Standing { limit: 2, remaining: 0, resets_in: Duration::from_secs(1) })
+            window.allowance(9 * SECOND),
+            Some(Allowance { limit: 2, remaining: 0, resets_in: Duration::from_secs(1) })
         );
         assert!(window.take(10 * SECOND), "the first has left the window, and the refused one never counted");
         assert!(!window.take(13 * SECOND), "a fixed window would have begun anew");
@@ -123,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_never_refuses_and_has_no_standing() {
+    fn no_limit_never_refuses_and_has_no_allowance() {
         let mut window = Window::new(None);
         assert!((0..10_000).all(|_| window.take(0)));
-        assert_eq!(window.standing(0), None);
+        assert_eq!(window.allowance(0), None);
         assert!(window.taken.is_empty());
     }
 
@@ -144,7 +144,7 @@ mod tests {
             let (mut now, mut taken) = (0, Vec::new());
             for step in steps {
                 now += step * 1_000_000;
-                let before = window.standing(now).expect("limited").remaining;
+                let before = window.allowance(now).expect("limited").remaining;
                 let fits = window.take(now);
                 prop_assert_eq!(fits, before > 0);
                 if fits {
@@ -164,7 +164,7 @@ mod tests {
             for gap in gaps {
                 now += gap * 1_000_000;
                 if !window.take(now) {
-                    let wait = window.standing(now).expect("limited").resets_in;
+                    let wait = window.allowance(now).expect("limited").resets_in;
                     now += Moment::try_from(wait.as_nanos()).expect("short");
                     prop_assert!(window.take(now));
                 }

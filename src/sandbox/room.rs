@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use super::limits::{Moment, Peak, Standing, Window};
+use super::limits::{Allowance, Moment, Peak, Window};
 use super::rooms::lock;
 use super::validate::Notification;
 use super::{Limit, RoomSpec};
@@ -56,8 +56,8 @@ pub(super) enum CallKind {
 /// What became of a posted message.
 #[derive(Debug)]
 pub(super) enum Posted {
-    Accepted { standing: Option<Standing> },
-    OverLimit { standing: Option<Standing> },
+    Accepted { allowance: Option<Allowance> },
+    OverLimit { allowance: Option<Allowance> },
 }
 
 /// A room.
@@ -198,14 +198,14 @@ impl Room {
         record.peak.note(now);
         let call = journal.next_call();
         let fits = record.window.take(now);
-        let standing = record.window.standing(now);
+        let allowance = record.window.allowance(now);
         if !fits {
             record.over_limit += 1;
             let answered = Answered { status: Some(429), fault: None };
             let attempt =
                 RawAttempt { call, at: received_at, kind: CallKind::Message, answered, sequence: None };
             record.remember(attempt);
-            return Posted::OverLimit { standing };
+            return Posted::OverLimit { allowance };
         }
         record.accepted += 1;
         // Numbered and told while the room is locked, so that within a room all orders agree.
@@ -220,15 +220,15 @@ impl Room {
         }
         let keep = record.keep;
         push_bounded(&mut record.messages, message, keep);
-        Posted::Accepted { standing }
+        Posted::Accepted { allowance }
     }
 
     /// Notes a call that put no message into the room; gives what the room's limit has left.
-    pub(super) fn note(&self, journal: &Journal, kind: CallKind, answered: Answered) -> Option<Standing> {
+    pub(super) fn note(&self, journal: &Journal, kind: CallKind, answered: Answered) -> Option<Allowance> {
         let at = wall_clock();
         let mut record = lock(&self.record);
         record.remember(RawAttempt { call: journal.next_call(), at, kind, answered, sequence: None });
-        record.window.standing(journal.now())
+        record.window.allowance(journal.now())
     }
 
     /// Forgets messages, calls and figures. The limit goes on.

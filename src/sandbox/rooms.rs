@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
-use super::limits::{Standing, Window};
+use super::limits::{Allowance, Window};
 use super::room::{Journal, Room};
 use super::{Limit, RoomSpec, SandboxOptions};
 
@@ -141,11 +141,11 @@ impl Rooms {
     }
 
     /// Counts a call against the token's limit; false when it is over.
-    pub(super) fn take_call(&self, token: &Token) -> (bool, Option<Standing>) {
+    pub(super) fn take_call(&self, token: &Token) -> (bool, Option<Allowance>) {
         let mut window = lock(&token.window);
         let now = self.journal.now();
         let fits = window.take(now);
-        (fits, window.standing(now))
+        (fits, window.allowance(now))
     }
 }
 

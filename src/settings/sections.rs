@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::domain::pacing::Budget;
+use crate::domain::retry::RetryRule;
 
 /// All settings, validated, each value in range and all of them consistent with one another.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ pub struct Settings {
     pub egress: EgressSettings,
     pub secrets: SecretsSettings,
     pub pacing: PacingSettings,
-    pub retry: RetrySettings,
+    pub retry: RetryRule,
     pub notifications: NotificationSettings,
     pub journal: JournalSettings,
     pub links: LinkSettings,
@@ -95,14 +96,6 @@ pub struct SecretsSettings {
 pub struct PacingSettings {
     pub room: Budget,
     pub token: Budget,
-}
-
-/// `[retry]`: `first <= longest <= give_up_after`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetrySettings {
-    pub first: Duration,
-    pub longest: Duration,
-    pub give_up_after: Duration,
 }
 
 /// `[notifications]`.

@@ -14,6 +14,7 @@ use super::forms::{amqp_url, bearer, link_template, peer, proxy_url, store_url};
 use super::reader::Reader;
 use super::sections::*;
 use crate::domain::pacing::Budget;
+use crate::domain::retry::RetryRule;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -229,7 +230,7 @@ fn budget(r: &mut Reader, messages: &str, per: &str) -> Option<Budget> {
     Some(Budget { messages: messages?, per: per? })
 }
 
-fn retry(r: &mut Reader) -> Option<RetrySettings> {
+fn retry(r: &mut Reader) -> Option<RetryRule> {
     let first = r.duration("retry.first", WAIT);
     let longest = r.duration("retry.longest", WAIT);
     let give_up_after = r.duration("retry.give_up_after", AGE);
@@ -239,7 +240,7 @@ fn retry(r: &mut Reader) -> Option<RetrySettings> {
     if let (Some(longest), Some(give_up_after)) = (longest, give_up_after) {
         not_above(r, ("retry.longest", longest), ("retry.give_up_after", give_up_after));
     }
-    Some(RetrySettings { first: first?, longest: longest?, give_up_after: give_up_after? })
+    Some(RetryRule { first: first?, longest: longest?, give_up_after: give_up_after? })
 }
 
 fn links(r: &mut Reader) -> LinkSettings {

@@ -1,9 +1,11 @@
 //! From the outbox of letters to the dead-letter queue: published, confirmed, and only then forgotten.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::lines::{Lines, Untold};
 use crate::domain::reason::{DeadLetterReason, Outcome};
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Letter, LetterBox, Store, StoreError};
@@ -51,18 +53,22 @@ impl Burial {
                 }
             }
         }
+        owed.lines.iter_mut().for_each(|(reason, lines)| say_untold(*reason, lines.end()));
+        self.letter_box.close().await;
     }
 
     /// One round. Returns how many letters the store has let go. While it `owed` some before, these come first
     /// and alone: what the broker has confirmed is not published again, however long the store takes.
     pub async fn step(&self, owed: &mut Owed) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let mut failed = None;
-        if owed.0.is_empty() {
+        let now = self.clock.now();
+        owed.lines.iter_mut().for_each(|(reason, lines)| say_untold(*reason, lines.ended(now)));
+        if owed.letters.is_empty() {
             let letters = self.store.letters(ROUND).await?;
             if !letters.is_empty() {
                 let buried = self.letter_box.bury(&letters).await;
                 let confirmed = letters.into_iter().filter(|letter| buried.confirmed.contains(&letter.id));
-                owed.0 = confirmed.map(Confirmed::from).collect();
+                owed.letters = confirmed.map(Confirmed::from).collect();
                 failed = buried.failed;
             }
         }
@@ -76,32 +82,49 @@ impl Burial {
 
     /// Lets the store know of what the broker has confirmed.
     async fn let_go(&self, owed: &mut Owed) -> Result<usize, StoreError> {
-        if owed.0.is_empty() {
+        if owed.letters.is_empty() {
             return Ok(0);
         }
-        let ids: Vec<i64> = owed.0.iter().map(|letter| letter.id).collect();
-        self.store.buried(&ids, self.clock.now()).await?;
-        for letter in owed.0.drain(..) {
+        let ids: Vec<i64> = owed.letters.iter().map(|letter| letter.id).collect();
+        let now = self.clock.now();
+        self.store.buried(&ids, now).await?;
+        let Owed { letters, lines } = owed;
+        for letter in letters.drain(..) {
             self.metrics.dead_letter(letter.reason);
             if letter.integration.is_some() {
                 self.metrics.notification(Outcome::DeadLettered, letter.reason.as_str());
             }
-            tracing::warn!(
-                event_id = letter.event.as_ref().map(EventId::as_str),
-                integration_id = letter.integration.as_ref().map(IntegrationId::as_str),
-                reason = letter.reason.as_str(),
-                "dead-lettered: {}",
-                letter.detail
-            );
+            if lines.entry(letter.reason).or_default().admit(now) {
+                tracing::warn!(
+                    event_id = letter.event.as_ref().map(EventId::as_str),
+                    integration_id = letter.integration.as_ref().map(IntegrationId::as_str),
+                    routing_key = letter.routing_key,
+                    reason = letter.reason.as_str(),
+                    "dead-lettered: {}",
+                    letter.detail
+                );
+            }
         }
         Ok(ids.len())
     }
 }
 
-/// Letters that the broker has confirmed and the store still holds. Lost when the worker ends: then they are
-/// published once more.
+/// What is said of the lines that a flood kept out of the log.
+fn say_untold(reason: DeadLetterReason, untold: Option<Untold>) {
+    if let Some(Untold { count, since }) = untold {
+        tracing::warn!(reason = reason.as_str(), %since, "{count} more were dead-lettered and not told here; dead-letters list shows them");
+    }
+}
+
+/// What burial remembers from round to round.
 #[derive(Debug, Default)]
-pub struct Owed(Vec<Confirmed>);
+pub struct Owed {
+    /// Letters that the broker has confirmed and the store still holds. Lost when the worker ends: then they are
+    /// published once more.
+    letters: Vec<Confirmed>,
+    /// The log lines about letters, by reason: a flood of one kind hides no other.
+    lines: BTreeMap<DeadLetterReason, Lines>,
+}
 
 /// What is still to be told of a letter; not its body.
 #[derive(Debug)]
@@ -109,13 +132,14 @@ struct Confirmed {
     id: i64,
     reason: DeadLetterReason,
     detail: String,
+    routing_key: String,
     event: Option<EventId>,
     integration: Option<IntegrationId>,
 }
 
 impl From<Letter> for Confirmed {
     fn from(letter: Letter) -> Self {
-        let Letter { id, reason, detail, event, integration, .. } = letter;
-        Self { id, reason, detail, event, integration }
+        let Letter { id, reason, detail, event, integration, envelope, .. } = letter;
+        Self { id, reason, detail, routing_key: envelope.routing_key, event, integration }
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! A copy of the store's, replaced as a whole when the store's revision grows, also by another process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crate::domain::event::{Event, Subject};
 use crate::domain::ids::{IntegrationId, TeamId};
 use crate::domain::integration::{Integration, IntegrationState, Interest};
-use crate::ports::{Registry, RoomTarget, StoreError, Stored};
+use crate::ports::{Changes, Registry, RoomTarget, StoreError, Stored};
 use crate::worker::wake::{Bell, Stop};
 
 /// Turns a stored integration into one that can be used. The error is a sentence without secrets.
@@ -21,6 +21,18 @@ pub struct Opened {
     /// The error says why the room can't be reached as things are configured now; the integration counts as
     /// suspended for as long.
     pub target: Result<RoomTarget, String>,
+}
+
+/// An integration that nothing can be told to as it stands.
+pub struct Unusable {
+    id: IntegrationId,
+    why: String,
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "integration {}: {}", self.id, self.why)
+    }
 }
 
 /// How soon a change made by another process is noticed. The contract promises two seconds.
@@ -52,18 +64,19 @@ struct Interested {
 
 impl Snapshot {
     /// Builds one from what the store holds. What can't be opened is left out and told in the second part.
-    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<String>) {
+    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<Unusable>) {
         let mut snapshot = Self { revision, ..Self::default() };
         let mut faults = Vec::new();
         for stored in stored {
+            let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
             match open(stored) {
                 Ok(Opened { integration, target: Ok(target) }) => snapshot.add(integration, Some(target)),
                 Ok(Opened { mut integration, target: Err(reason) }) => {
-                    faults.push(format!("integration {}: {reason}", stored.definition.id));
+                    faults.push(unusable(&reason));
                     integration.state = IntegrationState::Suspended { reason };
                     snapshot.add(integration, None);
                 }
-                Err(fault) => faults.push(format!("integration {}: {fault}", stored.definition.id)),
+                Err(fault) => faults.push(unusable(&fault)),
             }
         }
         (snapshot, faults)
@@ -115,9 +128,41 @@ impl Snapshot {
         self.by_id.get(id).map(|entry| entry.integration.clone())
     }
 
+    /// All integrations, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Integration> {
+        self.by_id.values().map(|entry| &*entry.integration)
+    }
+
     /// Where one integration's messages are posted.
     pub fn target(&self, id: &IntegrationId) -> Option<Arc<RoomTarget>> {
         self.by_id.get(id)?.target.clone()
+    }
+
+    /// What is other than in `old`. An integration that is told the same way as before, with the same room and
+    /// token, has not changed.
+    fn changes_since(&self, old: &Self) -> Changes {
+        let mut changes = Changes::default();
+        for (id, entry) in &self.by_id {
+            match old.by_id.get(id) {
+                None => changes.added.push(id.clone()),
+                Some(before) if before.integration != entry.integration => changes.changed.push(id.clone()),
+                Some(_) => {}
+            }
+        }
+        changes.removed = old.by_id.keys().filter(|id| !self.by_id.contains_key(*id)).cloned().collect();
+        for ids in [&mut changes.added, &mut changes.changed, &mut changes.removed] {
+            ids.sort();
+        }
+        changes
+    }
+
+    /// How many there are in each state, by the contract's words.
+    pub fn by_state(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::from(IntegrationState::WORDS.map(|word| (word, 0)));
+        for entry in self.by_id.values() {
+            *counts.entry(entry.integration.state.as_str()).or_default() += 1;
+        }
+        counts
     }
 
     /// How many there are.
@@ -140,7 +185,7 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// An empty catalogue; [`Catalogue::refresh`] fills it.
+    /// An empty catalogue; [`Catalogue::load`] fills it.
     pub fn new(registry: Arc<dyn Registry>, open: Box<Open>) -> Self {
         Self { registry, open, current: RwLock::default(), changed: Bell::default() }
     }
@@ -151,21 +196,32 @@ impl Catalogue {
         self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Reads the store again if its revision has grown. Returns whether it had.
+    /// Reads the store again if its revision has grown, and tells the log what has changed. Returns whether it
+    /// had grown.
     pub async fn refresh(&self) -> Result<bool, StoreError> {
+        let changes = self.load().await?;
+        if let Some(changes) = &changes {
+            tracing::info!(integrations = self.now().len(), "integrations changed: {changes}");
+        }
+        Ok(changes.is_some())
+    }
+
+    /// Reads the store if its revision has grown, and says what is other than it was known here.
+    pub async fn load(&self) -> Result<Option<Changes>, StoreError> {
         let revision = self.registry.revision().await?;
         let old = self.now();
         if old.revision == revision && !old.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let stored = self.registry.list().await?;
         let (snapshot, faults) = Snapshot::build(revision, &stored, &*self.open);
         for fault in faults {
-            tracing::error!("{fault}; nothing is told to it until this is mended");
+            let integration_id = fault.id.as_str();
+            tracing::error!(integration_id, "{fault}; nothing is told to it until this is mended");
         }
-        let changed = old.revision != revision;
+        let changes = (old.revision != revision).then(|| snapshot.changes_since(&old));
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);
-        Ok(changed)
+        Ok(changes)
     }
 
     /// Asks the watching loop to look at once: something in this process has changed an integration.
@@ -181,10 +237,7 @@ impl Catalogue {
                 () = stop.wait() => return,
             }
             match self.refresh().await {
-                Ok(true) => {
-                    tracing::info!(integrations = self.now().len(), "integrations changed");
-                    wake.ring();
-                }
+                Ok(true) => wake.ring(),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%error, "can't read the integrations; going on with those known")

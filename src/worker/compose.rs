@@ -35,7 +35,9 @@ fn write(
     snapshot: &Snapshot,
     links: &Links,
 ) -> Option<RoomMessage> {
-    let extras = Extras { expired: line.state.expired_untold };
+    let told_last = take.last().map(|at| line.waiting[*at].seq);
+    let continues = line.continues_after.is_some() && line.continues_after == told_last;
+    let extras = Extras { expired: line.state.expired_untold, continues };
     let items: Vec<Item<'_>> =
         take.iter().map(|at| item(&line.waiting[*at], snapshot)).collect::<Option<_>>()?;
     let told: Vec<(&Integration, Told<'_>)> = items

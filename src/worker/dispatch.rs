@@ -1,13 +1,15 @@
 //! From pending notifications to rooms: claims what is due and works off one room's line at a time.
 //!
 //! A room that waits holds nothing here: waiting is a time in the store. Each claimed room is one task, of
-//! which `concurrency` run at most, so no room waits for another.
+//! which `concurrency` run at most, so no room waits for another. Rooms whose last attempt failed have places of
+//! their own beside these: each may take until its timeout to fail again, and there may be many of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::domain::line::{LineRules, RoomLine};
@@ -30,7 +32,7 @@ const NOT_HANDED_OUT: Duration = Duration::from_millis(50);
 pub struct DispatchTerms {
     pub rules: LineRules,
     pub token_budget: Budget,
-    /// Rooms worked on at the same time.
+    /// Rooms worked on at the same time, but for those to be retried.
     pub concurrency: usize,
     /// Notifications loaded of one room's line at a time, and so told in one digest at most.
     pub line: usize,
@@ -58,24 +60,54 @@ pub struct Dispatch {
     pub burial: Arc<Bell>,
 }
 
+/// Places for rooms that are worked on.
+struct Places {
+    /// For rooms whose last attempt did not fail.
+    fresh: Arc<Semaphore>,
+    /// For the others.
+    retries: Arc<Semaphore>,
+}
+
+impl Places {
+    /// A quarter on top is for retries.
+    fn new(concurrency: usize) -> Self {
+        let retries = concurrency.div_ceil(4);
+        Self { fresh: Arc::new(Semaphore::new(concurrency)), retries: Arc::new(Semaphore::new(retries)) }
+    }
+
+    /// Free places of both kinds.
+    fn free(&self) -> (usize, usize) {
+        (self.fresh.available_permits(), self.retries.available_permits())
+    }
+
+    /// The place that `line` takes, if there is one.
+    fn take(&self, line: &RoomLine) -> Option<OwnedSemaphorePermit> {
+        let places = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
+        places.clone().try_acquire_owned().ok()
+    }
+}
+
 impl Dispatch {
     /// Claims and works off rooms until stopped; then lets the attempts in flight finish.
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
-        let permits = Arc::new(Semaphore::new(self.terms.concurrency));
+        let places = Places::new(self.terms.concurrency);
         let mut tasks = JoinSet::new();
         let mut looked_at = self.clock.now();
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            let now = self.clock.now();
+            let mut now = self.clock.now();
             if later(looked_at, self.terms.lease / 4) <= now {
                 // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back
                 // of the rooms' tasks. They finish first, or a room could be claimed twice by one worker.
                 while tasks.join_next().await.is_some() {}
+                now = self.clock.now();
             }
             looked_at = now;
-            let lines = self.claim_due(permits.available_permits()).await;
+            let (fresh, retries) = places.free();
+            // By this very time: a freeze from here on lapses no lease in the claim's eyes.
+            let lines = self.claim_due(fresh, retries, now).await;
             if lines.is_empty() {
-                let pause = self.pause(permits.available_permits()).await;
+                let pause = self.pause(fresh + retries).await;
                 tokio::select! {
                     () = self.wake.wait(pause) => continue,
                     () = stop.wait() => break,
@@ -83,11 +115,11 @@ impl Dispatch {
             }
             for line in lines {
                 // There is one for each: only this loop takes any.
-                let Ok(permit) = permits.clone().try_acquire_owned() else { break };
+                let Some(place) = places.take(&line) else { continue };
                 let (this, stop) = (self.clone(), stop.clone());
                 tasks.spawn(async move {
                     this.work_off(line, &stop).await;
-                    drop(permit);
+                    drop(place);
                     // A free place may be what another due room waits for.
                     this.wake.ring();
                 });
@@ -96,22 +128,24 @@ impl Dispatch {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Claims rooms that are due, `free` at most.
-    pub async fn claim_due(&self, free: usize) -> Vec<RoomLine> {
+    /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of
+    /// the others.
+    pub async fn claim_due(&self, fresh: usize, retries: usize, now: Timestamp) -> Vec<RoomLine> {
         // What was posted must be recorded before anything is claimed anew: a lease that lapsed in a long
         // outage of the store would else hand out a room whose last message is not written down, and the
         // room would hear it twice.
-        if free == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
+        if fresh + retries == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
             return Vec::new();
         }
         let terms = ClaimTerms {
-            rooms: free,
+            rooms: fresh,
+            retries,
             line: self.terms.line,
             lease: self.terms.lease,
             token_budget: self.terms.token_budget,
             room_budget: self.terms.rules.room,
         };
-        match self.store.claim_rooms(terms, self.clock.now()).await {
+        match self.store.claim_rooms(terms, now).await {
             Ok(lines) => {
                 self.claiming.worked();
                 lines

@@ -1,4 +1,4 @@
-//! Keeps the journal to its age and the gauges fresh.
+//! Keeps the journal and the streaks to their age, and the gauges fresh.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,11 @@ const ROUND_EVERY: Duration = Duration::from_secs(5);
 
 /// Outcomes forgotten in one transaction, so that tidying never holds up intake for long.
 const FORGET_AT_ONCE: usize = 2_000;
+
+/// How long a streak is kept that no run comes for: far longer than any monitor pauses between its runs. The first run
+/// after it counts as the first of its monitor. Without it, monitors that are gone, or were never there, would fill the
+/// store.
+const STREAKS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// How far a round got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +62,13 @@ impl Janitor {
         self.metrics.pending_notifications.set(to_i64(gauges.pending));
         self.metrics.oldest_due_seconds.set(gauges.oldest_due_seconds);
         self.metrics.unburied_letters.set(to_i64(gauges.letters));
-        self.metrics.integrations.set(self.catalogue.now().len() as i64);
-        let before = now.checked_sub(self.keep).unwrap_or(Timestamp::MIN);
-        let forgotten = self.store.forget(before, FORGET_AT_ONCE).await?;
-        Ok(if forgotten < FORGET_AT_ONCE { Tidied::All } else { Tidied::Some })
+        for (state, count) in self.catalogue.now().by_state() {
+            self.metrics.integrations(state, count);
+        }
+        let before = |keep: Duration| now.checked_sub(keep).unwrap_or(Timestamp::MIN);
+        let outcomes = self.store.forget(before(self.keep), FORGET_AT_ONCE).await?;
+        let streaks = self.store.forget_streaks(before(STREAKS_KEPT), FORGET_AT_ONCE).await?;
+        Ok(if outcomes.max(streaks) < FORGET_AT_ONCE { Tidied::All } else { Tidied::Some })
     }
 }
 

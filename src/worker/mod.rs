@@ -3,6 +3,7 @@
 //! Each part gathers, asks `domain` for the decision, and applies it. One step and the loop around it are
 //! separate functions. Nothing in here knows AMQP, HTTP or SQL.
 
+pub mod batch;
 pub mod burial;
 pub mod catalogue;
 mod compose;

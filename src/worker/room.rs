@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tracing::Instrument;
 
 use crate::domain::delivery::{self, Attempt, Consequence};
 use crate::domain::ids::IntegrationId;
@@ -59,8 +60,15 @@ pub enum Progress {
 }
 
 impl Dispatch {
-    /// Works off a held room's line, and gives the room back.
-    pub async fn work_off(&self, mut line: RoomLine, stop: &Stop) {
+    /// Works off a held room's line, and gives the room back. Every line of the log that comes of it names the
+    /// room, also one of a library.
+    pub async fn work_off(&self, line: RoomLine, stop: &Stop) {
+        // At the highest level, so that no filter which lets a line through leaves its ids out.
+        let span = tracing::error_span!("turn", room = line.room.as_str());
+        self.take_turn(line, stop).instrument(span).await;
+    }
+
+    async fn take_turn(&self, mut line: RoomLine, stop: &Stop) {
         let turn_ends = later(self.clock.now(), TURN);
         loop {
             match self.step(&mut line, stop.is_set()).await {
@@ -72,7 +80,7 @@ impl Dispatch {
                 Progress::Goes => {}
                 Progress::Released => return,
                 Progress::Lost => {
-                    tracing::warn!(room = %line.room, "the room is not held by this worker any more; leaving it alone");
+                    tracing::warn!("the room is not held by this worker any more; leaving it alone");
                     return;
                 }
             }
@@ -97,7 +105,7 @@ impl Dispatch {
             Step::WaitUntil { until, .. } if until <= now => self.give_back(line, AT_ONCE).await,
             Step::WaitUntil { until, reason } => {
                 self.metrics.waits(reason);
-                tracing::debug!(room = %line.room, reason = reason.as_str(), %until, "the room waits");
+                tracing::debug!(reason = reason.as_str(), %until, "the room waits");
                 self.give_back(line, Then::Rest { until }).await
             }
             Step::Throttled { until } => {
@@ -131,18 +139,24 @@ impl Dispatch {
         let Some(message) = compose(line, take, shape, snapshot, &self.terms.links) else {
             return self.give_up_unwritable(line, take).await;
         };
-        let answer = self.gateway.post(&target, &message).await;
+        let span = tracing::error_span!(
+            "attempt",
+            event_id = head.event.as_str(),
+            integration_id = integration.id.as_str(),
+            attempt = head.attempts.saturating_add(1)
+        );
+        let answer = self.gateway.post(&target, &message).instrument(span.clone()).await;
         let now = self.clock.now();
         let spoke_for = spoke_for(line, take, snapshot);
         let spoke_for: Vec<&Integration> = spoke_for.iter().map(Arc::as_ref).collect();
         let attempt = Attempt { line, take, shape, integration: &integration };
         let consequence =
             delivery::after(attempt, &answer, &spoke_for, &self.terms.rules, now, fastrand::f64());
-        self.report_answer(line, take, &integration, &answer);
+        span.in_scope(|| self.report_answer(take.len(), &answer));
         for transition in &consequence.transitions {
             self.report(transition, line);
         }
-        self.conclude(line, consequence, answer.class).await
+        self.conclude(line, consequence, answer.class).instrument(span).await
     }
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
@@ -240,36 +254,17 @@ impl Dispatch {
         }
     }
 
-    /// Counts an answer, and says it where it is not the good one.
-    fn report_answer(&self, line: &RoomLine, take: &[usize], integration: &Integration, answer: &Answer) {
+    /// Counts an answer, and says it where it is not the good one. The span around it has the ids.
+    fn report_answer(&self, notifications: usize, answer: &Answer) {
         self.metrics.attempt(answer.class);
-        let head = &line.waiting[take[0]];
-        let (event_id, integration_id, room) =
-            (head.event.as_str(), integration.id.as_str(), line.room.as_str());
-        let (notifications, attempt) = (take.len(), head.attempts.saturating_add(1));
+        let (status, detail) = (answer.status, &answer.detail);
         match answer.class {
             AnswerClass::Accepted => {}
-            AnswerClass::RateLimited { until } => {
-                tracing::info!(event_id, integration_id, room, %until, "rate limit: {}", answer.detail);
+            AnswerClass::RateLimited { until } => tracing::info!(%until, "rate limit: {detail}"),
+            AnswerClass::Unavailable | AnswerClass::Refused => {
+                tracing::warn!(notifications, status, "attempt failed: {detail}");
             }
-            AnswerClass::Unavailable | AnswerClass::Refused => tracing::warn!(
-                event_id,
-                integration_id,
-                room,
-                attempt,
-                notifications,
-                status = answer.status,
-                "attempt failed: {}",
-                answer.detail
-            ),
-            AnswerClass::Broken => tracing::error!(
-                event_id,
-                integration_id,
-                room,
-                status = answer.status,
-                "integration suspended: {}",
-                answer.detail
-            ),
+            AnswerClass::Broken => tracing::error!(status, "integration suspended: {detail}"),
         }
     }
 
@@ -290,7 +285,6 @@ impl Dispatch {
             tracing::info!(
                 event_id = w.event.as_str(),
                 integration_id = w.integration.as_str(),
-                room = line.room.as_str(),
                 reason,
                 "{outcome}"
             );

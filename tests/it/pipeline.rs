@@ -13,6 +13,7 @@ mod operators;
 mod oracle;
 mod outages;
 mod stage;
+mod throttles;
 mod told;
 mod wishes;
 mod workload;

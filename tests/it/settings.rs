@@ -218,9 +218,12 @@ fn the_shown_form_has_the_files_fields_and_the_state() {
 }
 
 #[test]
-fn an_empty_file_holds_no_integrations() {
-    assert_eq!(read("").unwrap().len(), 0);
-    assert_eq!(read("# none yet\n").unwrap().len(), 0);
+fn a_file_without_integrations_has_to_say_so() {
+    assert_eq!(read("integrations = []").unwrap().len(), 0);
+    for emptied in ["", "# none yet\n", "\n\n"] {
+        let faults = read(emptied).unwrap_err();
+        assert_eq!(faults.faults().len(), 1, "{faults}");
+    }
 }
 
 #[test]

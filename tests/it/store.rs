@@ -12,6 +12,7 @@ mod registry;
 mod settle;
 mod sqlite;
 mod tokens;
+mod waits;
 
 /// Runs every case of the suite against the stores of a lab.
 macro_rules! conformance {
@@ -24,18 +25,19 @@ macro_rules! conformance {
                 a_letter_put_back_after_the_journal_forgot_is_told, bodies_are_kept_while_needed,
                 many_batches_at_once_all_count;
             belief: news_that_is_lost_makes_it_unsure, what_is_told_or_not_wanted_leaves_it,
-                changes_of_the_integration_that_lose_news_make_it_unsure, a_letter_put_back_in_vain_makes_it_unsure;
+                changes_of_the_integration_that_lose_news_make_it_unsure, later_news_settles_it,
+                lost_news_of_what_no_run_has_moved_yet_makes_it_unsure;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
-                a_resting_room_is_not_woken, a_retrying_room_is_not_woken,
+                a_resting_room_is_not_woken, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
                 a_room_with_nothing_ready_is_not_handed_out;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
                 the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,
-                a_claim_reserves_little;
+                a_claim_reserves_little, the_oldest_goes_first_when_a_token_opens;
             settle: sent_and_digested, attempts_are_counted_and_kept, suppressed_and_expired,
                 dead_letters_are_pending_until_buried, broken_takes_all_of_the_integration,
                 broken_by_an_old_url_breaks_nothing, sent_wins_over_what_happened_meanwhile,
@@ -43,11 +45,15 @@ macro_rules! conformance {
                 rooms_that_settle_at_once_do_not_mix;
             letters: malformed_events_are_stored_whole, letters_go_oldest_first_and_leave_when_buried,
                 large_letters_come_in_rounds,
-                forgetting_spares_what_is_open, gauges_tell_the_load;
+                forgetting_spares_what_is_open, streaks_are_forgotten_when_no_run_came_for_long,
+                gauges_tell_the_load;
+            waits: what_gathers_says_until_when_and_for_what, a_place_in_line_says_what_keeps_it,
+                what_has_ended_is_nowhere_and_what_is_given_up_in_the_outbox;
             lives: nothing_is_stranded_whatever_happens;
             registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
-                a_new_room_takes_the_line_along, a_new_url_lifts_a_suspension,
+                a_new_room_takes_the_line_along,
+                a_room_that_rests_is_looked_at_again_after_a_change, a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,
                 resuming_tells_failing_streaks_anew, revisions_are_seen_through_every_handle,
                 secrets_come_back_and_stay_hidden;
         );

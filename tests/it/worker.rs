@@ -3,7 +3,9 @@
 
 mod burial;
 mod cases;
+mod dead_rooms;
 mod faults;
+mod frozen;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -75,6 +77,7 @@ struct ScriptedRooms {
 impl RoomGateway for ScriptedRooms {
     async fn post(&self, target: &RoomTarget, message: &RoomMessage) -> Answer {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        tracing::warn!("the client has something to say of itself");
         let says = self.script.lock().unwrap().pop_front().unwrap_or(Says::Good);
         let (status, class) = match says {
             Says::Good => (Some(204), AnswerClass::Accepted),
@@ -111,6 +114,8 @@ impl LetterBox for Drawer {
         self.0.lock().unwrap().extend(letters.iter().cloned());
         Buried { confirmed: letters.iter().map(|letter| letter.id).collect(), failed: None }
     }
+
+    async fn close(&self) {}
 }
 
 /// A worker without a broker: events are handed in, and time is moved, by the case.
@@ -228,7 +233,7 @@ impl Bench {
         self.catalogue.refresh().await.unwrap();
         let (_switch, stop) = StopSwitch::new();
         loop {
-            let lines = self.dispatch.claim_due(8).await;
+            let lines = self.dispatch.claim_due(8, 8, self.clock.now()).await;
             if lines.is_empty() {
                 break;
             }

@@ -24,6 +24,7 @@ use super::egress::EgressDenied;
 use super::limits::Limits;
 use super::redact::Redactor;
 use crate::domain::pacing::LimitHint;
+use crate::domain::patience::Patience;
 use crate::ports::{Answer, AnswerClass};
 
 /// The longest part of a server's own words that is kept, in characters.
@@ -144,11 +145,13 @@ pub struct Silence<'a> {
     pub timeout: Duration,
 }
 
-/// Classifies a call that ended without an answer.
+/// Why `error` came before any connection, where `egress` is the reason.
+pub fn denial(error: &reqwest::Error) -> Option<&EgressDenied> {
+    find(error)
+}
+
+/// Classifies a call that ended without an answer, and not by a [`denial`].
 pub fn classify_failure(error: &reqwest::Error, silence: Silence<'_>, redactor: &Redactor<'_>) -> Answer {
-    if let Some(denied) = find::<EgressDenied>(error) {
-        return denied_answer(denied);
-    }
     let host = silence.host;
     let cause = redactor.clean(&innermost(error), LONGEST_QUOTE);
     let detail = if let Some(tls) = find::<rustls::Error>(error) {
@@ -170,9 +173,14 @@ pub fn classify_failure(error: &reqwest::Error, silence: Silence<'_>, redactor: 
     unanswered(AnswerClass::Unavailable, detail)
 }
 
-/// The answer for an address that may not be reached.
-pub fn denied_answer(denied: &EgressDenied) -> Answer {
-    unanswered(AnswerClass::Broken, denied.to_string())
+/// The answer for an address that may not be reached. A name may lead elsewhere soon; what the URL itself says
+/// stays as it is.
+pub fn denied_answer(denied: &EgressDenied, patience: &mut Patience, now: Timestamp) -> Answer {
+    let class = match denied.name() {
+        Some(host) => patience.forbidden(host, now),
+        None => AnswerClass::Broken,
+    };
+    unanswered(class, denied.to_string())
 }
 
 /// An answer with no status and no headers.

@@ -106,6 +106,32 @@ fn a_redirect_names_where_it_leads_but_not_the_token() {
     assert!(classify(302, &headers, b"").detail.ends_with("set the room URL that is valid now"));
 }
 
+#[test]
+fn a_name_that_leads_to_a_forbidden_address_is_tried_again_for_a_while_and_what_the_url_says_is_not() {
+    let address = "10.0.0.5".parse().unwrap();
+    let host = || String::from("chat.example");
+    let mut patience = Patience::default();
+    let mut class = |denied: &EgressDenied, at: i64| {
+        let answer =
+            denied_answer(denied, &mut patience, Timestamp::from_second(1_764_000_000 + at).unwrap());
+        assert!(answer.detail.contains("egress.allow"), "{}", answer.detail);
+        answer.class
+    };
+    for denied in [
+        EgressDenied::Private { host: host() },
+        EgressDenied::PlainHttp { host: host() },
+        EgressDenied::OtherPort { host: host(), port: 1 },
+        EgressDenied::Resolved { host: String::from("a.localhost"), address },
+    ] {
+        assert_eq!(class(&denied, 0), AnswerClass::Broken, "{denied}");
+    }
+    let resolved = EgressDenied::Resolved { host: host(), address };
+    let plain = EgressDenied::PlainResolved { host: host(), address };
+    assert_eq!(class(&resolved, 0), AnswerClass::Unavailable);
+    assert_eq!(class(&plain, 599), AnswerClass::Unavailable);
+    assert_eq!(class(&resolved, 600), AnswerClass::Broken, "it has not changed for ten minutes");
+}
+
 proptest! {
     /// Whatever the server sends: no panic, no token, one bounded line.
     #[test]

@@ -5,7 +5,7 @@
 //! and is never in an error, a detail, a log line or a `Debug` text; `tests/it/hipchat.rs` proves it over
 //! all kinds of failure.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,12 +14,13 @@ use reqwest::{Client, Response};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::classify::{Reply, Silence, classify_failure, classify_reply, denied_answer};
+use super::classify::{Reply, Silence, classify_failure, classify_reply, denial, denied_answer};
 use super::egress::Egress;
 use super::redact::Redactor;
 use super::setup::{Clients, HipchatError, HipchatOptions, TokenIn};
 use super::wire;
 use crate::domain::message::{Color, RoomMessage};
+use crate::domain::patience::Patience;
 use crate::ports::{Answer, Clock, RoomGateway, RoomTarget};
 
 /// How long the body of a good answer is waited for. Nothing in it matters; reading it to its end only
@@ -33,6 +34,8 @@ pub struct HipchatGateway {
     egress: Arc<Egress>,
     clock: Arc<dyn Clock>,
     options: HipchatOptions,
+    /// With names that lead to forbidden addresses.
+    patience: Mutex<Patience>,
 }
 
 impl HipchatGateway {
@@ -40,7 +43,7 @@ impl HipchatGateway {
     pub fn new(options: HipchatOptions, egress: Egress, clock: Arc<dyn Clock>) -> Result<Self, HipchatError> {
         let egress = Arc::new(egress);
         let Clients { https, http } = Clients::build(&options, &egress)?;
-        Ok(Self { https, http, egress, clock, options })
+        Ok(Self { https, http, egress, clock, options, patience: Mutex::default() })
     }
 
     /// Asks the room's server whether the token may post, with `auth_test=true`: nothing is posted. An
@@ -66,7 +69,7 @@ impl HipchatGateway {
 
     async fn call(&self, target: &RoomTarget, mut url: Url, body: Vec<u8>) -> Answer {
         if let Err(denied) = self.egress.check(&url) {
-            return denied_answer(&denied);
+            return denied_answer(&denied, &mut self.patience(), self.clock.now());
         }
         let redactor = Redactor::new(&target.token);
         let silence = Silence {
@@ -85,9 +88,20 @@ impl HipchatGateway {
             request = request.header(AUTHORIZATION, bearer);
         }
         match request.send().await {
-            Ok(response) => self.read(response, &redactor).await,
-            Err(error) => classify_failure(&error.without_url(), silence, &redactor),
+            Ok(response) => {
+                self.patience().reached(target.endpoint.host_str().unwrap_or_default());
+                self.read(response, &redactor).await
+            }
+            Err(error) => match denial(&error) {
+                Some(denied) => denied_answer(denied, &mut self.patience(), self.clock.now()),
+                None => classify_failure(&error.without_url(), silence, &redactor),
+            },
         }
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        // No step of it leaves it half changed.
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self, mut response: Response, redactor: &Redactor<'_>) -> Answer {

@@ -72,6 +72,23 @@ pub enum EgressDenied {
     OtherPort { host: String, port: u16 },
 }
 
+impl EgressDenied {
+    /// The name that led to a forbidden address, unless it is one of this machine: those lead nowhere else.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Resolved { host, .. } | Self::PlainResolved { host, .. } => {
+                Some(host.as_str()).filter(|host| !is_local(host))
+            }
+            Self::PlainHttp { .. } | Self::Private { .. } | Self::OtherPort { .. } => None,
+        }
+    }
+}
+
+/// Whether a name, in lower case, is this machine's own.
+fn is_local(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 impl Egress {
     /// Reads the entries of `egress.allow`: host names, addresses, networks (`10.0.0.0/8`), and names or
     /// addresses with a port. A host that is listed with ports only may be reached at those ports only.
@@ -151,12 +168,11 @@ impl Egress {
             (Some(Ports::Only(_)), port) => return Err(EgressDenied::OtherPort { host: text, port }),
             (None, _) => {}
         }
-        let local_name = text == "localhost" || text.ends_with(".localhost");
         let plain = url.scheme() != "https";
         match address {
             Some(address) if !is_public(address) => Err(EgressDenied::Private { host: text }),
             // A name of this machine may still be in an allowed network (127.0.0.0/8).
-            None if local_name && self.networks.is_empty() => Err(EgressDenied::Private { host: text }),
+            None if is_local(&text) && self.networks.is_empty() => Err(EgressDenied::Private { host: text }),
             // A name may turn out to be in an allowed network; the resolver for plain http insists on it.
             None if plain && !self.networks.is_empty() => Ok(()),
             _ if plain => Err(EgressDenied::PlainHttp { host: text }),

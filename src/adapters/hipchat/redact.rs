@@ -1,14 +1,24 @@
 //! Cleans what a server said before people see it: one line, no control characters, no secrets, not long.
 //!
 //! A server may echo what it was sent, token included, in whatever spelling; a proxy's error page often
-//! shows the whole URL.
+//! shows the whole URL. A token that stands there as it is, is cut out; where a piece of it is left in some
+//! other spelling (broken up, percent-encoded, hex, base64), nothing of the text is shown.
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::HashSet;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
 const REDACTED: &str = "[redacted]";
 /// What a token is written after, in lower case. Hides also tokens that are not ours.
 const MARKERS: [&str; 3] = ["auth_token=", "auth_token%3d", "bearer "];
+/// Stands for a text of which no part can be shown.
+const WITHHELD: &str = "[not shown, as it repeats parts of the token]";
+/// Letters and digits of a token that, shown together, give too much of it away. A token with fewer is hidden
+/// only as it stands: its letters are in any text.
+const PIECE: usize = 8;
+/// How often a text may be percent-encoded over.
+const DECODINGS: usize = 3;
 /// A cut-off body may end within our token. Shorter beginnings than this give nothing away.
 const SHORTEST_PREFIX: usize = 4;
 
@@ -27,7 +37,21 @@ impl<'a> Redactor<'a> {
     pub fn clean(&self, text: &str, longest: usize) -> String {
         // The token goes first out of the bare text, then again when characters between its parts are gone.
         let line = one_line(&self.hide(&one_line(text)));
-        shorten(&hide_marked(&self.hide(&line)), longest)
+        let shown = shorten(&hide_marked(&self.hide(&line)), longest);
+        if self.is_in(&shown) { WITHHELD.to_owned() } else { shown }
+    }
+
+    /// Whether a piece of the token is in `text`, whatever stands between its letters and digits.
+    fn is_in(&self, text: &str) -> bool {
+        let pieces = pieces(self.token.expose_secret());
+        let mut text = text.to_owned();
+        for _ in 0..DECODINGS {
+            if folded(text.bytes()).windows(PIECE).any(|window| pieces.contains(window)) {
+                return true;
+            }
+            text = percent_decode_str(&text).decode_utf8_lossy().into_owned();
+        }
+        false
     }
 
     fn hide(&self, text: &str) -> String {
@@ -47,6 +71,33 @@ impl<'a> Redactor<'a> {
         }
         hidden
     }
+}
+
+/// All that is looked for: each run of [`PIECE`] letters and digits of the token, as it is, in hex and in base64.
+fn pieces(token: &str) -> HashSet<Vec<u8>> {
+    if folded(token.bytes()).len() < PIECE {
+        return HashSet::new();
+    }
+    let base64 = (0..3).map(|shift| base64_inside(token.as_bytes(), shift));
+    let spellings = [token.as_bytes().to_vec(), hex::encode(token).into_bytes()].into_iter().chain(base64);
+    let runs = |spelling: Vec<u8>| {
+        let folded = folded(spelling);
+        folded.windows(PIECE).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    spellings.flat_map(runs).collect()
+}
+
+/// Letters in lower case and digits; all else, such as what a text was broken up with, is left out.
+fn folded(bytes: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    bytes.into_iter().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase()).collect()
+}
+
+/// The base64 characters that `bytes` alone decide where `shift` other bytes (modulo 3) come before them.
+fn base64_inside(bytes: &[u8], shift: usize) -> Vec<u8> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bit = |at: usize| usize::from(bytes[at / 8 - shift] >> (7 - at % 8) & 1);
+    let (from, to) = ((8 * shift).div_ceil(6), 8 * (shift + bytes.len()) / 6);
+    (from..to).map(|at| ALPHABET[(6 * at..6 * at + 6).fold(0, |value, at| value << 1 | bit(at))]).collect()
 }
 
 /// Replaces `needle` in any mixture of cases: host names, for one, come back in lower case.
@@ -157,7 +208,75 @@ mod tests {
         assert_eq!(clean("a ?auth_token=x&b=c, d"), "a ?auth_token=[redacted]&b=c, d");
     }
 
+    #[test]
+    fn a_text_with_a_piece_of_the_token_in_another_spelling_is_not_shown() {
+        let every = |between: &str| TOKEN.chars().map(|c| format!("{c}{between}")).collect::<String>();
+        let percent = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect::<String>();
+        // Made by `base64` of the token alone, and behind one and two other bytes (the last in the safe alphabet).
+        let base64 = [
+            "VG9rL2VuK1dpdGg9T2RkJkNoYXJzMDEyMzQ1Njc4OQ==",
+            "eFRvay9lbitXaXRoPU9kZCZDaGFyczAxMjM0NTY3ODk=",
+            "eHhUb2svZW4rV2l0aD1PZGQmQ2hhcnMwMTIzNDU2Nzg5",
+        ];
+        let mut cases = vec![
+            every(" "),
+            every("\n"),
+            every("."),
+            every("\u{7}"),
+            percent(TOKEN),
+            percent(&percent(TOKEN)),
+            percent(&every(" ")),
+            hex::encode(TOKEN),
+            hex::encode_upper(TOKEN),
+            TOKEN[5..20].to_owned(),
+            format!("{} and {}", &TOKEN[..9], &TOKEN[9..]),
+        ];
+        cases.extend(base64.iter().map(|text| (*text).to_owned()));
+        cases.extend(base64.iter().map(|text| text[8..].replace('/', "_")));
+        for text in cases {
+            assert_eq!(clean(&format!("you sent {text}, which is wrong")), WITHHELD, "{text}");
+        }
+        for text in ["you sent too much", "token expired 0123456", "req 4f2d9a1b-77e0-4c1e-9b1e-0a8f3d2c1b0a"]
+        {
+            assert_eq!(clean(text), text);
+        }
+    }
+
+    #[test]
+    fn a_short_token_is_hidden_as_it_stands_and_withholds_nothing_else() {
+        let redactor = Redactor { token: &SecretString::from("t-one") };
+        assert_eq!(redactor.clean("t-one is a milestone", 200), "[redacted] is a milestone");
+    }
+
     proptest! {
+        /// Whatever is put between the characters of the token, and however it is encoded over.
+        #[test]
+        fn no_spelling_lets_a_piece_of_the_token_through(
+            token in "[a-zA-Z0-9]{40}",
+            between in proptest::collection::vec("[ \\n\\t\\x00-\\x1f%;,.-]{0,2}", 40),
+            before in "[ -~]{0,40}",
+            spelling in 0usize..4,
+        ) {
+            let broken: String = token.chars().zip(&between).map(|(c, b)| format!("{c}{b}")).collect();
+            let text = match spelling {
+                0 => broken.clone(),
+                1 => broken.bytes().map(|b| format!("%{b:02X}")).collect(),
+                2 => hex::encode(&token),
+                _ => String::from_utf8(base64_inside(token.as_bytes(), 0)).unwrap(),
+            };
+            let secret = SecretString::from(token.clone());
+            let shown = Redactor::new(&secret).clean(&format!("{before}{text}"), 200);
+            let seen = folded(percent_decode_str(&shown).decode_utf8_lossy().bytes());
+            let token = folded(token.bytes());
+            for piece in token.windows(PIECE) {
+                prop_assert!(!seen.windows(PIECE).any(|window| window == piece), "{}", shown);
+            }
+            if spelling > 1 {
+                prop_assert!(shown.len() < 40 + text.len(), "{}", shown);
+                prop_assert!(!shown.contains(&text[..PIECE * 2]), "{}", shown);
+            }
+        }
+
         #[test]
         fn no_text_lets_the_token_through(before in ".{0,80}", after in ".{0,80}", cut in 0usize..200) {
             let text: String = format!("{before}{TOKEN}{after}").chars().take(cut).collect();

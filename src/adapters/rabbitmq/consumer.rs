@@ -131,3 +131,64 @@ impl Sessions {
         Ok(wait)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session that is had and then lives for so long; how long the next is waited for.
+    async fn live(sessions: &mut Sessions, life: Duration) -> Duration {
+        sessions.opened("amqp://broker");
+        tokio::time::advance(life).await;
+        sessions.lost("it ended")
+    }
+
+    /// The longest that the first wait may be, and the shortest that the longest may be, with their jitter.
+    const HURRY: Duration = Duration::from_millis(131);
+    const PATIENCE: Duration = Duration::from_millis(3_400);
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_end_soon_are_waited_for_longer_and_longer_until_one_lasts() {
+        let mut sessions = Sessions::new();
+        let almost = STEADY - Duration::from_millis(1);
+        assert!(live(&mut sessions, Duration::ZERO).await <= HURRY);
+        for _ in 0..20 {
+            live(&mut sessions, almost).await;
+        }
+        assert!(live(&mut sessions, almost).await >= PATIENCE);
+        assert!(live(&mut sessions, STEADY).await <= HURRY, "whatever ended it was something new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_after_a_steady_session_begins_with_short_waits() {
+        let mut sessions = Sessions::new();
+        let refused = |sessions: &mut Sessions| sessions.refused(BrokerError::Unavailable("gone".into()));
+        for _ in 0..20 {
+            refused(&mut sessions).unwrap();
+        }
+        assert!(refused(&mut sessions).unwrap() >= PATIENCE);
+        assert!(live(&mut sessions, STEADY).await <= HURRY);
+        assert!(refused(&mut sessions).unwrap() <= 2 * HURRY, "the second of the outage");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_told_at_its_begin_and_then_now_and_again() {
+        let mut sessions = Sessions::new();
+        for untold in [0, 1, 2] {
+            sessions.refused(BrokerError::Unavailable("gone".into())).unwrap();
+            assert_eq!(sessions.untold, untold);
+        }
+        tokio::time::advance(TELL_AGAIN).await;
+        sessions.refused(BrokerError::Unavailable("gone".into())).unwrap();
+        assert_eq!(sessions.untold, 0, "told, with how often it was not");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_misconfigured_ends_the_start_and_later_only_slows_down() {
+        let misconfigured = || BrokerError::Misconfigured("another queue stands there".into());
+        let mut sessions = Sessions::new();
+        assert!(sessions.refused(misconfigured()).is_err());
+        live(&mut sessions, STEADY).await;
+        assert_eq!(sessions.refused(misconfigured()).unwrap(), MISCONFIGURED);
+    }
+}

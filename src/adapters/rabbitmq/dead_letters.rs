@@ -19,10 +19,11 @@ use tokio::time::Instant;
 
 use super::letter::{FullLetter, LetterFilter, LetterSummary};
 use super::options::BrokerOptions;
-use super::press::{Press, Sheet, Verdict};
+use super::press::{Press, Publication, Sheet};
 use super::session::count;
 use super::topology::short;
 use super::{link, wire};
+use crate::domain::headers;
 use crate::ports::BrokerError;
 
 /// Letters with their bodies that are held here at once.
@@ -210,13 +211,13 @@ impl DeadLetters {
                 body: &letter.data,
             });
         }
-        let verdicts = press.print(&sheets).await.all()?;
-        if verdicts.contains(&Verdict::Unroutable) {
+        let publications = press.print(&sheets).await.all()?;
+        if publications.contains(&Publication::Unroutable) {
             return Err(BrokerError::Misconfigured(format!(
                 "queue '{queue}' is not there, so no letter was put back; start the worker once, which declares it"
             )));
         }
-        if verdicts.contains(&Verdict::Refused) {
+        if publications.contains(&Publication::Refused) {
             return Err(BrokerError::Unavailable(format!(
                 "RabbitMQ could not store all letters in queue '{queue}'; none of them was removed from the \
                  dead-letter queue, try again"
@@ -239,8 +240,8 @@ fn replayed(letter: &Delivery) -> BasicProperties {
     }
     let (exchange, routing_key) =
         wire::origin(own.headers().as_ref(), letter.exchange.as_str(), letter.routing_key.as_str());
-    wire::set(&mut headers, wire::ORIGINAL_EXCHANGE, &exchange);
-    wire::set(&mut headers, wire::ORIGINAL_ROUTING_KEY, &routing_key);
+    wire::set(&mut headers, headers::ORIGINAL_EXCHANGE, &exchange);
+    wire::set(&mut headers, headers::ORIGINAL_ROUTING_KEY, &routing_key);
     let mut properties =
         BasicProperties::default().with_delivery_mode(wire::PERSISTENT).with_headers(headers);
     if let Some(id) = own.message_id() {

@@ -22,6 +22,23 @@ pub enum SessionState {
     Stopped,
 }
 
+impl SessionState {
+    /// All words of [`Self::as_str`].
+    pub const WORDS: [&'static str; 5] = ["connecting", "consuming", "standing-by", "blocked", "stopped"];
+
+    /// One word for it.
+    pub fn as_str(&self) -> &'static str {
+        let [connecting, consuming, standing_by, blocked, stopped] = Self::WORDS;
+        match self {
+            Self::Connecting { .. } => connecting,
+            Self::Consuming => consuming,
+            Self::StandingBy => standing_by,
+            Self::Blocked { .. } => blocked,
+            Self::Stopped => stopped,
+        }
+    }
+}
+
 /// Shared between the session, which writes it, and whoever asks.
 #[derive(Debug)]
 pub struct BrokerHealth {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::wire::{self, Death};
 use crate::domain::envelope::Envelope;
+use crate::domain::headers;
 use crate::domain::reason::DeadLetterReason;
 
 /// Foreign headers may be long, and summaries of all letters are held at once.
@@ -79,9 +80,9 @@ impl LetterSummary {
         };
         let time = |name: &str| text(name).and_then(|text| text.parse().ok());
         let last_death = wire::deaths(headers).and_then(|deaths| deaths.into_iter().next());
-        let ours = text("x-dead-letter-reason").and_then(|text| DeadLetterReason::from_text(&text));
+        let ours = text(headers::DEAD_LETTER_REASON).and_then(|text| DeadLetterReason::from_text(&text));
         let detail = match (ours, &last_death) {
-            (Some(_), _) => text("x-dead-letter-detail").unwrap_or_default(),
+            (Some(_), _) => text(headers::DEAD_LETTER_DETAIL).unwrap_or_default(),
             (None, Some(death)) => sentence(death),
             (None, None) => "put here by something else than a worker; it says no reason".into(),
         };
@@ -89,15 +90,15 @@ impl LetterSummary {
             wire::origin(Some(headers), delivery.exchange.as_str(), delivery.routing_key.as_str());
         let message_id = delivery.properties.message_id().as_ref().map(ToString::to_string);
         Self {
-            id: text(wire::LETTER_ID).unwrap_or_else(|| fingerprint(delivery, headers)),
+            id: text(headers::LETTER_ID).unwrap_or_else(|| fingerprint(delivery, headers)),
             reason: ours.unwrap_or(DeadLetterReason::WorkerFault),
             detail,
-            event_id: text("x-event-id").or(message_id),
-            integration_id: text("x-integration-id"),
-            attempts: text("x-attempts").and_then(|text| text.parse().ok()),
-            last_status: text("x-last-status").and_then(|text| text.parse().ok()),
-            first_attempt_at: time("x-first-attempt-at"),
-            dead_lettered_at: time("x-dead-lettered-at").or(last_death.and_then(|death| death.at)),
+            event_id: text(headers::EVENT_ID).or(message_id),
+            integration_id: text(headers::INTEGRATION_ID),
+            attempts: text(headers::ATTEMPTS).and_then(|text| text.parse().ok()),
+            last_status: text(headers::LAST_STATUS).and_then(|text| text.parse().ok()),
+            first_attempt_at: time(headers::FIRST_ATTEMPT_AT),
+            dead_lettered_at: time(headers::DEAD_LETTERED_AT).or(last_death.and_then(|death| death.at)),
             exchange,
             routing_key,
             body_size: delivery.data.len(),

@@ -6,17 +6,16 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::options::BrokerOptions;
-use super::press::{Press, Printed, Sheet, Verdict};
+use super::press::{Press, Printed, Publication, Sheet};
 use super::topology::short;
 use super::{link, topology, wire};
+use crate::domain::headers;
 use crate::ports::{BrokerError, Buried, Letter, LetterBox};
 
 /// What a header of ours may hold: headers share one frame, and a person reads them.
 const HEADER_BYTES: usize = 1024;
 /// Room in the frame for our own headers and AMQP's framing.
 const RESERVED_BYTES: usize = 16 << 10;
-/// Tells that headers of the event did not fit beside ours, and which.
-const HEADERS_DROPPED: &str = "x-headers-dropped";
 
 /// Puts letters into the dead-letter queue by a connection of its own, opened when it is first needed: a
 /// connection that publishes may be blocked by the broker, and one that consumes must not be.
@@ -29,13 +28,6 @@ impl RabbitLetterBox {
     /// Connects to nothing yet.
     pub fn new(options: BrokerOptions) -> Self {
         Self { options, press: Mutex::new(None) }
-    }
-
-    /// Gives the connection back.
-    pub async fn close(&self) {
-        if let Some(press) = self.press.lock().await.take() {
-            press.close().await;
-        }
     }
 
     async fn open(&self) -> Result<Press, BrokerError> {
@@ -66,21 +58,21 @@ impl RabbitLetterBox {
                 body: &envelope.body,
             });
         }
-        let Printed { verdicts, failed } = press.print(&sheets).await;
-        let is_confirmed = |(_, verdict): &(_, &Verdict)| **verdict == Verdict::Confirmed;
+        let Printed { publications, failed } = press.print(&sheets).await;
+        let is_confirmed = |(_, publication): &(_, &Publication)| **publication == Publication::Confirmed;
         let confirmed =
-            letters.iter().zip(&verdicts).filter(is_confirmed).map(|(letter, _)| letter.id).collect();
-        Buried { confirmed, failed: failed.or_else(|| self.refusal(&verdicts)) }
+            letters.iter().zip(&publications).filter(is_confirmed).map(|(letter, _)| letter.id).collect();
+        Buried { confirmed, failed: failed.or_else(|| self.refusal(&publications)) }
     }
 
     /// What is wrong where the broker answered, but did not take all.
-    fn refusal(&self, verdicts: &[Verdict]) -> Option<BrokerError> {
-        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
-        match (count(Verdict::Unroutable), count(Verdict::Refused)) {
+    fn refusal(&self, publications: &[Publication]) -> Option<BrokerError> {
+        let count = |publication| publications.iter().filter(|v| **v == publication).count();
+        match (count(Publication::Unroutable), count(Publication::Refused)) {
             (0, 0) => None,
             (0, refused) => Some(BrokerError::Unavailable(format!(
                 "RabbitMQ could not store {refused} of {} dead letters; look for alarms on the broker",
-                verdicts.len()
+                publications.len()
             ))),
             (_, _) => Some(BrokerError::Unavailable(format!(
                 "exchange '{}' leads to no queue; it is declared anew",
@@ -122,21 +114,27 @@ impl LetterBox for RabbitLetterBox {
         }
         buried
     }
+
+    async fn close(&self) {
+        if let Some(press) = self.press.lock().await.take() {
+            press.close().await;
+        }
+    }
 }
 
 /// Whether a header tells of an earlier burial and must not stand beside the newest, or is for the broker.
 fn stays_behind(name: &str) -> bool {
     const OURS: [&str; 8] = [
-        "x-event-id",
-        "x-integration-id",
-        "x-attempts",
-        "x-last-status",
-        "x-first-attempt-at",
-        wire::ORIGINAL_EXCHANGE,
-        wire::ORIGINAL_ROUTING_KEY,
-        wire::LETTER_ID,
+        headers::EVENT_ID,
+        headers::INTEGRATION_ID,
+        headers::ATTEMPTS,
+        headers::LAST_STATUS,
+        headers::FIRST_ATTEMPT_AT,
+        headers::ORIGINAL_EXCHANGE,
+        headers::ORIGINAL_ROUTING_KEY,
+        headers::LETTER_ID,
     ];
-    const FAMILIES: [&str; 2] = ["x-dead-letter", HEADERS_DROPPED];
+    const FAMILIES: [&str; 2] = [headers::DEAD_LETTER, headers::HEADERS_DROPPED];
     wire::is_of_routing(name)
         || wire::is_of_a_death(name)
         || OURS.contains(&name)
@@ -161,18 +159,18 @@ fn headers(letter: &Letter, frame_max: usize) -> FieldTable {
             wire::set(&mut headers, name, wire::cut(value, HEADER_BYTES));
         }
     };
-    set(HEADERS_DROPPED, (!dropped.is_empty()).then(|| dropped.join(", ")).as_deref());
-    set("x-dead-letter-reason", Some(letter.reason.as_str()));
-    set("x-dead-letter-detail", Some(&letter.detail));
-    set("x-event-id", letter.event.as_ref().map(|id| id.as_str()));
-    set("x-integration-id", letter.integration.as_ref().map(|id| id.as_str()));
-    set("x-attempts", Some(&letter.attempts.to_string()));
-    set("x-last-status", letter.last_status.map(|status| status.to_string()).as_deref());
-    set("x-first-attempt-at", letter.first_attempt_at.map(|at| at.to_string()).as_deref());
-    set("x-dead-lettered-at", Some(&letter.at.to_string()));
-    set(wire::ORIGINAL_EXCHANGE, Some(&envelope.exchange));
-    set(wire::ORIGINAL_ROUTING_KEY, Some(&envelope.routing_key));
-    set(wire::LETTER_ID, Some(&letter_id(letter)));
+    set(headers::HEADERS_DROPPED, (!dropped.is_empty()).then(|| dropped.join(", ")).as_deref());
+    set(headers::DEAD_LETTER_REASON, Some(letter.reason.as_str()));
+    set(headers::DEAD_LETTER_DETAIL, Some(&letter.detail));
+    set(headers::EVENT_ID, letter.event.as_ref().map(|id| id.as_str()));
+    set(headers::INTEGRATION_ID, letter.integration.as_ref().map(|id| id.as_str()));
+    set(headers::ATTEMPTS, Some(&letter.attempts.to_string()));
+    set(headers::LAST_STATUS, letter.last_status.map(|status| status.to_string()).as_deref());
+    set(headers::FIRST_ATTEMPT_AT, letter.first_attempt_at.map(|at| at.to_string()).as_deref());
+    set(headers::DEAD_LETTERED_AT, Some(&letter.at.to_string()));
+    set(headers::ORIGINAL_EXCHANGE, Some(&envelope.exchange));
+    set(headers::ORIGINAL_ROUTING_KEY, Some(&envelope.routing_key));
+    set(headers::LETTER_ID, Some(&letter_id(letter)));
     headers
 }
 

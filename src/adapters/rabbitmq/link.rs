@@ -24,7 +24,7 @@ pub(super) async fn open(
     address: &Address,
     role: &str,
 ) -> Result<Connection, BrokerError> {
-    let name = format!("hipchat-notifier {} {role}", options.name);
+    let name = format!("hipchat-notifier {role}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let tls = address.is_tls().then(|| tls::client(options.authorities_pem.as_deref())).transpose();
     let tls = tls.map_err(|fault| BrokerError::Misconfigured(format!("amqp.ca_file: {fault}")))?;

@@ -27,18 +27,19 @@ mod wire;
 
 pub use consumer::consume;
 pub use dead_letters::DeadLetters;
-pub use health::BrokerHealth;
+pub use health::{BrokerHealth, SessionState};
 pub use letter::{LetterFilter, LetterSummary};
 pub use letters::RabbitLetterBox;
 pub use options::{Address, BrokerOptions};
-pub use publisher::{Publication, Publisher};
+pub use press::Publication;
+pub use publisher::Publisher;
 pub use topology::Topology;
 
 use crate::ports::BrokerError;
 
 /// What `check` finds on the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct Figures {
     /// Events ready in the work queue.
     pub events: u32,
     /// Workers that consume it or stand by.
@@ -48,14 +49,14 @@ pub struct Standing {
 }
 
 /// Connects, declares the topology (what stands is left as it is) and counts what waits.
-pub async fn check(options: &BrokerOptions) -> Result<Standing, BrokerError> {
+pub async fn check(options: &BrokerOptions) -> Result<Figures, BrokerError> {
     let connection = link::open_any(options, "check").await?;
     let found = async {
         topology::declare(&connection, &options.topology).await?;
         let channel = link::channel(&connection).await?;
         let work = session::count(&channel, &options.topology.queue).await?;
         let letters = session::count(&channel, &options.topology.dead_letters).await?;
-        Ok(Standing { events: work.messages, workers: work.consumers, letters: letters.messages })
+        Ok(Figures { events: work.messages, workers: work.consumers, letters: letters.messages })
     }
     .await;
     link::close(&connection).await;

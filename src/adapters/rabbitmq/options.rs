@@ -21,8 +21,6 @@ pub struct BrokerOptions {
     pub prefetch: u16,
     /// How many events at most are taken in at once.
     pub batch: usize,
-    /// What the broker's own pages call the connections, after the program's name.
-    pub name: String,
     /// PEM of authorities to trust for `amqps` beside the system's.
     pub authorities_pem: Option<String>,
 }
@@ -30,14 +28,7 @@ pub struct BrokerOptions {
 impl BrokerOptions {
     /// The contract's names and the measured defaults, on these addresses.
     pub fn new(addresses: Vec<Address>) -> Self {
-        Self {
-            addresses,
-            topology: Topology::default(),
-            prefetch: 512,
-            batch: 256,
-            name: "worker".into(),
-            authorities_pem: None,
-        }
+        Self { addresses, topology: Topology::default(), prefetch: 512, batch: 256, authorities_pem: None }
     }
 }
 

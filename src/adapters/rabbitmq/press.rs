@@ -30,14 +30,14 @@ pub(super) struct Sheet<'a> {
     pub body: &'a [u8],
 }
 
-/// What the broker did with a message.
+/// What became of one published message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is in a queue, durably.
+pub enum Publication {
+    /// A queue has it, durably.
     Confirmed,
-    /// No queue takes that routing key.
+    /// No queue is bound for its routing key: nobody will ever see it.
     Unroutable,
-    /// The broker could not store it.
+    /// The broker could not store it; try again.
     Refused,
 }
 
@@ -45,15 +45,15 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Printed {
     /// In the order of the sheets, up to those of which nothing is known.
-    pub verdicts: Vec<Verdict>,
+    pub publications: Vec<Publication>,
     /// Why nothing is known of the others; `None` if there are none.
     pub failed: Option<BrokerError>,
 }
 
 impl Printed {
-    /// The verdicts of all, or the error.
-    pub fn all(self) -> Result<Vec<Verdict>, BrokerError> {
-        self.failed.map_or(Ok(self.verdicts), Err)
+    /// The publications of all, or the error.
+    pub fn all(self) -> Result<Vec<Publication>, BrokerError> {
+        self.failed.map_or(Ok(self.publications), Err)
     }
 }
 
@@ -89,20 +89,20 @@ impl Press {
     /// to be used again. A window of which not all confirms came counts as unknown as a whole: a returned message
     /// among it may not have been told yet.
     pub async fn print(&self, sheets: &[Sheet<'_>]) -> Printed {
-        let mut verdicts = Vec::with_capacity(sheets.len());
+        let mut publications = Vec::with_capacity(sheets.len());
         let mut rest = sheets;
         while !rest.is_empty() {
             let (window, later) = rest.split_at(window(rest));
             match self.round(window).await {
-                Ok(answers) => verdicts.extend(answers),
-                Err(error) => return Printed { verdicts, failed: Some(error) },
+                Ok(answers) => publications.extend(answers),
+                Err(error) => return Printed { publications, failed: Some(error) },
             }
             rest = later;
         }
-        Printed { verdicts, failed: None }
+        Printed { publications, failed: None }
     }
 
-    async fn round(&self, sheets: &[Sheet<'_>]) -> Result<Vec<Verdict>, BrokerError> {
+    async fn round(&self, sheets: &[Sheet<'_>]) -> Result<Vec<Publication>, BrokerError> {
         let doing = "publishing";
         let work = async {
             let mut confirms = Vec::with_capacity(sheets.len());
@@ -143,21 +143,21 @@ fn window(sheets: &[Sheet<'_>]) -> usize {
 }
 
 /// Routing depends on exchange and routing key alone, so a returned message speaks for all sent to that place.
-fn judge(sheets: &[Sheet<'_>], answers: Vec<Confirmation>) -> Vec<Verdict> {
+fn judge(sheets: &[Sheet<'_>], answers: Vec<Confirmation>) -> Vec<Publication> {
     let refused: Vec<bool> = answers.iter().map(|answer| !answer.is_ack()).collect();
     let returned: HashSet<(ShortString, ShortString)> = answers
         .into_iter()
         .filter_map(Confirmation::take_message)
         .map(|message| (message.delivery.exchange.clone(), message.delivery.routing_key.clone()))
         .collect();
-    let verdict = |(sheet, refused): (&Sheet<'_>, bool)| {
+    let publication = |(sheet, refused): (&Sheet<'_>, bool)| {
         if refused {
-            Verdict::Refused
+            Publication::Refused
         } else if returned.contains(&(sheet.exchange.clone(), sheet.routing_key.clone())) {
-            Verdict::Unroutable
+            Publication::Unroutable
         } else {
-            Verdict::Confirmed
+            Publication::Confirmed
         }
     };
-    sheets.iter().zip(refused).map(verdict).collect()
+    sheets.iter().zip(refused).map(publication).collect()
 }

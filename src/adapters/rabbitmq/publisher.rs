@@ -3,22 +3,11 @@
 use lapin::types::FieldTable;
 
 use super::options::BrokerOptions;
-use super::press::{Press, Sheet, Verdict};
+use super::press::{Press, Publication, Sheet};
 use super::topology::short;
 use super::{link, topology, wire};
 use crate::domain::envelope::Envelope;
 use crate::ports::BrokerError;
-
-/// What became of one published event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publication {
-    /// A queue has it, durably.
-    Confirmed,
-    /// No queue is bound for its routing key: nobody will ever see it.
-    Unroutable,
-    /// The broker could not store it; try again.
-    Refused,
-}
 
 /// A connection for publishing events.
 pub struct Publisher {
@@ -57,12 +46,7 @@ impl Publisher {
                 body: &event.body,
             });
         }
-        let publication = |verdict| match verdict {
-            Verdict::Confirmed => Publication::Confirmed,
-            Verdict::Unroutable => Publication::Unroutable,
-            Verdict::Refused => Publication::Refused,
-        };
-        Ok(self.press.print(&sheets).await.all()?.into_iter().map(publication).collect())
+        self.press.print(&sheets).await.all()
     }
 
     /// Ends the connection.

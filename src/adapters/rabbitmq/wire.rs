@@ -9,10 +9,8 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::domain::envelope::Envelope;
+use crate::domain::headers;
 
-pub(super) const ORIGINAL_EXCHANGE: &str = "x-original-exchange";
-pub(super) const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
-pub(super) const LETTER_ID: &str = "x-letter-id";
 /// Where the broker tells why it dead-lettered a message.
 const DEATHS: &str = "x-death";
 
@@ -43,7 +41,7 @@ pub(super) fn origin(headers: Option<&FieldTable>, exchange: &str, routing_key: 
     let is_place =
         |(exchange, key): &(String, String)| exchange.len() <= SHORT_BYTES && key.len() <= SHORT_BYTES;
     let header = |name| headers.and_then(|headers| headers.inner().get(name)).and_then(as_text);
-    let ours = || header(ORIGINAL_EXCHANGE).zip(header(ORIGINAL_ROUTING_KEY));
+    let ours = || header(headers::ORIGINAL_EXCHANGE).zip(header(headers::ORIGINAL_ROUTING_KEY));
     // Dead-lettered by the broker: its own record tells where from, the oldest death last.
     let brokers = || {
         let death = headers.and_then(deaths)?.pop()?;
@@ -219,10 +217,15 @@ mod tests {
             AMQPValue::FieldTable(table(&[("exchange", long(exchange)), ("routing-keys", keys)]))
         };
         let deaths = AMQPValue::FieldArray(vec![death("", "work"), death("events", "monitor.a.b")].into());
-        let ours = [(ORIGINAL_EXCHANGE, long("events")), (ORIGINAL_ROUTING_KEY, long("monitor.a"))];
+        let ours = [
+            (headers::ORIGINAL_EXCHANGE, long("events")),
+            (headers::ORIGINAL_ROUTING_KEY, long("monitor.a")),
+        ];
         let huge = "k".repeat(256);
-        let no_key = [(ORIGINAL_EXCHANGE, long("events")), (ORIGINAL_ROUTING_KEY, long(&huge))];
-        let no_exchange = [(ORIGINAL_EXCHANGE, long(&huge)), (ORIGINAL_ROUTING_KEY, long("monitor.a"))];
+        let no_key =
+            [(headers::ORIGINAL_EXCHANGE, long("events")), (headers::ORIGINAL_ROUTING_KEY, long(&huge))];
+        let no_exchange =
+            [(headers::ORIGINAL_EXCHANGE, long(&huge)), (headers::ORIGINAL_ROUTING_KEY, long("monitor.a"))];
         let no_death = AMQPValue::FieldArray(vec![death("events", &huge)].into());
         let cases = [
             ("new", table(&[]), ("now", "key")),

@@ -30,15 +30,15 @@ pub enum Now<'a> {
 /// A decision may be a moment older than a change of its integration; the change wins. A dead letter that
 /// was put back is told whatever the state, as long as there is somebody to tell: whoever put it back wants
 /// to see what becomes of it.
-pub fn fate_by_now<'a>(fate: &'a Fate, standing: Option<&Standing>) -> Now<'a> {
+pub fn fate_by_now<'a>(fate: &'a Fate, received_at: Timestamp, standing: Option<&Standing>) -> Now<'a> {
     let (told, deaf) = match fate {
         Fate::Suppress { reason, detail } => return Now::Suppressed(*reason, detail.into()),
         Fate::Tell { story, ready_at, gather } => {
             (Now::Told(story, *ready_at, gather.as_ref()), deaf(standing))
         }
-        Fate::Retell { story, ready_at } => {
+        Fate::Retell { story } => {
             let gone = if standing.is_none() { deaf(None) } else { None };
-            (Now::Told(story, *ready_at, None), gone)
+            (Now::Told(story, received_at, None), gone)
         }
     };
     deaf.map_or(told, |(reason, detail)| Now::Suppressed(reason, detail.into()))

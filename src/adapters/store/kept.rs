@@ -49,7 +49,7 @@ pub struct Difference {
     pub moved: bool,
     /// It is paused and was not.
     pub paused: bool,
-    /// A pause or a suspension ends.
+    /// A pause or a suspension ends, or the room is another: what fails is news to it.
     pub heard_again: bool,
 }
 
@@ -74,7 +74,7 @@ impl Kept {
             url,
             moved,
             paused: new.paused && !self.paused,
-            heard_again: (self.paused || (self.suspended.is_some() && url)) && !new.paused,
+            heard_again: moved || ((self.paused || (self.suspended.is_some() && url)) && !new.paused),
         }))
     }
 

@@ -35,8 +35,8 @@ pub fn throttle(text: &str, integration: &IntegrationId, now: Timestamp) -> Mete
     sane(meter, now)
 }
 
-/// A meter as it can be at `now`. What it counted at a time that has not come counts as spent just now, and no
-/// server's word holds longer than one may.
+/// A meter as it can be at `now`. What it counted or learned at a time that has not come counts as spent or told just
+/// now, and no server's word holds longer than one may.
 fn sane(mut meter: Meter, now: Timestamp) -> Meter {
     if meter.slot_ms > 0 {
         let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
@@ -44,6 +44,9 @@ fn sane(mut meter: Meter, now: Timestamp) -> Meter {
         if ahead > 2 {
             meter.newest -= ahead;
         }
+    }
+    if let Some(learned) = &mut meter.learned {
+        learned.at = learned.at.min(now);
     }
     meter.blocked_until = meter.blocked_until.map(|until| until.min(later(now, LONGEST_SERVER_WAIT)));
     meter

@@ -16,6 +16,9 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// How many calls each of the claimed rooms needs, by token.
 pub type Needs = Vec<(RoomKey, HashMap<TokenKey, u32>)>;
 
+/// What a room may spend, by token.
+pub type Grants = HashMap<TokenKey, TokenGrant>;
+
 /// Calls that a line would need of each token if each notification were told alone; but no more than the room
 /// may be told. `wanted` counts notifications by token.
 pub fn needs(wanted: impl IntoIterator<Item = (TokenKey, u32)>, room_left: u32) -> HashMap<TokenKey, u32> {
@@ -34,18 +37,19 @@ pub fn named(needs: &Needs) -> BTreeSet<TokenKey> {
     needs.iter().flat_map(|(_, by_token)| by_token.keys().cloned()).collect()
 }
 
-/// What each of the rooms gets. Rooms share evenly what there is; `purses` has one for each token needed.
+/// What each of the rooms gets. Rooms share evenly what there is; where it does not come out even, the first get
+/// more. `purses` has one for each token needed.
 pub fn share(
     needs: &Needs,
     mut purses: HashMap<TokenKey, Purse>,
     now: Timestamp,
-) -> Vec<HashMap<TokenKey, TokenGrant>> {
+) -> HashMap<RoomKey, Grants> {
     let mut sharing: HashMap<&TokenKey, u32> = HashMap::new();
     for token in needs.iter().flat_map(|(_, by_token)| by_token.keys()) {
         *sharing.entry(token).or_default() += 1;
     }
-    let mut taken: Vec<HashMap<&TokenKey, u32>> = Vec::with_capacity(needs.len());
-    for (_, by_token) in needs {
+    let mut taken: Vec<(&RoomKey, HashMap<&TokenKey, u32>)> = Vec::with_capacity(needs.len());
+    for (room, by_token) in needs {
         let mut granted = HashMap::new();
         for (token, needed) in by_token {
             let (Some(purse), Some(rooms)) = (purses.get_mut(token), sharing.get_mut(token)) else {
@@ -54,14 +58,17 @@ pub fn share(
             granted.insert(token, purse.take(*needed, *rooms));
             *rooms -= 1;
         }
-        taken.push(granted);
+        taken.push((room, granted));
     }
     // Only now is it known what is left for later.
     let grant = |(token, calls): (&TokenKey, u32)| {
         let opens_at = purses.get(token)?.opens_at(now);
         Some((token.clone(), TokenGrant { calls, opens_at }))
     };
-    taken.into_iter().map(|granted| granted.into_iter().filter_map(grant).collect()).collect()
+    let granted = |(room, granted): (&RoomKey, HashMap<&TokenKey, u32>)| {
+        (room.clone(), granted.into_iter().filter_map(grant).collect())
+    };
+    taken.into_iter().map(granted).collect()
 }
 
 /// What one token has left for the rooms of one batch of claims.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::envelope::Envelope;
-use crate::domain::pacing::Meter;
+use crate::domain::pacing::{Learned, Meter};
 use crate::domain::reason::Belief;
 
 /// A time as it is stored: microseconds since the Unix epoch, as exact as PostgreSQL's own.
@@ -67,13 +67,14 @@ pub fn envelope(properties: &str, body: Vec<u8>) -> Option<Envelope> {
     })
 }
 
-/// A meter as text: `slot_ms;newest;count,count;learned;blocked_until`, empty for an unused one.
+/// A meter as text: `slot_ms;newest;count,count;learned@when;blocked_until`, empty for an unused one.
 pub fn meter_text(meter: &Meter) -> String {
     if *meter == Meter::default() {
         return String::new();
     }
     let counts: Vec<String> = meter.counts.iter().map(u32::to_string).collect();
-    let learned = meter.learned.map_or(String::new(), |n| n.to_string());
+    let learned =
+        meter.learned.map_or(String::new(), |learned| format!("{}@{}", learned.limit, micros(learned.at)));
     let blocked = meter.blocked_until.map_or(String::new(), |at| micros(at).to_string());
     format!("{};{};{};{learned};{blocked}", meter.slot_ms, meter.newest, counts.join(","))
 }
@@ -89,7 +90,7 @@ pub fn meter(text: &str) -> Option<Meter> {
         slot_ms: next()?.parse().ok()?,
         newest: next()?.parse().ok()?,
         counts: parse_list(next()?)?,
-        learned: parse_optional(next()?)?,
+        learned: parse_learned(next()?)?,
         blocked_until: parse_optional(next()?)?.map(time),
     };
     next().is_none().then_some(meter)
@@ -97,6 +98,14 @@ pub fn meter(text: &str) -> Option<Meter> {
 
 fn parse_list(text: &str) -> Option<Vec<u32>> {
     if text.is_empty() { Some(Vec::new()) } else { text.split(',').map(|n| n.parse().ok()).collect() }
+}
+
+fn parse_learned(text: &str) -> Option<Option<Learned>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let (limit, at) = text.split_once('@')?;
+    Some(Some(Learned { limit: limit.parse().ok()?, at: time(at.parse().ok()?) }))
 }
 
 fn parse_optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
@@ -113,9 +122,10 @@ mod tests {
         fn meters_come_back(
             slot_ms in any::<i64>(), newest in any::<i64>(),
             counts in prop::collection::vec(any::<u32>(), 0..22),
-            learned in any::<Option<u32>>(), blocked in any::<Option<i32>>(),
+            learned in any::<Option<(u32, i32)>>(), blocked in any::<Option<i32>>(),
         ) {
             let blocked_until = blocked.map(|s| time(i64::from(s) * 1_000_001));
+            let learned = learned.map(|(limit, s)| Learned { limit, at: time(i64::from(s) * 1_000_001) });
             let one = Meter { slot_ms, newest, counts, learned, blocked_until };
             prop_assert_eq!(meter(&meter_text(&one)), Some(one));
         }

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::domain::reason::Outcome;
+use super::rows::time;
+use crate::domain::reason::{Outcome, SendReason};
+use crate::domain::waits::Whereabouts;
 use crate::ports::StoreError;
 
 /// Its time has not come.
@@ -22,6 +24,26 @@ pub fn waits(state: &str) -> bool {
 /// Whether a notification in this state is in its room already.
 pub fn is_told(state: &str) -> bool {
     state == Outcome::Sent.as_str() || state == Outcome::Digested.as_str()
+}
+
+/// Where a notification is, as far as its own row tells.
+pub enum Where {
+    /// `None`: it has ended.
+    Known(Option<Whereabouts>),
+    /// In its room's line, whose rows tell the rest.
+    InLine,
+}
+
+/// Where a notification in this state is.
+pub fn place(state: &str, reason: &str, ready_at: Option<i64>) -> Where {
+    let until = ready_at.map_or(Timestamp::MIN, time);
+    Where::Known(match state {
+        BURYING => Some(Whereabouts::Outbox),
+        GATHERING if reason == SendReason::Collated.as_str() => Some(Whereabouts::Collation { until }),
+        GATHERING => Some(Whereabouts::Digest { until }),
+        PENDING => return Where::InLine,
+        _ => None,
+    })
 }
 
 /// How a notification ends.

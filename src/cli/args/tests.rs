@@ -33,6 +33,8 @@ fn every_verbs_help_has_an_example_of_itself_that_parses() {
     assert_eq!(all.len(), 1 + 9 + 7 + 4);
     for (name, command) in all {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // The shell's own way to go on in the next line.
+        let help = help.replace(" \\\n    ", " ");
         let call = format!("hipchat-notifier {name}");
         let examples = help.lines().filter(|line| line.starts_with("  "));
         let own =
@@ -115,4 +117,23 @@ fn a_sandboxs_rooms_and_limits() {
         (args.room_limit.to_string(), args.token_limit.to_string()),
         ("30/1m".into(), "500/5m".into())
     );
+}
+
+/// The texts below the options of a verb and of all verbs under it.
+fn texts_below(command: &clap::Command) -> Vec<String> {
+    let own = command.get_after_help().map(ToString::to_string);
+    own.into_iter().chain(command.get_subcommands().flat_map(texts_below)).collect()
+}
+
+#[test]
+fn help_is_broken_by_the_terminal_and_not_before() {
+    let texts = texts_below(&Cli::command());
+    assert!(texts.len() > 15, "{}", texts.len());
+    for text in texts {
+        for (line, next) in text.lines().zip(text.lines().skip(1)) {
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with("  ");
+            assert!(!is_prose(line) || !is_prose(next), "a paragraph is one line: {line}");
+            assert!(is_prose(line) || line.chars().count() <= 80, "an example fits a terminal: {line}");
+        }
+    }
 }

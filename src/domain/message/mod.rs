@@ -20,6 +20,7 @@ mod tests;
 mod text;
 
 pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
+pub use text::count;
 
 use super::event::Subject;
 use super::integration::{Integration, Ping};
@@ -44,16 +45,20 @@ pub struct Style<'a> {
 pub struct Extras {
     /// Older notifications of this room that expired untold.
     pub expired: u32,
+    /// What is told together does not fit into one message; the next one goes on.
+    pub continues: bool,
 }
 
 impl Extras {
     fn line(self) -> Option<Phrase> {
-        let words = match self.expired {
-            0 => return None,
-            1 => "1 older notification was not sent: it waited longer than allowed.".to_owned(),
-            n => format!("{n} older notifications were not sent: they waited longer than allowed."),
+        let continues = self.continues.then(|| "The next message tells more of this.".to_owned());
+        let expired = match self.expired {
+            0 => None,
+            1 => Some("1 older notification was not sent: it waited longer than allowed.".to_owned()),
+            n => Some(format!("{n} older notifications were not sent: they waited longer than allowed.")),
         };
-        Some(Phrase::text(&words).italic())
+        let words: Vec<String> = continues.into_iter().chain(expired).collect();
+        (!words.is_empty()).then(|| Phrase::text(&words.join(" ")).italic())
     }
 }
 
@@ -204,14 +209,12 @@ pub struct Attribute {
     pub url: Option<String>,
 }
 
-/// The coloured pills a card's value can be shown in.
+/// The coloured pills that a card's value is shown in here; HipChat has two more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lozenge {
     Success,
     Error,
     Current,
-    Complete,
-    Moved,
 }
 
 impl Lozenge {
@@ -221,8 +224,6 @@ impl Lozenge {
             Self::Success => "lozenge-success",
             Self::Error => "lozenge-error",
             Self::Current => "lozenge-current",
-            Self::Complete => "lozenge-complete",
-            Self::Moved => "lozenge-moved",
         }
     }
 }

@@ -11,10 +11,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::domain::event::{Activity, Event, FailedTest, MonitorRun, RunMetrics, RunResult};
-use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
-use crate::domain::integration::{
-    ActivityRule, Detail, IntegrationState, Interest, MessageStyle, RunRule, Throttle,
-};
+use crate::domain::ids::{EventId, IntegrationId};
+use crate::domain::integration::{ActivityRule, Detail, Interest, MessageStyle, RunRule};
+use crate::domain::samples;
 use crate::domain::story::Story;
 
 const MONITOR: &str = "https://go.postman.co/monitors/1e6b8957";
@@ -26,15 +25,10 @@ fn at(text: &str) -> Timestamp {
 
 fn integration(detail: Detail, ping: Ping) -> Integration {
     Integration {
-        id: IntegrationId::new("checkout-on-call"),
         name: "Checkout on call".to_owned(),
-        team: None,
         interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::DEFAULT },
-        room: RoomKey::new("https://acme.hipchat.com/v2/room/42"),
-        token: TokenKey::new("t"),
-        throttle: Throttle::default(),
         message: MessageStyle { detail, ping },
-        state: IntegrationState::Active,
+        ..samples::integration("checkout-on-call")
     }
 }
 
@@ -55,16 +49,13 @@ fn run(result: RunResult) -> MonitorRun {
         environment_name: some("prod"),
         user_id: some("5852"),
         user_name: some("Ana"),
-        result,
         metrics: metrics([12, 0, 0, 1, 7, 1423]),
         run_id: some("1e6ba2e3-1aaf"),
         region: some("us-east"),
         trigger: some("schedule"),
         started_at: Some(at("09:59:58")),
         finished_at: Some(at("10:00:02")),
-        monitor_url: None,
-        run_url: None,
-        failures: Vec::new(),
+        ..samples::run(result)
     }
 }
 

@@ -55,8 +55,16 @@ fn known_fields() -> Vec<&'static str> {
 
 /// The `[[integrations]]` of the file.
 fn tables<'a>(root: &Fields<'a>, report: &mut Report<'_>) -> Vec<&'a Spanned<DeValue<'a>>> {
+    const NONE_FIX: &str =
+        "add [[integrations]]; if there is to be none, say so by writing integrations = []";
     const FIX: &str = "write [[integrations]] before the fields of each integration";
-    let Some(value) = root.get("integrations") else { return Vec::new() };
+    let Some(value) = root.get("integrations") else {
+        // A file that was emptied by mistake, or that is about to be written, must not remove them all.
+        if report.count() == 0 {
+            root.fault_at(report, "integrations", "the file names no integration", NONE_FIX);
+        }
+        return Vec::new();
+    };
     let Some(array) = value.get_ref().as_array() else {
         root.fault_at(report, "integrations", "not a list of integrations", FIX);
         return Vec::new();

@@ -116,7 +116,7 @@ async fn malformed_events_are_dead_lettered_whole_and_delay_no_other() {
         let detail = letter["detail"].as_str().expect("a sentence");
         assert!(detail.starts_with(expected.as_str()), "{expected}\n{detail}");
         assert!(detail.contains("; "), "it says what to send: {detail}");
-        worker.says(&[&format!("bad-{n}"), "event goes to the dead-letter queue", "malformed-event"]).await;
+        worker.says(&[&format!("bad-{n}"), "dead-lettered: ", "malformed-event"]).await;
     }
     for (n, (body, _)) in cases.iter().enumerate() {
         let delivery = lab.broker.take(&lab.broker.topology.dead_letters).await;

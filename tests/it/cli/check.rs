@@ -7,7 +7,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use serde_json::json;
 
-use crate::support::cli::{Lab, Ran, TOKEN, fixture};
+use crate::support::broker::eventually;
+use crate::support::cli::{Lab, Ran, TOKEN, cloud_run, fixture};
 
 fn line<'r>(ran: &'r Ran, what: &str) -> &'r str {
     let found = ran.out.lines().find(|line| line.contains(&format!(" {what}: ")));
@@ -20,20 +21,25 @@ async fn all_is_well() {
     let file = lab.write("managed.toml", lab.integration("runs", "monitor-results"));
     let keys = [("integrations.file", file.as_str())];
     let told = lab.run_with(&["check"], &keys, b"").await.done();
+    let store = lab.path("store.db");
+    let store = store.display();
     assert_eq!(
         told,
-        "ok    configuration: valid\n\
-         ok    links: valid\n\
-         ok    integrations.file: 1 integrations\n\
-         ok    broker: 0 events wait, 0 workers, 0 dead letters\n\
-         ok    store: 0 integrations\n"
+        format!(
+            "ok    configuration: valid\n\
+             ok    links: valid\n\
+             ok    integrations.file: 1 integration in {file}\n\
+             ok    broker: 0 events wait, 0 workers, 0 dead letters\n\
+             ok    store: 0 integrations in {store}\n\
+             ok    worker: none runs on this store\n"
+        )
     );
     let told = lab.run_with(&["check", "--output", "json"], &keys, b"").await.json();
     assert_eq!(
         told[3],
         json!({"what": "broker", "ok": true, "detail": "0 events wait, 0 workers, 0 dead letters"})
     );
-    assert_eq!(told.as_array().expect("a list").len(), 5);
+    assert_eq!(told.as_array().expect("a list").len(), 6);
 }
 
 #[tokio::test]
@@ -46,8 +52,8 @@ async fn a_broker_that_is_away_fails_and_hides_nothing_else() {
         "FAULT broker: RabbitMQ at amqp://127.0.0.1:1 (vhost '/') can't be reached: the connection failed: \
          Connection refused (os error 111)"
     );
-    assert_eq!(line(&ran, "store"), "ok    store: 0 integrations");
-    assert_eq!(ran.complaint(1), "1 of 4 checks found a fault", "away is no fault of configuration");
+    assert!(line(&ran, "store").starts_with("ok    store: 0 integrations in "), "{ran:?}");
+    assert_eq!(ran.complaint(1), "1 of 5 checks found a fault", "away is no fault of configuration");
 }
 
 #[tokio::test]
@@ -60,7 +66,7 @@ async fn a_wrong_password_is_a_fault_of_configuration_and_is_not_shown() {
     assert!(told.contains("refuses the login of user '"), "{told}");
     assert!(told.contains("check user and password in amqp.url"), "{told}");
     assert!(!format!("{ran:?}").contains("open-sesame-77"), "{ran:?}");
-    assert_eq!(ran.complaint(78), "1 of 4 checks found a fault");
+    assert_eq!(ran.complaint(78), "1 of 5 checks found a fault");
 }
 
 #[tokio::test]
@@ -76,7 +82,7 @@ async fn a_topology_with_other_arguments_is_told_exactly_and_left_alone() {
     let expected = drift(&format!("exchange '{exchange}'"), "type is 'direct'", "'topic'");
     let ran = lab.run(&["check"]).await;
     assert_eq!(line(&ran, "broker"), format!("FAULT broker: {expected}"));
-    assert_eq!(ran.complaint(78), "1 of 4 checks found a fault");
+    assert_eq!(ran.complaint(78), "1 of 5 checks found a fault");
 
     let mut worker = lab.start(&[]);
     assert_eq!(worker.ended().await.code(), Some(78));
@@ -151,10 +157,11 @@ async fn faults_of_the_integrations_file_are_all_listed() {
     let told: Vec<&str> = ran.out.lines().collect();
     let text = std::fs::read_to_string(&file).expect("a file");
     let expected: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
+    let expected: Vec<String> = expected.into_iter().map(|line| format!("      {line}")).collect();
     assert_eq!(told[2], format!("FAULT integrations.file: {file}:"));
     assert_eq!(told[3..3 + expected.len()], expected);
     assert!(!ran.out.contains("hunter2"), "{}", ran.out);
-    assert_eq!(ran.complaint(78), "1 of 5 checks found a fault");
+    assert_eq!(ran.complaint(78), "1 of 6 checks found a fault");
 }
 
 #[tokio::test]
@@ -184,7 +191,7 @@ async fn rooms_are_asked_and_nothing_is_posted() {
     assert_eq!(lab.rooms.messages("42").await, Vec::<serde_json::Value>::new());
     assert_eq!(
         ran.complaint(1),
-        "2 of 7 checks found a fault",
+        "2 of 8 checks found a fault",
         "the rooms' servers say so, no file is wrong"
     );
 
@@ -192,5 +199,40 @@ async fn rooms_are_asked_and_nothing_is_posted() {
     assert_eq!(json.code, Some(1));
     let told: serde_json::Value = serde_json::from_str(&json.out).expect("one document");
     let ok: Vec<bool> = told.as_array().expect("a list").iter().map(|f| f["ok"] == true).collect();
-    assert_eq!(ok, [true, true, true, true, true, false, false]);
+    assert_eq!(ok, [true, true, true, true, true, true, false, false]);
+}
+
+#[tokio::test]
+async fn a_suspended_integration_is_seen_with_what_to_do_and_so_is_the_worker() {
+    let lab = Lab::new().await;
+    lab.apply(&(lab.integration("gone", "monitor-results") + &lab.integration("good", "monitor-results")))
+        .await;
+    lab.rooms.fail(json!([{"kind": "status", "status": 404, "room": "gone", "times": 1}])).await;
+    let worker = lab.worker().await;
+    assert_eq!(worker.figure("hipchat_notifier_broker_session{state=\"consuming\"}").await, Some(1.0));
+    assert_eq!(worker.figure("hipchat_notifier_broker_session{state=\"blocked\"}").await, Some(0.0));
+    lab.run_with(&["publish", "-"], &[], cloud_run("e-1", "m", 1).to_string().as_bytes()).await.done();
+    lab.outcomes("e-1").await;
+    let ran = lab.run(&["check"]).await;
+    assert_eq!(line(&ran, "worker"), format!("ok    worker: process {} runs on this store", worker.id()));
+    let told = line(&ran, "integration gone");
+    assert!(told.starts_with("FAULT integration gone: suspended: HipChat answered 404"), "{told}");
+    assert!(told.ends_with("; mend that, then `integrations resume gone`"), "{told}");
+    assert_eq!(ran.complaint(1), "1 of 6 checks found a fault");
+    let ran = lab.run(&["check", "--rooms"]).await;
+    assert!(line(&ran, "room of gone").starts_with("ok "), "the room is mended: {ran:?}");
+    assert_eq!(ran.complaint(1), "1 of 8 checks found a fault");
+    for (state, expected) in [("active", 1.0), ("suspended", 1.0), ("paused", 0.0)] {
+        let series = format!("hipchat_notifier_integrations{{state=\"{state}\"}}");
+        eventually(&series, async || (worker.figure(&series).await == Some(expected)).then_some(())).await;
+    }
+
+    assert_eq!(
+        lab.run(&["integrations", "resume", "gone"]).await.done(),
+        "gone is active\n1 notification of it ended in the dead-letter queue: `dead-letters replay --integration gone` \
+         shows how many are there still, and puts them back with --yes\n"
+    );
+    worker.stop().await;
+    let told = lab.run(&["check"]).await.done();
+    assert!(told.contains("ok    worker: none runs on this store\n"), "{told}");
 }

@@ -88,7 +88,8 @@ async fn every_outcome_is_explained_with_the_contracts_fields() {
     let document = explained(&lab, "first").await;
     let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&document), ["event_id", "outcomes", "received_at"]);
-    let fields = ["attempts", "decided_at", "detail", "integration_id", "outcome", "reason", "sent_at"];
+    let fields =
+        ["attempts", "decided_at", "detail", "integration_id", "outcome", "reason", "sent_at", "wait"];
     for outcome in document["outcomes"].as_array().expect("a list") {
         assert_eq!(keys(outcome), fields);
         let time = |key: &str| outcome[key].as_str().is_none_or(|t| t.parse::<jiff::Timestamp>().is_ok());
@@ -107,9 +108,62 @@ async fn every_outcome_is_explained_with_the_contracts_fields() {
 }
 
 #[tokio::test]
+async fn what_is_pending_says_what_it_waits_for() {
+    let lab = Lab::new().await;
+    let queue = "[integrations.throttle]\noverflow = \"queue\"\n";
+    let runs = integration(&lab, "runs", "monitor-results", "on = \"all\"") + queue;
+    let down = integration(&lab, "down", "monitor-results", "on = \"all\"") + queue;
+    let feed = integration(&lab, "feed", "team-activity", "on = \"each\"\ncollate = \"1h\"");
+    let daily = integration(&lab, "daily", "team-activity", "on = \"digest\"\nevery = \"24h\"");
+    lab.apply(&(runs + &down + &feed + &daily)).await;
+    lab.rooms.fail(json!([{"kind": "status", "status": 503, "room": "down"}])).await;
+    let keys = [("pacing.room.messages", "1"), ("retry.first", "1h"), ("retry.longest", "2h")];
+    let worker = lab.start(&keys);
+    worker.is_ready().await;
+    publish(&lab, &[cloud_run("r-1", "m", 0), cloud_run("r-2", "m", 0), cloud_run("r-3", "m", 0)]).await;
+    publish(&lab, &[activity("a-1", "Ana", "r"), activity("a-2", "Ana", "r")]).await;
+    lab.rooms.receives("runs", 1).await;
+    let waits = async |event: &str, id: &str, expected: &str| {
+        eventually(&format!("{event} for {id} waits for {expected}"), async || {
+            let ran = lab.run_with(&["explain", event, "--output", "json"], &keys, b"").await;
+            let explained: Value = serde_json::from_str(&ran.out).ok()?;
+            let outcomes = explained["outcomes"].as_array().expect("a list").clone();
+            let outcome = outcomes.into_iter().find(|outcome| outcome["integration_id"] == id)?;
+            (outcome["wait"]["for"] == expected).then_some(outcome)
+        })
+        .await
+    };
+    for (event, id, expected, ahead) in [
+        ("r-2", "runs", "room-budget", 0),
+        ("r-3", "runs", "room-budget", 1),
+        ("r-1", "down", "retrying", 0),
+        ("r-3", "down", "retrying", 2),
+        ("a-2", "feed", "collation", 0),
+        ("a-1", "daily", "digest", 0),
+    ] {
+        let outcome = waits(event, id, expected).await;
+        let wait = &outcome["wait"];
+        let time =
+            |value: &Value| -> jiff::Timestamp { value.as_str().expect("a time").parse().expect("RFC 3339") };
+        assert!(time(&wait["until"]) > time(&outcome["decided_at"]), "{event} for {id}: {wait}");
+        assert_eq!(wait["ahead"], ahead, "{event} for {id}: {wait}");
+    }
+    assert_eq!(explained(&lab, "r-1").await["outcomes"][1]["wait"], Value::Null, "told");
+    let told = lab.run_with(&["explain", "r-3"], &keys, b"").await.done();
+    assert!(told.contains("  waits for the room's budget, until 20"), "{told}");
+    assert!(told.lines().nth(3).is_some_and(|line| line.ends_with(", behind 1 other")), "{told}");
+    assert!(!told.contains("no worker runs"), "{told}");
+    worker.stop().await;
+    let told = lab.run_with(&["explain", "r-3"], &keys, b"").await.done();
+    assert!(told.ends_with("no worker runs on this store: what is pending waits for one\n"), "{told}");
+}
+
+#[tokio::test]
 async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
     let lab = Lab::new().await;
-    for id in ["never-seen", "with\u{1b}[31m colour"] {
+    for (id, argument) in
+        [("never-seen", "never-seen"), ("with\u{1b}[31m colour", "'with\u{fffd}[31m colour'")]
+    {
         lab.run(&["integrations", "list"]).await.done();
         let ran = lab.run(&["explain", id, "--output", "json"]).await;
         assert_eq!(ran.out, "", "no document about nothing");
@@ -117,8 +171,9 @@ async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
         assert_eq!(
             ran.complaint(1),
             format!(
-                "event {id:?} is not in the journal: it was never seen, no integration wanted it, it is malformed (see \
-                 dead-letters list), or it is older than 7d (journal.keep)"
+                "event {id:?} is not in the journal: it was never seen, no integration wanted it (`simulate` says why), \
+                 it could not be read (`dead-letters list --each --event {argument}` shows its letter), or it is older \
+                 than 7d (journal.keep)"
             )
         );
     }
@@ -228,7 +283,11 @@ async fn simulate_says_what_it_would_do_with_what_is_malformed_unwanted_and_gath
     let base = ["simulate", "--integrations", file.as_str(), events.as_str()];
 
     let told = lab.run(&base).await.done();
-    assert!(told.ends_with("1 events are wanted by no integration\n"), "a plain event has no team: {told}");
+    let why = format!(
+        "1 event is wanted by no integration ({events}, event 1): 1 is for team-activity; 1 is for team \"acme\", and \
+         the event names no team (--team gives it one)\n"
+    );
+    assert!(told.ends_with(&why), "{told}");
     let arguments: Vec<&str> = base.into_iter().chain(["--team", "acme", "--output", "json"]).collect();
     let told = lab.run(&arguments).await.json();
     let decisions: Vec<_> = told

@@ -18,7 +18,10 @@ async fn they_are_applied_listed_and_shown_without_their_token() {
     );
     let text = lab.integration("runs", "monitor-results") + &lab.integration("feed", "team-activity");
     let file = lab.write("i.toml", &text);
-    assert_eq!(lab.run(&["integrations", "apply", &file]).await.done(), "2 added, 0 changed, 0 unchanged\n");
+    assert_eq!(
+        lab.run(&["integrations", "apply", &file]).await.done(),
+        "2 added, 0 changed, 0 unchanged\nadded runs, feed\n"
+    );
     let changed = text.replace("id = \"feed\"", "id = \"feed\"\nname = \"The feed\"");
     let ran =
         lab.run_with(&["integrations", "apply", "-", "--output", "json"], &[], changed.as_bytes()).await;
@@ -48,7 +51,24 @@ async fn they_are_applied_listed_and_shown_without_their_token() {
     }
     assert_eq!(shown["definition"]["notify"], json!({"on": "each", "collate": "0s"}));
     let human = lab.run(&["integrations", "show", "feed"]).await.done();
-    assert!(human.starts_with("id            feed\nname          The feed\n"), "{human}");
+    assert_eq!(
+        human,
+        format!(
+            "id                 feed\n\
+             name               The feed\n\
+             kind               team-activity\n\
+             room               http://{address}/v2/room/feed\n\
+             state              active\n\
+             pending            0\n\
+             managed_by         operator\n\
+             message.detail     full\n\
+             message.ping       failures\n\
+             notify.collate     0s\n\
+             notify.on          each\n\
+             paused             false\n\
+             throttle.overflow  digest\n"
+        )
+    );
     for told in [listed.to_string(), shown.to_string(), human] {
         assert!(!told.contains(TOKEN), "{told}");
     }
@@ -131,7 +151,7 @@ async fn a_file_with_every_kind_of_fault_changes_nothing() {
     assert_eq!(lab.run(&["integrations", "list", "--output", "json"]).await.json(), before);
     lab.apply(&good).await;
     eventually("the worker knows of it", async || {
-        (worker.figure("hipchat_notifier_integrations ").await == Some(2.0)).then_some(())
+        (worker.figure("hipchat_notifier_integrations{state=\"active\"}").await == Some(2.0)).then_some(())
     })
     .await;
     lab.run_with(&["publish", "-"], &[], cloud_run("e-1", "m", 1).to_string().as_bytes()).await.done();
@@ -199,7 +219,7 @@ async fn pause_resume_and_remove_reach_a_running_worker() {
     .await;
     assert_eq!(
         lab.run(&["integrations", "remove", "runs"]).await.complaint(1),
-        "runs has 1 pending notifications, which would end as suppressed; add --yes to remove it"
+        "runs has 1 pending notification, which would end as suppressed; add --yes to remove it"
     );
     assert_eq!(lab.run(&["integrations", "remove", "runs", "--yes"]).await.done(), "runs is removed\n");
     assert_eq!(lab.outcomes("waiting").await, expected("suppressed", "integration-removed"));
@@ -264,6 +284,7 @@ async fn what_a_file_manages_is_changed_in_that_file_only() {
     let told = worker.says(&["the integrations stay as they are", "notify.on = "]).await;
     assert!(!told.contains(TOKEN), "{told}");
     assert_eq!(lab.run(&["integrations", "list", "--output", "json"]).await.json(), listed);
+    assert_eq!(worker.figure("hipchat_notifier_integrations_file_applied ").await, Some(0.0));
     lab.write("managed.toml", text.replace("id = \"runs\"", "id = \"runs\"\npaused = true"));
     eventually("the change takes effect", async || {
         let listed = lab.run(&["integrations", "list", "--output", "json"]).await.json();
@@ -274,5 +295,37 @@ async fn what_a_file_manages_is_changed_in_that_file_only() {
         lab.run(&["integrations", "resume", "runs"]).await.complaint(1),
         "integration runs is paused in integrations.file: change it there"
     );
+    worker.says(&["integrations changed: changed runs"]).await;
+    assert_eq!(worker.figure("hipchat_notifier_integrations_file_applied ").await, Some(1.0));
+    let applied_at = worker.figure("hipchat_notifier_integrations_file_applied_timestamp_seconds ").await;
+    assert!(applied_at.is_some_and(|at| at > 1_700_000_000.0), "{applied_at:?}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_emptied_file_removes_nothing_unless_it_says_so() {
+    let lab = Lab::new().await;
+    let file = lab.write("managed.toml", lab.integration("runs", "monitor-results"));
+    let worker = lab.start(&[("integrations.file", file.as_str())]);
+    worker.is_ready().await;
+    let fault = "line 1: integrations: the file names no integration; add [[integrations]]; if there is to be none, say \
+                 so by writing integrations = []";
+    for emptied in ["", "# to be written\n"] {
+        lab.write("managed.toml", emptied);
+        assert_eq!(
+            lab.run(&["integrations", "apply", &file]).await.complaint(78),
+            format!("{file}:\n{fault}")
+        );
+    }
+    worker.says(&["the integrations stay as they are"]).await;
+    worker.says(&[fault]).await;
+    let listed = lab.run(&["integrations", "list", "--output", "json"]).await.json();
+    assert_eq!(listed[0]["id"], "runs");
+    assert_eq!(worker.figure("hipchat_notifier_integrations_file_applied ").await, Some(0.0));
+
+    lab.write("managed.toml", "integrations = []");
+    worker.says(&["integrations changed: removed runs"]).await;
+    worker.says(&["integrations file applied: removed runs"]).await;
+    assert_eq!(lab.run(&["integrations", "list", "--output", "json"]).await.json(), json!([]));
     worker.stop().await;
 }

@@ -76,7 +76,7 @@ async fn stdin_an_id_and_a_routing_key_are_taken() {
     assert_eq!(told, json!([{"event_id": "run-2", "routing_key": "nobody.listens", "result": "unroutable"}]));
     assert_eq!(
         ran.complaint(1),
-        "1 of 1 events were not taken by the broker: an unroutable one has a routing key that no queue is bound for \
+        "of 1 event, 1 was not taken by the broker: an unroutable one has a routing key that no queue is bound for \
          (monitor.… or activity.…), a refused one can be published again"
     );
     lab.broker.depth_becomes(&lab.broker.topology.queue, 1).await;
@@ -125,7 +125,7 @@ async fn with_one_malformed_event_nothing_is_published_and_all_faults_have_place
     let told = lab.run(&["publish", &good, &mixed, &broken, missing]).await.complaint(1);
     let expected = [
         "nothing was published; faults: 4".to_owned(),
-        format!("{broken} is not JSON after event 0: EOF while parsing a value at line 1 column 15"),
+        format!("{broken} is not JSON: EOF while parsing a value at line 1 column 15"),
         format!("can't read {missing}: No such file or directory (os error 2)"),
         format!("{mixed}, event 2: monitor_uid: found an array of 1; send text that is not empty"),
         format!("{mixed}, event 3: model: missing; send text that is not empty"),
@@ -154,4 +154,21 @@ async fn one_id_is_for_one_event() {
         "RabbitMQ at amqp://127.0.0.1:1 (vhost '/') can't be reached: the connection failed: Connection refused (os error 111)"
     );
     assert_eq!(lab.broker.depth(&lab.broker.topology.queue).await, 0);
+}
+
+#[tokio::test]
+async fn events_without_a_team_are_warned_of_where_integrations_have_one() {
+    let lab = Lab::new().await;
+    let event = run_body("m-1", 0);
+    lab.run_with(&["publish", "-"], &[], event.as_bytes()).await.done();
+    let bound = |id| lab.integration(id, "monitor-results").replace("\"\nkind", "\"\nteam = \"acme\"\nkind");
+    lab.apply(&(lab.integration("any", "monitor-results") + &bound("one") + &bound("two"))).await;
+    let warned = lab.run_with(&["publish", "-"], &[], event.as_bytes()).await;
+    assert_eq!(warned.code, Some(0));
+    assert_eq!(
+        warned.err,
+        "hipchat-notifier: warning: not all integrations hear of the event: 2 are for team \"acme\", and the event \
+         names no team (--team gives it one)\n"
+    );
+    lab.run_with(&["publish", "-", "--team", "acme"], &[], event.as_bytes()).await.done();
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::broker::eventually;
 use crate::support::cli::{Lab, cloud_run};
 
 /// A loopback address at which nothing listens.
@@ -92,14 +93,18 @@ async fn every_figure_of_the_contract_is_there() {
         ("dead_letters_total{reason=\"integration-broken\"}", Some(1.0)),
         ("time_to_room_seconds_count", Some(1.0)),
         ("time_to_room_seconds_bucket{le=\"+Inf\"}", Some(1.0)),
+        ("broker_session{state=\"consuming\"}", Some(1.0)),
+        ("broker_session{state=\"connecting\"}", Some(0.0)),
         // Read every few seconds, so only their being there can be said.
         ("pending_notifications ", None),
         ("oldest_due_seconds ", None),
+        ("integrations{state=\"suspended\"}", None),
     ] {
         let found = worker.figure(&format!("hipchat_notifier_{series}")).await;
         assert!(found.is_some(), "{series}: {text}");
         assert!(expected.is_none() || found == expected, "{series}: {found:?}");
     }
+    assert!(!text.contains("integrations_file"), "there is none: {text}");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("hipchat_notifier_"), "{line}");
         assert!(!line.contains("runs") && !line.contains("e-1"), "no ids in labels: {line}");
@@ -145,4 +150,63 @@ async fn what_another_worker_uses_is_refused() {
     assert_eq!(third.ended().await.code(), Some(1));
     third.says(&[&format!("can't listen on {taken} (http.listen): Address already in use")]).await;
     first.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_that_does_not_answer_holds_a_stopping_worker_for_the_grace_time_or_until_a_second_signal() {
+    let lab = Lab::new().await;
+    lab.apply(&lab.integration("runs", "monitor-results")).await;
+    // A grace time that no test waits for is cut short by the second signal.
+    for (calls, grace, again) in [(1, "1s", false), (2, "1h", true)] {
+        let id = format!("e-{calls}");
+        lab.rooms.fail(json!([{"kind": "hang", "room": "runs"}])).await;
+        let mut worker = lab.start(&[("shutdown.grace", grace)]);
+        worker.is_ready().await;
+        lab.run_with(&["publish", "-"], &[], cloud_run(&id, "m", 1).to_string().as_bytes()).await.done();
+        eventually("it is taken in", async || {
+            (lab.run(&["explain", &id]).await.code == Some(0)).then_some(())
+        })
+        .await;
+        lab.rooms.is_asked("runs", calls).await;
+        worker.signal("TERM");
+        worker.says(&["stopping: no more events are taken in"]).await;
+        if again {
+            assert_eq!(worker.exit(), None, "the call in flight may end");
+            worker.signal("TERM");
+        }
+        assert_eq!(worker.ended().await.code(), Some(0), "{grace}");
+        let how = if again { "by a second signal" } else { "within shutdown.grace" };
+        worker.says(&["worker stopped", how]).await;
+    }
+    lab.rooms.fail(json!([])).await;
+    let worker = lab.worker().await;
+    lab.rooms.receives("runs", 2).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn lines_about_a_notification_carry_its_ids() {
+    let lab = Lab::new().await;
+    lab.apply(&lab.integration("gone", "monitor-results")).await;
+    lab.rooms.fail(json!([{"kind": "status", "status": 404, "room": "gone"}])).await;
+    let worker = lab.start(&[("log.format", "json"), ("log.level", "warn,hipchat_notifier::app=info")]);
+    worker.is_ready().await;
+    lab.run_with(&["publish", "-"], &[], cloud_run("e-1", "m", 1).to_string().as_bytes()).await.done();
+    for (said, named) in [
+        ("integration suspended: ", &["event_id", "integration_id", "room"][..]),
+        ("dead-lettered: ", &["event_id", "integration_id"]),
+    ] {
+        let line = worker.says(&[said]).await;
+        let line: serde_json::Value = serde_json::from_str(&line).expect("a line is an object");
+        for name in named {
+            let value = line[name].as_str().unwrap_or_default();
+            let expected = match *name {
+                "event_id" => "e-1",
+                "integration_id" => "gone",
+                _ => "/v2/room/gone",
+            };
+            assert!(value.ends_with(expected), "{name} in {line}");
+        }
+    }
+    worker.stop().await;
 }

@@ -196,6 +196,7 @@ fn replacements() -> impl Strategy<Value = Value> {
             "2026-11-22T10:00:00.123456789-11:30",
             "0001-01-01T00:00:00Z",
             "9999-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
             "https://example.com",
             "http:///x",
         ])

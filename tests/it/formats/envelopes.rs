@@ -230,7 +230,7 @@ fn faulty_cloudevents_name_the_attribute() {
         ),
         (
             structured(json!({"data": {"monitor_uid": "m", "metrics": {"errors": -1}}})),
-            "data.metrics.errors: found the number -1; send a whole number from 0 to 18446744073709551615, \
+            "data.metrics.errors: found the number -1; send a whole number, 0 or more (below 2^64), \
              without quotes"
                 .into(),
         ),

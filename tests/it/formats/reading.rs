@@ -205,6 +205,27 @@ fn text_is_taken_leniently() {
 }
 
 #[test]
+fn a_name_that_was_cut_within_an_emoji_is_read_with_a_replacement_character() {
+    let body =
+        r#"{"monitor_uid":"m","monitor_name":"Checkout \ud83d","user_name":"\ud83d\udca5","metrics":{}}"#;
+    let run = run_of(body);
+    assert_eq!(run.monitor_name, some("Checkout \u{fffd}"));
+    assert_eq!(run.user_name, some("\u{1f4a5}"));
+}
+
+#[test]
+fn a_time_at_the_end_of_the_calendar_is_the_latest_there_is() {
+    for time in ["9999-12-31T23:59:59Z", "9999-12-30T23:00:00.5-02:00", " 9999-12-31T23:59:59-11:30 "] {
+        let run = run_with(&json!({"finished_at": time}));
+        assert_eq!(run.finished_at, Some(jiff::Timestamp::MAX), "{time}");
+    }
+    assert_eq!(
+        run_with(&json!({"finished_at": "9999-12-30T00:00:00Z"})).finished_at,
+        "9999-12-30T00:00:00Z".parse().ok()
+    );
+}
+
+#[test]
 fn of_a_repeated_name_the_last_counts() {
     let run =
         run_of(r#"{"monitor_uid":"a","metrics":{"errors":1},"monitor_uid":"b","metrics":{"errors":0}}"#);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{plain, read};
 
-const WHOLE: &str = "send a whole number from 0 to 18446744073709551615, without quotes";
+const WHOLE: &str = "send a whole number, 0 or more (below 2^64), without quotes";
 const JSON: &str = "send one JSON object in UTF-8";
 const ONE: &str = "publish one event as a JSON object in UTF-8";
 const KEY: &str = "send at most 255 bytes without control characters";
@@ -239,8 +239,8 @@ fn what_is_wrong_with_a_field_and_what_to_send() {
         ),
         (
             json!({"run": {"info": {"monitorId": "m"}, "executions": [{"response": {"responseTime": -1}}]}}),
-            "run.executions[0].response.responseTime: found the number -1; send milliseconds as a number from 0 to \
-             18446744073709551615"
+            "run.executions[0].response.responseTime: found the number -1; send milliseconds as a number, 0 or more \
+             (below 2^64)"
                 .into(),
         ),
     ];

@@ -88,7 +88,7 @@ fn every_colour_lozenge_and_length_is_valid() {
             assert_eq!(body["notify"], Value::Bool(notify), "a boolean, not a text");
         }
     }
-    let styles = [Lozenge::Success, Lozenge::Error, Lozenge::Current, Lozenge::Complete, Lozenge::Moved];
+    let styles = [Lozenge::Success, Lozenge::Error, Lozenge::Current];
     let attributes = styles.map(|style| Attribute { style: Some(style), ..attribute("Result", "x") });
     assert_valid(&RoomMessage {
         html: "ü".repeat(10_000),

@@ -2,8 +2,7 @@
 
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::reason::{Belief, DeadLetterReason, SuppressReason};
-use hipchat_notifier::domain::story::Story;
-use hipchat_notifier::ports::{Fate, IntakeChanges, ManagedBy, RoomLine, Transition};
+use hipchat_notifier::ports::{IntakeChanges, ManagedBy, RoomLine, Then, Transition};
 
 use super::lab::*;
 
@@ -95,14 +94,36 @@ pub async fn changes_of_the_integration_that_lose_news_make_it_unsure(lab: &dyn 
     assert_eq!(desk.belief("c").await, None, "who is gone believes nothing");
 }
 
-pub async fn a_letter_put_back_in_vain_makes_it_unsure(lab: &dyn Lab) {
+pub async fn lost_news_of_what_no_run_has_moved_yet_makes_it_unsure(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    let mut back = news("old", "a", 0);
-    let story = Story::plain(hipchat_notifier::domain::reason::SendReason::Replayed);
-    back.notifications[0].fate = Fate::Retell { story, ready_at: at(0) };
-    desk.take(vec![back]).await;
+    desk.take(vec![news("e1", "a", 0)]).await;
     assert_eq!(desk.belief("a").await, None);
     let line = desk.claim_one(0).await;
     desk.finish(&line, 1, vec![endings(&line, 1)[0].clone()]).await;
-    assert_eq!(desk.belief("a").await, Some(Belief::Unsure), "also where no run is known yet");
+    assert_eq!(desk.belief("a").await, Some(Belief::Unsure));
+}
+
+pub async fn later_news_settles_it(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (n, (first, second, expected)) in [
+        ("lost", "told", Belief::Passing),
+        ("told", "lost", Belief::Unsure),
+        ("lost", "lost", Belief::Unsure),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ms = 10 * n as i64;
+        recover(&desk, &format!("first-{n}"), "a", ms).await;
+        recover(&desk, &format!("second-{n}"), "a", ms).await;
+        let line = desk.claim_one(ms).await;
+        let end = |seq: i64, how: &str| match how {
+            "told" => sent(seq, ms + 1),
+            _ => Transition::Expired { seqs: vec![seq], at: at(ms + 1), detail: "why".to_owned() },
+        };
+        let [a, b] = seqs(&line)[..] else { panic!("{line:?}") };
+        desk.settle(&line, ms + 1, vec![end(a, first)], Then::Hold).await;
+        desk.finish(&line, ms + 2, vec![end(b, second)]).await;
+        assert_eq!(desk.belief("a").await, Some(expected), "the first {first}, the second {second}");
+    }
 }

@@ -136,8 +136,8 @@ async fn bury(desk: &Desk, id: &str, ms: i64) {
     assert_eq!(desk.fate(id, "a").await, "dead-lettered retries-exhausted");
 }
 
-fn retell(ms: i64) -> Fate {
-    Fate::Retell { story: Story::plain(SendReason::Replayed), ready_at: at(ms) }
+fn retell() -> Fate {
+    Fate::Retell { story: Story::plain(SendReason::Replayed) }
 }
 
 pub async fn a_dead_letter_put_back_is_told_anew(lab: &dyn Lab) {
@@ -145,10 +145,10 @@ pub async fn a_dead_letter_put_back_is_told_anew(lab: &dyn Lab) {
     desk.tell("e1", "a", 0).await;
     bury(&desk, "e1", 1).await;
     desk.tell("e2", "a", 2).await;
-    let receipt = desk.take(vec![decided("e1", 5, &[("a", "1", retell(5))])]).await;
+    let receipt = desk.take(vec![decided("e1", 5, &[("a", "1", retell())])]).await;
     assert_eq!(receipt.pending, 1);
     assert_eq!(desk.fate("e1", "a").await, "pending replayed");
-    let again = desk.take(vec![decided("e1", 6, &[("a", "1", retell(6))])]).await;
+    let again = desk.take(vec![decided("e1", 6, &[("a", "1", retell())])]).await;
     assert_eq!(again.pending, 0, "once is enough");
 
     let line = desk.claim_one(10).await;
@@ -165,7 +165,7 @@ pub async fn a_dead_letter_put_back_is_told_anew(lab: &dyn Lab) {
 
 pub async fn a_letter_put_back_for_what_is_not_dead_changes_nothing(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    let back = || vec![decided("e1", 5, &[("a", "1", retell(5)), ("b", "2", retell(5))])];
+    let back = || vec![decided("e1", 5, &[("a", "1", retell()), ("b", "2", retell())])];
     desk.take(vec![decided("e1", 0, &[("a", "1", tell(0)), ("b", "2", passing())])]).await;
     assert_eq!(desk.take(back()).await.pending, 0);
     assert_eq!(desk.fate("e1", "a").await, "pending failure");
@@ -191,7 +191,7 @@ pub async fn a_letter_put_back_before_its_burial_is_recorded_is_told(lab: &dyn L
     let letters: Vec<i64> = desk.0.letters(9).await.unwrap().iter().map(|l| l.id).collect();
     assert_eq!(letters.len(), 2);
     desk.tell("e2", "a", 7).await;
-    let back = decided("e1", 8, &[("a", "1", retell(8)), ("b", "2", retell(8))]);
+    let back = decided("e1", 8, &[("a", "1", retell()), ("b", "2", retell())]);
     assert_eq!(desk.take(vec![back]).await.pending, 2);
     desk.0.buried(&letters, at(9)).await.unwrap();
     assert!(desk.0.letters(9).await.unwrap().is_empty(), "nothing is left to bury");
@@ -211,13 +211,13 @@ pub async fn a_letter_put_back_before_its_burial_is_recorded_is_told(lab: &dyn L
 
 pub async fn a_letter_put_back_after_the_journal_forgot_is_told(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    assert_eq!(desk.take(vec![decided("old", 5, &[("a", "1", retell(5))])]).await.pending, 1);
+    assert_eq!(desk.take(vec![decided("old", 5, &[("a", "1", retell())])]).await.pending, 1);
     let line = desk.claim_one(5).await;
     assert_eq!(line.waiting[0].received.envelope, envelope("old"));
     desk.finish(&line, 5, all_sent(&line, 5)).await;
 
     desk.0.remove(&integration("a"), at(6)).await.unwrap();
-    desk.take(vec![decided("older", 7, &[("a", "1", retell(7))])]).await;
+    desk.take(vec![decided("older", 7, &[("a", "1", retell())])]).await;
     assert_eq!(desk.fate("older", "a").await, "suppressed integration-removed");
 }
 
@@ -241,7 +241,7 @@ pub async fn bodies_are_kept_while_needed(lab: &dyn Lab) {
     let letters = desk.0.letters(9).await.unwrap();
     assert_eq!(letters[0].envelope, envelope("e1"));
     desk.0.buried(&[letters[0].id], at(3)).await.unwrap();
-    desk.take(vec![decided("e1", 4, &[("b", "2", retell(4))])]).await;
+    desk.take(vec![decided("e1", 4, &[("b", "2", retell())])]).await;
     desk.finish(second, 4, vec![]).await;
     let line = desk.claim_one(5).await;
     assert_eq!(line.waiting[0].received.envelope, envelope("e1"));

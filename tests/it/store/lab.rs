@@ -32,8 +32,14 @@ pub trait Lab: Send + Sync {
 
 pub const LEASE: Duration = Duration::from_secs(30);
 
-pub const TERMS: ClaimTerms =
-    ClaimTerms { rooms: 64, line: 100, lease: LEASE, token_budget: Budget::TOKEN, room_budget: Budget::ROOM };
+pub const TERMS: ClaimTerms = ClaimTerms {
+    rooms: 64,
+    retries: 64,
+    line: 100,
+    lease: LEASE,
+    token_budget: Budget::TOKEN,
+    room_budget: Budget::ROOM,
+};
 
 /// So many milliseconds after the beginning of the test's time.
 pub fn at(ms: i64) -> Timestamp {
@@ -96,7 +102,7 @@ pub fn passing() -> Fate {
 pub fn decided(id: &str, ms: i64, fates: &[(&str, &str, Fate)]) -> DecidedEvent {
     DecidedEvent {
         id: event(id),
-        received: Received { envelope: envelope(id), at: at(ms) },
+        received: Arc::new(Received { envelope: envelope(id), at: at(ms) }),
         notifications: fates
             .iter()
             .map(|(who, room_id, fate)| NewNotification {

@@ -1,7 +1,10 @@
 //! The outbox of letters, forgetting, and the gauges.
 
+use std::sync::Arc;
+
 use hipchat_notifier::domain::envelope::Envelope;
-use hipchat_notifier::domain::reason::{DeadLetterReason, SuppressReason};
+use hipchat_notifier::domain::frequency::Streak;
+use hipchat_notifier::domain::reason::{Belief, DeadLetterReason, SuppressReason};
 use hipchat_notifier::ports::{
     CollationKey, Fate, Gauges, IntakeChanges, IntakeQuery, Letter, Then, Transition,
 };
@@ -24,6 +27,7 @@ fn malformed(n: u8) -> Letter {
 }
 
 async fn post(desk: &Desk, letters: Vec<Letter>) -> usize {
+    let letters = letters.into_iter().map(Arc::new).collect();
     desk.change(IntakeChanges { letters, ..IntakeChanges::default() }).await.letters
 }
 
@@ -120,6 +124,28 @@ pub async fn forgetting_spares_what_is_open(lab: &dyn Lab) {
     // What is forgotten is new again.
     let receipt = desk.take(vec![decided("s0", 9, &[("a", "1", passing())])]).await;
     assert_eq!(receipt.suppressed[&SuppressReason::StillPassing], 1);
+}
+
+pub async fn streaks_are_forgotten_when_no_run_came_for_long(lab: &dyn Lab) {
+    const DAY: i64 = 24 * 3_600_000;
+    let desk = Desk::new(lab).await;
+    let failing = Streak { failures: 2, belief: Belief::Failing, ..Streak::default() };
+    let run = async |id: &str, monitor: &str, ms: i64| {
+        let events = vec![decided(id, ms, &[("a", "1", passing())])];
+        let streaks = vec![(streak_key("a", monitor), failing)];
+        desk.change(IntakeChanges { events, streaks, ..IntakeChanges::default() }).await;
+    };
+    for (n, monitor) in ["gone-1", "gone-2", "gone-3", "alive"].into_iter().enumerate() {
+        run(&format!("e{n}"), monitor, 0).await;
+    }
+    run("e9", "alive", 5 * DAY).await;
+    assert_eq!(desk.0.forget_streaks(at(0), 9).await.unwrap(), 0);
+    assert_eq!(desk.0.forget_streaks(at(4 * DAY), 2).await.unwrap(), 2, "no more than asked");
+    assert_eq!(desk.0.forget_streaks(at(4 * DAY), 2).await.unwrap(), 1);
+    assert_eq!(desk.0.forget_streaks(at(4 * DAY), 2).await.unwrap(), 0);
+    let streaks = ["gone-1", "alive"].map(|monitor| streak_key("a", monitor)).to_vec();
+    let state = desk.look_up(IntakeQuery { streaks, ..IntakeQuery::default() }).await;
+    assert_eq!(state.streaks, [(streak_key("a", "alive"), failing)].into());
 }
 
 pub async fn gauges_tell_the_load(lab: &dyn Lab) {

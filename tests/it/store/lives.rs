@@ -132,7 +132,7 @@ impl Life {
         let (id, when) = (integration(who), at(self.now));
         match self.rng.u8(0..4) {
             0 => self.desk.0.pause(&id, when).await.unwrap(),
-            1 | 2 => self.desk.0.resume(&id, when).await.unwrap(),
+            1 | 2 => self.desk.0.resume(&id).await.unwrap(),
             _ => {
                 let token = format!("t{}", self.rng.u8(0..3));
                 let moved = definition(who, ["1", "2", "3"][self.rng.usize(0..3)], &token);

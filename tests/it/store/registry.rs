@@ -4,7 +4,7 @@ use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::integration::IntegrationState;
 use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::ports::{
-    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Transition,
+    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Then, Transition,
 };
 use secrecy::ExposeSecret;
 
@@ -15,7 +15,8 @@ async fn apply(desk: &Desk, definitions: Vec<Definition>, by: ManagedBy) -> Appl
 }
 
 fn counts(applied: Applied) -> [usize; 4] {
-    [applied.added, applied.changed, applied.unchanged, applied.removed]
+    let changes = &applied.changes;
+    [changes.added.len(), changes.changed.len(), applied.unchanged, changes.removed.len()]
 }
 
 fn paused(id: &str, room_id: &str, token: &str) -> Definition {
@@ -75,7 +76,9 @@ pub async fn the_file_owns_what_it_holds(lab: &dyn Lab) {
     assert_eq!(counts(apply(&desk, files, ManagedBy::File).await), [2, 1, 0, 0], "a is taken over");
     desk.take(vec![decided("e1", 0, &[("f2", "5", tell(0))])]).await;
     let fewer = vec![paused("f1", "5", "t"), definition("a", "1", "ta")];
-    assert_eq!(counts(apply(&desk, fewer, ManagedBy::File).await), [0, 1, 1, 1]);
+    let applied = apply(&desk, fewer, ManagedBy::File).await;
+    assert_eq!(applied.changes.to_string(), "changed f1; removed f2");
+    assert_eq!(counts(applied), [0, 1, 1, 1]);
     assert_eq!(desk.fate("e1", "f2").await, "suppressed integration-removed");
     let left: Vec<_> =
         desk.0.list().await.unwrap().iter().map(|s| (s.definition.id.to_string(), s.managed_by)).collect();
@@ -102,11 +105,11 @@ pub async fn what_an_operator_may_not_do(lab: &dyn Lab) {
     refused(desk.0.apply(two, ManagedBy::Operator, at(1)).await.unwrap_err(), "managed by integrations.file");
     refused(desk.0.pause(&f, at(1)).await.unwrap_err(), "managed by integrations.file");
     refused(desk.0.remove(&f, at(1)).await.unwrap_err(), "managed by integrations.file");
-    refused(desk.0.resume(&f, at(1)).await.unwrap_err(), "paused in integrations.file");
+    refused(desk.0.resume(&f).await.unwrap_err(), "paused in integrations.file");
     let nobody = integration("nobody");
     refused(desk.0.pause(&nobody, at(1)).await.unwrap_err(), "no integration nobody");
     refused(desk.0.remove(&nobody, at(1)).await.unwrap_err(), "no integration nobody");
-    refused(desk.0.resume(&nobody, at(1)).await.unwrap_err(), "no integration nobody");
+    refused(desk.0.resume(&nobody).await.unwrap_err(), "no integration nobody");
     let twice = vec![definition("d", "7", "t"), definition("d", "8", "t")];
     refused(desk.0.apply(twice, ManagedBy::File, at(1)).await.unwrap_err(), "d is defined twice");
     assert_eq!(desk.0.list().await.unwrap().len(), 5, "all or nothing");
@@ -128,17 +131,19 @@ pub async fn pausing_suppresses_what_waits(lab: &dyn Lab) {
     assert_eq!(desk.fate("e3", "b").await, "suppressed integration-paused");
     assert_eq!(ids(&desk.claim_one(9).await), ["e2"]);
 
-    desk.0.resume(&integration("a"), at(10)).await.unwrap();
+    desk.0.resume(&integration("a")).await.unwrap();
     assert_eq!(state(&desk).await, IntegrationState::Active);
     assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused", "what is over is over");
     let revision = desk.0.revision().await.unwrap();
-    desk.0.resume(&integration("a"), at(11)).await.unwrap();
+    desk.0.resume(&integration("a")).await.unwrap();
     desk.0.pause(&integration("b"), at(11)).await.unwrap();
     assert_eq!(desk.0.revision().await.unwrap(), revision, "it was so already");
 }
 
+/// After so many failed runs in a row, of which the room knows.
 fn failing(failures: u32) -> Streak {
-    Streak { failures, ..Streak::default() }
+    let belief = if failures > 0 { Belief::Failing } else { Belief::Passing };
+    Streak { failures, belief, ..Streak::default() }
 }
 
 async fn streaks(desk: &Desk, keys: Vec<StreakKey>) -> Vec<(StreakKey, Streak)> {
@@ -181,6 +186,47 @@ pub async fn a_new_room_takes_the_line_along(lab: &dyn Lab) {
     assert_eq!(ids(&desk.claim_one(2).await), ["e4"]);
 }
 
+pub async fn a_room_that_rests_is_looked_at_again_after_a_change(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (n, change) in
+        ["another token", "paused", "paused by its definition", "removed"].into_iter().enumerate()
+    {
+        let ms = 1000 * n as i64;
+        for who in ["a", "a2"] {
+            desk.tell(&format!("{who} before it is {change}"), who, ms).await;
+        }
+        // For the token of `a`, say, which is at the head of the line.
+        let line = desk.claim_one(ms).await;
+        desk.settle(&line, ms + 1, vec![], Then::Rest { until: at(ms + 300_000) }).await;
+        assert!(desk.claim(ms + 200).await.is_empty());
+        match change {
+            "another token" => {
+                apply(&desk, vec![definition("a", "1", "new")], ManagedBy::Operator).await;
+            }
+            "paused" => desk.0.pause(&integration("a"), at(ms + 3)).await.unwrap(),
+            "paused by its definition" => {
+                apply(&desk, vec![paused("a", "1", "new")], ManagedBy::Operator).await;
+            }
+            _ => desk.0.remove(&integration("a"), at(ms + 3)).await.unwrap(),
+        }
+        let line = desk.claim_one(ms + 200).await;
+        assert!(ids(&line).contains(&format!("a2 before it is {change}")), "{change}: {line:?}");
+        desk.finish(&line, ms + 201, all_sent(&line, ms + 201)).await;
+        apply(&desk, vec![definition("a", "1", "new")], ManagedBy::Operator).await;
+    }
+}
+
+pub async fn a_new_room_knows_nothing_of_what_fails(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let key = streak_key("a", "m");
+    let streak_of_a = vec![(key.clone(), failing(5))];
+    desk.change(IntakeChanges { streaks: streak_of_a.clone(), ..IntakeChanges::default() }).await;
+    apply(&desk, vec![definition("a", "1", "another")], ManagedBy::Operator).await;
+    assert_eq!(streaks(&desk, vec![key.clone()]).await, streak_of_a, "the room is the same");
+    apply(&desk, vec![definition("a", "9", "another")], ManagedBy::Operator).await;
+    assert_eq!(streaks(&desk, vec![key]).await[0].1.belief, Belief::Unsure);
+}
+
 pub async fn a_new_url_lifts_a_suspension(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let streaks_a = vec![(streak_key("a", "m"), failing(1))];
@@ -199,15 +245,16 @@ pub async fn a_new_url_lifts_a_suspension(lab: &dyn Lab) {
 
 pub async fn resuming_tells_failing_streaks_anew(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    let keys = [streak_key("a", "fails"), streak_key("a", "passes"), streak_key("b", "fails")];
-    let values = [failing(5), failing(0), failing(5)];
+    let monitors = [("a", "fails"), ("a", "passes"), ("b", "fails"), ("a", "failed too seldom to be told")];
+    let keys = monitors.map(|(who, monitor)| streak_key(who, monitor));
+    let values = [failing(5), failing(0), failing(5), Streak { belief: Belief::Passing, ..failing(1) }];
     let before: Vec<_> = keys.iter().cloned().zip(values).collect();
     desk.change(IntakeChanges { streaks: before.clone(), ..IntakeChanges::default() }).await;
     let retold = |streak: Streak| Streak { belief: Belief::Unsure, ..streak };
 
     suspend(&desk, 1).await;
     assert_eq!(streaks(&desk, keys.to_vec()).await, before);
-    desk.0.resume(&integration("a"), at(2)).await.unwrap();
+    desk.0.resume(&integration("a")).await.unwrap();
     assert_eq!(state(&desk).await, IntegrationState::Active);
     let mut after = before.clone();
     after[0].1 = retold(after[0].1);
@@ -222,7 +269,7 @@ pub async fn resuming_tells_failing_streaks_anew(lab: &dyn Lab) {
     // One that the file manages may be lifted from its suspension, not from its pause.
     apply(&desk, vec![definition("a", "1", "ta")], ManagedBy::File).await;
     suspend(&desk, 3).await;
-    desk.0.resume(&integration("a"), at(4)).await.unwrap();
+    desk.0.resume(&integration("a")).await.unwrap();
     assert_eq!(state(&desk).await, IntegrationState::Active);
 }
 
@@ -235,7 +282,7 @@ pub async fn revisions_are_seen_through_every_handle(lab: &dyn Lab) {
     for turn in 0..3 {
         match turn {
             0 => tool.0.pause(&integration("a"), at(1)).await.unwrap(),
-            1 => tool.0.resume(&integration("a"), at(2)).await.unwrap(),
+            1 => tool.0.resume(&integration("a")).await.unwrap(),
             _ => tool.0.remove(&integration("a"), at(3)).await.unwrap(),
         }
         let now = desk.0.revision().await.unwrap();

@@ -12,7 +12,7 @@ fn attempted(seqs: Vec<i64>, ms: i64, status: Option<u16>, plain_next: bool) -> 
     Transition::Attempted { seqs, at: at(ms), status, detail: "HipChat said no".into(), plain_next }
 }
 
-fn given_up(seqs: Vec<i64>, ms: i64, attempted: bool) -> Transition {
+pub fn given_up(seqs: Vec<i64>, ms: i64, attempted: bool) -> Transition {
     Transition::DeadLettered {
         seqs,
         reason: DeadLetterReason::RejectedByHipchat,
@@ -56,6 +56,7 @@ pub async fn sent_and_digested(lab: &dyn Lab) {
             outcome: Outcome::Sent,
             reason: "failure".into(),
             detail: String::new(),
+            whereabouts: None,
             decided_at: at(15),
             sent_at: Some(at(15)),
             attempts: 1,
@@ -65,6 +66,7 @@ pub async fn sent_and_digested(lab: &dyn Lab) {
         let entry = &desk.explain(id).await[0];
         assert_eq!((entry.outcome, entry.reason.as_str()), (Outcome::Digested, "over-budget"));
         assert_eq!((entry.sent_at, entry.attempts), (Some(at(20)), 1));
+        assert_eq!(entry.detail, "told in one message with 1 other");
     }
     assert_eq!(desk.0.gauges(at(30)).await.unwrap().pending, 0);
     assert!(desk.explain("unknown").await.is_empty());

@@ -56,6 +56,33 @@ fn refusal(path: &Path) -> StoreError {
     open(path, Role::Worker).expect_err("it can't be opened")
 }
 
+#[test]
+fn a_look_for_the_worker_finds_it_and_never_keeps_one_from_starting() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let lab = SqliteLab::new();
+    let path = lab.path();
+    assert_eq!(SqliteStore::worker_on(&path).unwrap(), None, "there is not even a store");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                SqliteStore::worker_on(&path).unwrap();
+            }
+        });
+        let opened: Vec<_> = (0..30)
+            .map(|_| {
+                let store = open(&path, Role::Worker).map_err(|error| error.to_string())?;
+                let seen = SqliteStore::worker_on(&path).map_err(|error| error.to_string());
+                drop(store);
+                seen
+            })
+            .collect();
+        over.store(true, Ordering::Release);
+        assert_eq!(opened, vec![Ok(Some(std::process::id().to_string())); 30]);
+    });
+    assert_eq!(SqliteStore::worker_on(&path).unwrap(), None, "the last has ended");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_file_serves_one_worker() {
     let lab = SqliteLab::new();

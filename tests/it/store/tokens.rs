@@ -138,3 +138,20 @@ pub async fn a_claim_reserves_little(lab: &dyn Lab) {
     release(&desk, &line, 30_001, calls(0), 0).await;
     assert_eq!(grant(&desk.claim_one(30_002).await).calls, 3);
 }
+
+pub async fn the_oldest_goes_first_when_a_token_opens(lab: &dyn Lab) {
+    let desk = shared(lab).await;
+    let one = ClaimTerms { token_budget: Budget { messages: 1, per: Duration::from_secs(300) }, ..TERMS };
+    tell_n(&desk, "y", "12", 1, 0).await;
+    tell_n(&desk, "x", "11", 1, 1).await;
+    for ms in [2, 100] {
+        // At 100 both are due at the same moment.
+        let lines = desk.0.claim_rooms(one, at(ms)).await.unwrap();
+        assert_eq!(lines.len(), 2);
+        for line in lines {
+            let calls = u32::from(line.room == room("12"));
+            assert_eq!(grant(&line).calls, calls, "{} at {ms}", line.room);
+            desk.settle(&line, ms, vec![], Then::Rest { until: at(100) }).await;
+        }
+    }
+}

@@ -51,6 +51,10 @@ impl Store for Outbox {
         Ok(0)
     }
 
+    async fn forget_streaks(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     async fn gauges(&self, _: Timestamp) -> Result<Gauges, StoreError> {
         Ok(Gauges::default())
     }
@@ -61,6 +65,7 @@ impl Store for Outbox {
 struct Troubled {
     got: Mutex<Vec<i64>>,
     confirms: Mutex<VecDeque<usize>>,
+    closed: AtomicUsize,
 }
 
 #[async_trait]
@@ -73,9 +78,14 @@ impl LetterBox for Troubled {
         let failed = confirms.map(|_| BrokerError::Unavailable("an alarm".into()));
         Buried { confirmed, failed }
     }
+
+    async fn close(&self) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 struct Graveyard {
+    clock: Arc<HandClock>,
     outbox: Arc<Outbox>,
     queue: Arc<Troubled>,
     burial: Burial,
@@ -93,10 +103,10 @@ impl Graveyard {
             letter_box: queue.clone(),
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
-            trouble: Arc::new(Trouble::new("the dead-letter queue", clock)),
+            trouble: Arc::new(Trouble::new("the dead-letter queue", clock.clone())),
             wake: Arc::new(Bell::default()),
         };
-        Self { outbox, queue, burial }
+        Self { clock, outbox, queue, burial }
     }
 
     fn published(&self) -> Vec<i64> {
@@ -152,10 +162,43 @@ async fn of_a_round_that_breaks_only_the_rest_is_repeated() {
 }
 
 #[tokio::test]
+async fn a_letter_is_one_line_in_the_log_and_a_flood_of_one_kind_ends_as_a_count() {
+    use crate::support::log::Log;
+    let yard = Graveyard::new(120);
+    let fault = Letter { reason: DeadLetterReason::WorkerFault, ..letter(121, yard.burial.clock.now()) };
+    yard.outbox.letters.lock().unwrap().push(fault);
+    let (log, mut owed) = (Log::catch(), Owed::default());
+    while yard.burial.step(&mut owed).await.unwrap() > 0 {}
+    assert_eq!(log.text().lines().count(), 51, "{}", log.text());
+    assert_eq!(log.text().matches("malformed-event").count(), 50);
+    assert!(log.text().contains("worker-fault"), "another kind is not hidden");
+    yard.clock.0.fetch_add(60_000, Ordering::SeqCst);
+    yard.burial.step(&mut owed).await.unwrap();
+    let text = log.text();
+    let last = text.lines().last().expect("a line");
+    assert!(last.contains("70 more were dead-lettered and not told here"), "{last}");
+    assert!(last.contains("malformed-event"), "{last}");
+}
+
+#[tokio::test]
 async fn a_trouble_is_over_when_the_store_answers_though_nothing_is_to_be_buried() {
     use hipchat_notifier::ports::Readiness;
     let yard = Graveyard::new(0);
     yard.burial.trouble.failed("bury dead letters", &"disk full");
     yard.burial.step(&mut Owed::default()).await.unwrap();
     assert_eq!(yard.burial.trouble.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn who_stops_gives_the_connection_back() {
+    let yard = Graveyard::new(1);
+    let (switch, stop) = StopSwitch::new();
+    let running = tokio::spawn(yard.burial.run(stop));
+    while !yard.outbox.letters.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(yard.queue.closed.load(Ordering::SeqCst), 0);
+    switch.stop();
+    running.await.unwrap();
+    assert_eq!(yard.queue.closed.load(Ordering::SeqCst), 1);
 }

@@ -90,6 +90,20 @@ async fn a_digest_tells_an_interval_at_its_end_and_nothing_when_nothing_happened
 }
 
 #[tokio::test]
+async fn a_digest_that_fills_more_than_one_message_says_that_it_goes_on() {
+    let bench = Bench::new(&activities("feed", "a", "on = \"digest\", every = \"1h\"")).await;
+    for n in 0..250 {
+        bench.take(&format!("e{n}"), &update("ana", &format!("r{n}"))).await;
+    }
+    bench.pass(3600);
+    bench.settle_down().await;
+    let goes_on: Vec<bool> =
+        bench.texts("a").iter().map(|text| text.contains("The next message tells more of this.")).collect();
+    assert_eq!(goes_on, [true, true, false], "100 at a time");
+    assert_eq!(bench.fate("e249", "feed").await, "digested/scheduled-digest");
+}
+
+#[tokio::test]
 async fn an_integrations_throttle_holds_it_and_not_the_others_of_the_room() {
     let throttled = results("slow", "a", "all")
         + "throttle = { messages = 1, per = \"10m\", overflow = \"queue\" }\n"
@@ -156,9 +170,40 @@ async fn a_resumed_integration_hears_again_that_it_is_failing() {
     bench.catalogue.refresh().await.unwrap();
     bench.take("p1", &run("m", true)).await;
     assert_eq!(bench.fate("p1", "one").await, "suppressed/integration-paused");
-    bench.store.resume(&id, bench.clock.now()).await.unwrap();
+    bench.store.resume(&id).await.unwrap();
     bench.catalogue.refresh().await.unwrap();
     bench.take("f6", &run("m", false)).await;
     bench.settle_down().await;
     assert_eq!(bench.fate("f6", "one").await, "sent/still-failing");
+}
+
+/// A run of monitor `m` that finished in this minute.
+fn dated(minute: u32, passed: bool) -> String {
+    run("m", passed).replacen('{', &format!(r#"{{"finished_at":"2025-11-24T15:{minute:02}:00Z","#), 1)
+}
+
+#[tokio::test]
+async fn what_tells_of_the_past_leaves_no_doubt_of_the_present_when_it_is_lost() {
+    let bench = Bench::new(&results("one", "a", "failures-and-recovery")).await;
+    bench.take("e1", &dated(30, true)).await;
+    let refused = [Says::Status(400), Says::Status(400)];
+    bench.script(&refused);
+    bench.take("late", &dated(20, false)).await;
+    bench.settle_down().await;
+    assert_eq!(bench.fate("late", "one").await, "dead-lettered/rejected-by-hipchat");
+    bench.take("e2", &dated(31, true)).await;
+    assert_eq!(
+        bench.fate("e2", "one").await,
+        "suppressed/still-passing",
+        "no recovery from what nobody heard"
+    );
+
+    let mut replay = envelope("late", &dated(20, false));
+    replay.headers.insert("x-integration-id".into(), "one".into());
+    bench.script(&refused);
+    bench.take_envelope(replay).await;
+    bench.settle_down().await;
+    assert_eq!(bench.letters().len(), 2, "put back in vain");
+    bench.take("e3", &dated(32, true)).await;
+    assert_eq!(bench.fate("e3", "one").await, "suppressed/still-passing");
 }

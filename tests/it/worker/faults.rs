@@ -8,6 +8,7 @@ use hipchat_notifier::ports::{
 };
 
 use super::*;
+use crate::support::log::Log;
 
 #[tokio::test]
 async fn a_room_in_an_outage_is_retried_later_and_later_and_in_order() {
@@ -88,7 +89,7 @@ async fn a_broken_integration_is_suspended_with_all_that_waits_for_it_and_comes_
     bench.settle_down().await;
     assert_eq!(bench.letters().len(), 3, "replayed too early it goes back, and is not lost");
 
-    bench.store.resume(&IntegrationId::new("one"), bench.clock.now()).await.unwrap();
+    bench.store.resume(&IntegrationId::new("one")).await.unwrap();
     bench.catalogue.refresh().await.unwrap();
     bench.take_envelope(replay.clone()).await;
     bench.take_envelope(replay).await;
@@ -110,6 +111,64 @@ async fn a_replay_for_an_integration_that_is_gone_says_so() {
     assert!(letters[0].detail.contains("\"gone\", which does not exist"), "{}", letters[0].detail);
 }
 
+/// `body` as a dead letter that was put back for `integration`; anybody who may publish can write the same.
+fn put_back(id: &str, body: &str, integration: &str) -> Envelope {
+    let mut envelope = envelope(id, body);
+    envelope.headers.insert("x-integration-id".into(), integration.into());
+    envelope.headers.insert("x-event-id".into(), id.into());
+    envelope
+}
+
+#[tokio::test]
+async fn naming_an_integration_opens_no_room_that_the_event_would_not_reach_without() {
+    let runs = |id: &str, line: &str| {
+        results(id, id, "all").replace("monitor-results\"", &format!("monitor-results\"\n{line}"))
+    };
+    let feed = activities("feed", "feed", "on = \"each\"")
+        .replace("team-activity\"", "team-activity\"\nactions = [\"delete\"]");
+    let bench = Bench::new(
+        &(runs("other-team", "team = \"umbrella\"") + &runs("other-monitor", "monitors = [\"x*\"]") + &feed),
+    )
+    .await;
+    for (id, body, integration) in [
+        ("e1", run("m", false), "other-team"),
+        ("e2", run("m", false), "other-monitor"),
+        ("e3", run("m", false), "feed"),
+        ("e4", update("ana", "r1"), "feed"),
+        ("e5", update("ana", "r1"), "other-monitor"),
+    ] {
+        bench.take_envelope(put_back(id, &body, integration)).await;
+        bench.settle_down().await;
+        assert_eq!(bench.fate(id, integration).await, "unknown", "{id}");
+        let letter = bench.letters().pop().expect("it is not lost");
+        assert_eq!(letter.reason, DeadLetterReason::IntegrationBroken);
+        assert_eq!(letter.integration, Some(IntegrationId::new(integration)), "it goes to no other");
+        let expected = format!("replayed for integration {integration:?}, which does not want this event (");
+        assert!(letter.detail.starts_with(&expected), "{}", letter.detail);
+    }
+    assert_eq!(bench.letters().len(), 5);
+    assert_eq!(bench.rooms.calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_letter_whose_integration_does_not_want_it_any_more_comes_back_and_stays_dead_lettered() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(400), Says::Status(400)]);
+    bench.take("e1", &run("m", false)).await;
+    bench.settle_down().await;
+    let narrowed =
+        results("one", "a", "all").replace("monitor-results\"", "monitor-results\"\nmonitors = [\"other\"]");
+    for (toml, expected) in
+        [(narrowed, "dead-lettered/rejected-by-hipchat"), (results("one", "a", "all"), "sent/replayed")]
+    {
+        bench.store.apply(definitions(&toml), ManagedBy::Operator, bench.clock.now()).await.unwrap();
+        bench.take_envelope(put_back("e1", &run("m", false), "one")).await;
+        bench.settle_down().await;
+        assert_eq!(bench.fate("e1", "one").await, expected);
+    }
+    assert_eq!((bench.letters().len(), bench.texts("a").len()), (2, 1));
+}
+
 #[tokio::test]
 async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
     let bench = Bench::new(&results("one", "a", "all")).await;
@@ -121,6 +180,28 @@ async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
     let letters = bench.letters();
     assert_eq!((letters.len(), letters[0].reason), (1, DeadLetterReason::MalformedEvent));
     assert_eq!(letters[0].envelope.body, b"{\"monitor_uid\":1");
+}
+
+#[tokio::test]
+async fn every_line_about_an_attempt_names_event_integration_and_room() {
+    let log = Log::catch();
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    bench.script(&[Says::Status(503), Says::Status(404)]);
+    bench.take("e1", &run("m", true)).await;
+    bench.settle_down().await;
+    bench.pass(2);
+    bench.settle_down().await;
+    let text = log.text();
+    let ids = [r#"event_id="e1""#, r#"integration_id="one""#, r#"room="https://h.example/v2/room/a""#];
+    for (said, times) in [
+        ("the client has something to say of itself", 2),
+        ("attempt failed: as scripted", 1),
+        ("integration suspended: as scripted", 1),
+    ] {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(said)).collect();
+        assert_eq!(lines.len(), times, "{said}: {text}");
+        assert!(lines.iter().all(|line| ids.iter().all(|id| line.contains(id))), "{lines:#?}");
+    }
 }
 
 /// A store that fails at will.
@@ -174,6 +255,10 @@ impl Store for Failing {
         self.inner.forget(before, limit).await
     }
 
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_streaks(before, limit).await
+    }
+
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
         self.inner.gauges(now).await
     }
@@ -195,9 +280,9 @@ async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     bench.take("e1", &run("m", true)).await;
     bench.dispatch.unsettled.store(1, Ordering::SeqCst);
-    assert!(bench.dispatch.claim_due(8).await.is_empty());
+    assert!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.is_empty());
     bench.dispatch.unsettled.store(0, Ordering::SeqCst);
-    assert_eq!(bench.dispatch.claim_due(8).await.len(), 1);
+    assert_eq!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.len(), 1);
 }
 
 #[tokio::test]

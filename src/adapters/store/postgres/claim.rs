@@ -24,9 +24,9 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
-/// away, say) is put back to sleep and not handed out. Rooms that others are at are left to them. `ours`: whether
-/// `now` is the database's time.
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
+/// waits (it was paused away, say) is put back to sleep and not handed out. Rooms that others are at are left to them.
+/// `ours`: whether `now` is the database's time.
 pub async fn claim_rooms(
     tx: &Transaction<'_>,
     terms: &ClaimTerms,
@@ -35,29 +35,37 @@ pub async fn claim_rooms(
 ) -> Done<Vec<RoomLine>> {
     clock::note(tx, now, ours).await?;
     let mut lines: Vec<RoomLine> = Vec::new();
-    let mut needs: Needs = Vec::new();
+    let mut asking = Vec::new();
     let mut forfeits = Vec::new();
     let mut seen: Vec<String> = Vec::new();
-    while lines.len() < terms.rooms {
-        let due = due_rooms(tx, terms.rooms - lines.len(), now).await?;
-        if due.is_empty() {
-            break;
-        }
-        let keys: Vec<&str> = due.iter().map(|due| due.room.as_str()).collect();
-        forfeits.extend(tokens::forfeits(tx, &keys).await?);
-        seen.extend(texts(keys.iter().copied()));
-        for (line, wanted) in claim(tx, due, terms, now).await? {
-            let room_left = line.state.meter.available(terms.room_budget, now);
-            needs.push((line.room.clone(), purse::needs(wanted, room_left)));
-            lines.push(line);
+    for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
+        let enough = lines.len() + most;
+        while lines.len() < enough {
+            let due = due_rooms(tx, due, enough - lines.len(), now).await?;
+            if due.is_empty() {
+                break;
+            }
+            let keys: Vec<&str> = due.iter().map(|due| due.room.as_str()).collect();
+            forfeits.extend(tokens::forfeits(tx, &keys).await?);
+            seen.extend(texts(keys.iter().copied()));
+            for (line, wanted) in claim(tx, due, terms, now).await? {
+                let room_left = line.state.meter.available(terms.room_budget, now);
+                let head = line.waiting.first().map_or(i64::MAX, |waiting| waiting.seq);
+                asking.push((head, line.room.clone(), purse::needs(wanted, room_left)));
+                lines.push(line);
+            }
         }
     }
+    // Rooms that waited for the same token are due at the same moment: whose head is oldest is served first, or
+    // the others might never be.
+    asking.sort_by_key(|(head, ..)| *head);
+    let needs: Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
     let mut script = Script::default();
     let budget = terms.token_budget;
-    let grants = tokens::reserve(tx, &mut script, &needs, (&seen, &forfeits), budget, now).await?;
+    let mut grants = tokens::reserve(tx, &mut script, &needs, (&seen, &forfeits), budget, now).await?;
     script.run(tx).await?;
-    for (line, granted) in lines.iter_mut().zip(grants) {
-        line.tokens = granted;
+    for line in &mut lines {
+        line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
     Ok(lines)
 }
@@ -69,13 +77,22 @@ struct Due {
     state: RoomState,
 }
 
-/// Rooms that are due, longest first. A held room has its lapse as `due_at`, so what is found here is free or lapsed.
+/// Rooms that are due and whose last attempt did not fail. A held room has its lapse as `due_at`, so what is found
+/// here is free or lapsed.
 pub const DUE: &str = "SELECT room, claim, meter, retry_failures, retry_at, expired_untold FROM rooms \
-    WHERE due_at <= $1 ORDER BY due_at, room LIMIT $2 FOR UPDATE SKIP LOCKED";
+    WHERE due_at <= $1 AND retry_failures IS NULL ORDER BY due_at, room LIMIT $2 FOR UPDATE SKIP LOCKED";
 
-async fn due_rooms(tx: &Transaction<'_>, limit: usize, now: Timestamp) -> Done<Vec<Due>> {
+/// The others that are due.
+pub const DUE_FOR_RETRY: &str = "SELECT room, claim, meter, retry_failures, retry_at, expired_untold FROM rooms \
+    WHERE due_at <= $1 AND retry_failures IS NOT NULL ORDER BY due_at, room LIMIT $2 FOR UPDATE SKIP LOCKED";
+
+pub const NEXT_DUE: &str = "SELECT least( \
+    (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NULL), \
+    (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL))";
+
+async fn due_rooms(tx: &Transaction<'_>, due: &str, limit: usize, now: Timestamp) -> Done<Vec<Due>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let found = rows(tx, DUE, &[&micros(now), &limit]).await?;
+    let found = rows(tx, due, &[&micros(now), &limit]).await?;
     found.iter().map(|row| Ok(read_due(row, now)?)).collect()
 }
 
@@ -111,9 +128,7 @@ async fn claim(
     let revision = standing::revision(tx).await?;
     let lapse = later(now, terms.lease);
     let (mut lines, mut claims, mut asleep) = (Vec::new(), Claims::default(), Vec::new());
-    let mut next_ready = next_ready(tx, &keys).await?;
     for Due { room, claim, state } in due {
-        let next_ready_at = next_ready.remove(room.as_str());
         let Some(head) = heads.remove(room.as_str()).filter(|head| !head.waiting.is_empty()) else {
             asleep.push(room);
             continue;
@@ -121,9 +136,10 @@ async fn claim(
         claims.add(&room, claim + 1);
         let claim = (claim + 1).unsigned_abs();
         let Head { waiting, throttles, wanted } = head;
-        let tokens = HashMap::new();
-        lines.push((RoomLine { room, claim, state, waiting, next_ready_at, tokens, throttles }, wanted));
+        let (tokens, continues_after) = (HashMap::new(), None);
+        lines.push((RoomLine { room, claim, state, waiting, continues_after, tokens, throttles }, wanted));
     }
+    continue_after(tx, &mut lines).await?;
     let mut script = Script::default();
     claims.write(&mut script, micros(lapse), span(terms.lease), revision);
     put_to_sleep(tx, &mut script, &asleep, now).await?;
@@ -184,20 +200,36 @@ async fn put_to_sleep(
     Ok(())
 }
 
-/// When the first of those that still gather gets ready, by room.
-async fn next_ready(tx: &Transaction<'_>, keys: &[&str]) -> Done<HashMap<String, Timestamp>> {
+/// Notes in each line the place of its last one, if more is ready that is to be told together with it.
+async fn continue_after(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<()> {
+    let last = |line: &RoomLine| {
+        let last = line.waiting.last()?;
+        Some((line.room.as_str().to_owned(), last.seq, last.integration.clone(), last.gather.clone()?))
+    };
+    let lasts: Vec<_> = lines.iter().filter_map(|(line, _)| last(line)).collect();
+    if lasts.is_empty() {
+        return Ok(());
+    }
     let found = rows(
         tx,
-        "SELECT room, min(ready_at) FROM notifications WHERE room = ANY($1) AND state = 'gathering' \
-         AND ready_at IS NOT NULL GROUP BY room",
-        &[&keys],
+        "SELECT u.seq FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) \
+         AS u(room, seq, integration, gather) WHERE EXISTS (SELECT 1 FROM notifications AS n \
+         WHERE n.room = u.room AND n.state = 'pending' AND n.seq > u.seq AND n.integration = u.integration \
+         AND n.gather = u.gather)",
+        &[
+            &lasts.iter().map(|(room, ..)| room.as_str()).collect::<Vec<_>>(),
+            &lasts.iter().map(|(_, seq, ..)| *seq).collect::<Vec<_>>(),
+            &lasts.iter().map(|(_, _, integration, _)| integration.as_str()).collect::<Vec<_>>(),
+            &lasts.iter().map(|(.., gather)| gather.as_str()).collect::<Vec<_>>(),
+        ],
     )
     .await?;
-    let mut next = HashMap::with_capacity(found.len());
-    for row in found {
-        next.insert(row.try_get(0)?, time(row.try_get(1)?));
+    let go_on: Vec<i64> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    for (line, _) in lines {
+        let last = line.waiting.last().map(|last| last.seq);
+        line.continues_after = last.filter(|seq| go_on.contains(seq));
     }
-    Ok(next)
+    Ok(())
 }
 
 /// The head of a room's line, with what belongs to its integrations.
@@ -376,7 +408,14 @@ async fn set_aside(tx: &Transaction<'_>, damaged: &[(i64, String)], now: Timesta
     let faults: BTreeMap<i64, &String> = damaged.iter().map(|(seq, fault)| (*seq, fault)).collect();
     ledger.load(tx, &faults.keys().copied().collect::<Vec<_>>()).await?;
     for (seq, fault) in faults {
-        tracing::error!(seq, "a notification is damaged in the store and is given up: {fault}");
+        if let Some(open) = ledger.find(seq) {
+            tracing::error!(
+                event_id = open.event(),
+                integration_id = open.integration(),
+                room = open.room,
+                "a notification is damaged in the store and is given up: {fault}"
+            );
+        }
         let detail = format!("damaged in the store: {fault}");
         ledger.bury(seq, DeadLetterReason::WorkerFault, &detail, now);
     }
@@ -387,6 +426,6 @@ async fn set_aside(tx: &Transaction<'_>, damaged: &[(i64, String)], now: Timesta
 
 /// When the next room gets due. A held room is due when its lease lapses.
 pub async fn next_due(c: &deadpool_postgres::Client) -> Done<Option<Timestamp>> {
-    let next = c.prepare_cached("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL").await?;
+    let next = c.prepare_cached(NEXT_DUE).await?;
     Ok(c.query_one(&next, &[]).await?.try_get::<_, Option<i64>>(0)?.map(time))
 }

@@ -1,7 +1,7 @@
 //! Taking in a batch: what is known, the caller's decision, and what it changes. One batch at a time over all
 //! workers; each kind of row goes through one statement.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use deadpool_postgres::Transaction;
@@ -12,7 +12,7 @@ use super::letters;
 use super::link::{Script, rows, text, texts, values};
 use super::listen::tell;
 use super::locks::{Keys, decide_alone};
-use super::notifications::{doubt_streaks, let_go, wake_rooms};
+use super::notifications::{Doubts, doubt_streaks, let_go, wake_rooms};
 use super::standing::standings;
 use crate::adapters::store::fate::{Now, Standing, fate_by_now};
 use crate::adapters::store::rows::{belief, micros, properties, time};
@@ -156,7 +156,7 @@ struct Batch<'c> {
     events: Vec<(&'c DecidedEvent, i64)>,
     new: Vec<New<'c>>,
     /// Streaks whose news was not told after all.
-    untold: BTreeSet<[String; 3]>,
+    untold: Doubts,
     receipt: IntakeReceipt,
 }
 
@@ -189,7 +189,7 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
         freed: BTreeMap::new(),
         events: Vec::new(),
         new: Vec::new(),
-        untold: BTreeSet::new(),
+        untold: Doubts::new(),
         receipt: IntakeReceipt { letters: changes.letters.len(), ..IntakeReceipt::default() },
     };
     for event in &changes.events {
@@ -201,9 +201,10 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
     batch.exhume(&mut script);
     batch.insert_events(&mut script);
     batch.insert_notifications(&mut script);
-    batch.write_streaks(&mut script, &changes.streaks);
+    let at = changes.events.last().map(|event| micros(event.received.at));
+    batch.write_streaks(&mut script, &changes.streaks, at);
     // After the streaks, whose beliefs rest on the telling.
-    doubt_streaks(&mut script, batch.untold.iter());
+    doubt_streaks(&mut script, &batch.untold);
     batch.write_collations(&mut script, &changes.collations);
     letters::insert(&mut script, &changes.letters);
     if !batch.ready.is_empty() {
@@ -247,12 +248,10 @@ impl<'c> Batch<'c> {
         }
         let standing = self.standings.get(&new.integration);
         let integration = &new.integration;
-        match fate_by_now(&new.fate, standing) {
+        match fate_by_now(&new.fate, event.received.at, standing) {
             Now::Suppressed(reason, detail) => {
                 if !matches!(new.fate, Fate::Suppress { .. }) {
-                    self.untold.extend(new.streak.as_ref().map(|key| {
-                        [key.integration.as_str().to_owned(), key.monitor_uid.clone(), key.region.clone()]
-                    }));
+                    self.untold.extend(new.streak.as_ref().map(|key| (names(key), i64::MAX)));
                 }
                 *self.receipt.suppressed.entry(reason).or_default() += 1;
                 self.new.push(New {
@@ -369,8 +368,9 @@ impl<'c> Batch<'c> {
         );
     }
 
-    /// Streaks live as long as their integration; one that was removed a moment ago gets none anew.
-    fn write_streaks(&self, script: &mut Script, streaks: &[(StreakKey, Streak)]) {
+    /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
+    /// the runs came that moved them; it is noted once a day, so that a run seldom costs a change of the index.
+    fn write_streaks(&self, script: &mut Script, streaks: &[(StreakKey, Streak)], at: Option<i64>) {
         let there = streaks.iter().filter(|(key, _)| self.standings.contains_key(&key.integration));
         // Of what is named twice the last counts.
         let there: BTreeMap<_, _> = there
@@ -382,10 +382,17 @@ impl<'c> Batch<'c> {
             return;
         }
         script.add(
-            "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief) \
-             SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-             $7::text[]) ON CONFLICT (integration, monitor, region) DO UPDATE SET failures = excluded.failures, \
-             first_failed_at = excluded.first_failed_at, newest = excluded.newest, belief = excluded.belief",
+            "INSERT INTO streaks AS s (integration, monitor, region, failures, first_failed_at, newest, belief, \
+             touched, news) SELECT u.*, $8, (SELECT max(n.seq) FROM notifications AS n \
+               WHERE n.event = ANY($9::text[]) AND n.integration = u.integration AND n.monitor = u.monitor \
+               AND n.region = u.region AND n.event_no IS NOT NULL) \
+             FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
+             $7::text[]) AS u(integration, monitor, region, failures, first_failed_at, newest, belief) \
+             ON CONFLICT (integration, monitor, region) DO UPDATE SET failures = excluded.failures, \
+             first_failed_at = excluded.first_failed_at, newest = excluded.newest, belief = excluded.belief, \
+             news = coalesce(excluded.news, s.news), \
+             touched = CASE WHEN s.touched >= excluded.touched - 86400000000 THEN s.touched \
+               ELSE coalesce(excluded.touched, s.touched) END",
             values![
                 texts(there.keys().map(|(integration, _, _)| *integration)),
                 there.keys().map(|(_, monitor, _)| monitor.clone()).collect::<Vec<_>>(),
@@ -394,6 +401,8 @@ impl<'c> Batch<'c> {
                 there.values().map(|streak| streak.first_failed_at.map(micros)).collect::<Vec<_>>(),
                 there.values().map(|streak| streak.newest.map(micros)).collect::<Vec<_>>(),
                 texts(there.values().map(|streak| streak.belief.as_str())),
+                at,
+                texts(self.events.iter().map(|(event, _)| event.id.as_str())),
             ],
         );
     }
@@ -416,6 +425,11 @@ impl<'c> Batch<'c> {
             ],
         );
     }
+}
+
+/// A streak as rows name it.
+fn names(key: &StreakKey) -> [String; 3] {
+    [key.integration.as_str().to_owned(), text(&key.monitor_uid), text(&key.region)]
 }
 
 fn key(event: &DecidedEvent, new: &NewNotification) -> (String, String) {

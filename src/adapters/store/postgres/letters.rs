@@ -1,6 +1,8 @@
 //! The outbox of the dead-letter queue: letters are written with the change that made them, and leave when
 //! the broker has confirmed them. Of several workers, one at a time publishes a letter.
 
+use std::sync::Arc;
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -17,11 +19,11 @@ use crate::domain::reason::{DeadLetterReason, Outcome};
 use crate::ports::Letter;
 
 /// Stores letters that carry their own envelopes: events that could not be decided.
-pub fn insert(script: &mut Script, letters: &[Letter]) {
+pub fn insert(script: &mut Script, letters: &[Arc<Letter>]) {
     if letters.is_empty() {
         return;
     }
-    let ids = |of: fn(&Letter) -> Option<String>| letters.iter().map(of).collect::<Vec<_>>();
+    let ids = |of: fn(&Letter) -> Option<String>| letters.iter().map(|letter| of(letter)).collect::<Vec<_>>();
     script.add(
         "INSERT INTO letters (event, integration, properties, body, reason, detail, attempts, last_status, \
          first_attempt_at, at) SELECT event, integration, properties, body, reason, detail, attempts, \
@@ -83,11 +85,14 @@ fn read(row: &Row) -> Result<Letter, tokio_postgres::Error> {
     let mut detail: String = row.try_get(4)?;
     let body: Option<Vec<u8>> = row.try_get(2)?;
     let left = if body.is_some() { "its body alone" } else { "nothing" };
+    let (event, integration): (Option<&str>, Option<&str>) = (row.try_get(5)?, row.try_get(6)?);
     let kept: Option<&str> = row.try_get(1)?;
     let kept = kept.filter(|_| body.is_some()).and_then(|kept| envelope(kept, Vec::new()));
     let mut envelope = kept.unwrap_or_else(|| {
         tracing::error!(
             letter = id,
+            event_id = event,
+            integration_id = integration,
             "a dead letter is damaged in the store: of its event, {left} could be read"
         );
         detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
@@ -99,8 +104,8 @@ fn read(row: &Row) -> Result<Letter, tokio_postgres::Error> {
         envelope,
         reason: DeadLetterReason::from_text(row.try_get(3)?).unwrap_or(DeadLetterReason::WorkerFault),
         detail,
-        event: row.try_get::<_, Option<&str>>(5)?.map(EventId::new),
-        integration: row.try_get::<_, Option<&str>>(6)?.map(IntegrationId::new),
+        event: event.map(EventId::new),
+        integration: integration.map(IntegrationId::new),
         attempts: u32::try_from(row.try_get::<_, i64>(7)?).unwrap_or_default(),
         last_status: row.try_get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
         first_attempt_at: row.try_get::<_, Option<i64>>(9)?.map(time),

@@ -161,6 +161,10 @@ impl Store for PostgresStore {
         in_transaction!(self.link, true, |tx| journal::forget(tx, before, limit))
     }
 
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        in_transaction!(self.link, true, |tx| journal::forget_streaks(tx, before, limit))
+    }
+
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
         reading!(self.link, |c| journal::gauges(c, now))
     }
@@ -177,6 +181,10 @@ impl Storage for PostgresStore {
 impl Journal for PostgresStore {
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
         reading!(self.link, |c| journal::explain(c, event))
+    }
+
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
+        reading!(self.link, |c| journal::dead_lettered(c, integration))
     }
 }
 
@@ -214,7 +222,7 @@ impl Registry for PostgresStore {
         in_transaction!(self.link, true, |tx| registry::pause(tx, &self.keys, id, now))
     }
 
-    async fn resume(&self, id: &IntegrationId, _now: Timestamp) -> Result<(), StoreError> {
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         in_transaction!(self.link, true, |tx| registry::resume(tx, &self.keys, id))
     }
 }

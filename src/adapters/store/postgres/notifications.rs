@@ -1,14 +1,14 @@
 //! The named changes of notifications, made on rows that were read under their locks and written back together.
 //! Nothing else writes `state`; whatever ends a notification lets go of its event here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::link::{Script, rows, text, texts, values};
+use super::link::{Script, rows, texts, values};
 use crate::adapters::store::rows::micros;
 use crate::adapters::store::state::{self, BURYING, DEAD_LETTERING, Ending};
 use crate::domain::ids::IntegrationId;
@@ -69,6 +69,11 @@ impl Open {
         })
     }
 
+    /// What it tells of.
+    pub fn event(&self) -> &str {
+        &self.event
+    }
+
     /// Whom it is for.
     pub fn integration(&self) -> &str {
         &self.integration
@@ -101,6 +106,9 @@ struct Burial {
     at: i64,
 }
 
+/// Streaks (integration, monitor, region) whose news will not be told, and the latest of it (seq).
+pub type Doubts = BTreeMap<[String; 3], i64>;
+
 /// Notifications held under their locks, and what their changes entail.
 #[derive(Default)]
 pub struct Ledger {
@@ -110,8 +118,7 @@ pub struct Ledger {
     withdrawn: Vec<i64>,
     /// How many need each event no more.
     freed: BTreeMap<i64, i64>,
-    /// Streaks (integration, monitor, region) whose news will not be told.
-    doubted: BTreeSet<[String; 3]>,
+    doubted: Doubts,
 }
 
 impl Ledger {
@@ -232,7 +239,9 @@ impl Ledger {
     fn doubt(&mut self, seq: i64) {
         let Some(open) = self.open.get(&seq) else { return };
         if let (Some(monitor), Some(region)) = (&open.monitor, &open.region) {
-            self.doubted.insert([open.integration.clone(), monitor.clone(), region.clone()]);
+            let streak = [open.integration.clone(), monitor.clone(), region.clone()];
+            let latest = self.doubted.entry(streak).or_insert(seq);
+            *latest = seq.max(*latest);
         }
     }
 
@@ -258,7 +267,7 @@ impl Ledger {
             let of = |burial: &Burial| &self.open[&burial.seq];
             insert_letters(script, &self.burials, of);
         }
-        doubt_streaks(script, self.doubted.iter());
+        doubt_streaks(script, &self.doubted);
     }
 }
 
@@ -329,24 +338,27 @@ pub fn let_go(script: &mut Script, freed: &BTreeMap<i64, i64>) {
     script.add("DELETE FROM events WHERE no = ANY($1) AND open <= 0", values![nos]);
 }
 
-/// Makes beliefs unsure, also where no run has moved the streak yet. Each streak may be named once.
-pub fn doubt_streaks<'a>(script: &mut Script, streaks: impl Iterator<Item = &'a [String; 3]>) {
-    let (mut integrations, mut monitors, mut regions) = (Vec::new(), Vec::new(), Vec::new());
-    for [integration, monitor, region] in streaks {
-        integrations.push(integration.clone());
-        monitors.push(text(monitor));
-        regions.push(text(region));
-    }
-    if integrations.is_empty() {
+/// Makes beliefs unsure because news is lost, also where no run has moved the streak yet. Where later news of it is
+/// told or waits, the room knows, or will know, better.
+pub fn doubt_streaks(script: &mut Script, doubts: &Doubts) {
+    if doubts.is_empty() {
         return;
     }
     script.add(
-        "INSERT INTO streaks (integration, monitor, region, failures, belief) \
-         SELECT i.id, u.monitor, u.region, 0, 'unsure' \
+        "INSERT INTO streaks AS s (integration, monitor, region, failures, belief, touched) \
+         SELECT i.id, u.monitor, u.region, 0, 'unsure', (SELECT nullif(value, 0) FROM meta WHERE name = 'clock') \
          FROM unnest($1::text[], $2::text[], $3::text[]) AS u(integration, monitor, region) \
          JOIN integrations AS i ON i.id = u.integration ORDER BY 1, 2, 3 \
-         ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure'",
-        values![integrations, monitors, regions],
+         ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure' \
+         WHERE coalesce(s.news, 0) <= (SELECT d.seq \
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS d(integration, monitor, region, seq) \
+           WHERE d.integration = s.integration AND d.monitor = s.monitor AND d.region = s.region)",
+        values![
+            texts(doubts.keys().map(|[integration, _, _]| integration.as_str())),
+            texts(doubts.keys().map(|[_, monitor, _]| monitor.as_str())),
+            texts(doubts.keys().map(|[_, _, region]| region.as_str())),
+            doubts.values().copied().collect::<Vec<_>>(),
+        ],
     );
 }
 

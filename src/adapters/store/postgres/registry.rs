@@ -80,6 +80,8 @@ struct Changes<'a> {
     /// Those whose throttle may let out more than before.
     changed: Vec<&'a Definition>,
     heard_again: Vec<&'a IntegrationId>,
+    /// Rooms that may have rested for what is not so any more.
+    looked_at: Vec<&'a RoomKey>,
 }
 
 /// Stores definitions; see `ports::Registry::apply`.
@@ -99,22 +101,22 @@ pub async fn apply(
         match by_id.get(&new.id) {
             None => {
                 changes.written.push((new, true));
-                applied.added += 1;
+                applied.changes.added.push(new.id.clone());
             }
             Some(kept) => match kept.difference(new, by, cipher)? {
                 None => applied.unchanged += 1,
                 Some(differs) => {
-                    changes.add(new, &differs);
-                    applied.changed += 1;
+                    changes.add(new, kept, &differs);
+                    applied.changes.changed.push(new.id.clone());
                 }
             },
         }
     }
     let gone =
         |kept: &&Kept| by == ManagedBy::File && kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
-    let gone: Vec<&IntegrationId> = there.iter().filter(gone).map(|kept| &kept.id).collect();
-    applied.removed = gone.len();
-    if applied.added + applied.changed + applied.removed > 0 {
+    let gone: Vec<&Kept> = there.iter().filter(gone).collect();
+    applied.changes.removed.extend(gone.iter().map(|kept| kept.id.clone()));
+    if !applied.changes.is_empty() {
         changes.write(tx, cipher, by, now).await?;
         delete(tx, &gone, LEFT_OUT, now).await?;
         raise_revision(tx, keys).await?;
@@ -123,7 +125,7 @@ pub async fn apply(
 }
 
 impl<'a> Changes<'a> {
-    fn add(&mut self, new: &'a Definition, differs: &kept::Difference) {
+    fn add(&mut self, new: &'a Definition, old: &'a Kept, differs: &kept::Difference) {
         self.written.push((new, differs.url));
         self.changed.push(new);
         if differs.paused {
@@ -134,6 +136,9 @@ impl<'a> Changes<'a> {
         }
         if differs.heard_again {
             self.heard_again.push(&new.id);
+        }
+        if differs.url || differs.paused {
+            self.looked_at.extend([&old.room, &new.room]);
         }
     }
 
@@ -166,12 +171,16 @@ impl<'a> Changes<'a> {
         for new in self.changed.iter().filter(|new| opened.iter().any(|id| id == new.id.as_str())) {
             ready.insert(new.room.as_str().to_owned(), micros(now));
         }
+        let woken = ready.keys().map(String::as_str);
+        let moved = self.moved.values().map(|room| room.as_str());
+        let looked_at = || self.looked_at.iter().map(|room| room.as_str());
         let mut script = Script::default();
-        wake_rooms(&mut script, &ready);
         script.add(
             "SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE",
-            values![self.moved.values().map(|room| room.as_str().to_owned()).collect::<Vec<_>>()],
+            values![texts(woken.chain(moved).chain(looked_at()))],
         );
+        wake_rooms(&mut script, &ready);
+        look_again(&mut script, looked_at(), now);
         script.run(tx).await
     }
 
@@ -193,6 +202,17 @@ impl<'a> Changes<'a> {
         wake_rooms(&mut script, &ready);
         script.run(tx).await
     }
+}
+
+/// Wakes rooms that rest: they may have rested for a token, or for an integration at the head of their line, that is
+/// not there any more. If one has to rest all the same, that is in its state and its token's, and whoever claims it
+/// finds out. One that is held is given back by what its holder knew, and finds out later.
+fn look_again<'a>(script: &mut Script, at: impl Iterator<Item = &'a str>, now: Timestamp) {
+    script.add(
+        "UPDATE rooms SET due_at = CASE WHEN due_at > $2 THEN $2 ELSE due_at END, hold_until = NULL \
+         WHERE room = ANY($1) AND lease_until IS NULL",
+        values![texts(at), micros(now)],
+    );
 }
 
 /// Definitions in one statement.
@@ -251,13 +271,25 @@ async fn suppress_waiting(
     script.run(tx).await
 }
 
+/// Looks at the rooms of these again. Before their notifications, as rooms' locks come first.
+async fn look_at(tx: &Transaction<'_>, of: &[&Kept], now: Timestamp) -> Done<()> {
+    let mut script = Script::default();
+    let of_rooms = || of.iter().map(|kept| kept.room.as_str());
+    script
+        .add("SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE", values![texts(of_rooms())]);
+    look_again(&mut script, of_rooms(), now);
+    script.run(tx).await
+}
+
 /// Forgets integrations and all that is kept for them alone. Outcomes stay in the journal.
-async fn delete(tx: &Transaction<'_>, of: &[&IntegrationId], why: &str, now: Timestamp) -> Done<()> {
+async fn delete(tx: &Transaction<'_>, of: &[&Kept], why: &str, now: Timestamp) -> Done<()> {
     if of.is_empty() {
         return Ok(());
     }
-    suppress_waiting(tx, of, SuppressReason::Removed, why, now).await?;
-    let ids = texts(of.iter().map(|id| id.as_str()));
+    look_at(tx, of, now).await?;
+    let ids: Vec<&IntegrationId> = of.iter().map(|kept| &kept.id).collect();
+    suppress_waiting(tx, &ids, SuppressReason::Removed, why, now).await?;
+    let ids = texts(ids.iter().map(|id| id.as_str()));
     let mut script = Script::default();
     for sql in [
         "DELETE FROM integrations WHERE id = ANY($1)",
@@ -273,17 +305,19 @@ async fn delete(tx: &Transaction<'_>, of: &[&IntegrationId], why: &str, now: Tim
 /// See `ports::Registry::remove`.
 pub async fn remove(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
     decide_alone(tx, keys).await?;
-    named(tx, id).await?.own()?;
-    delete(tx, &[id], REMOVED, now).await?;
+    let kept = named(tx, id).await?.own()?;
+    delete(tx, &[&kept], REMOVED, now).await?;
     raise_revision(tx, keys).await
 }
 
 /// See `ports::Registry::pause`. Pausing what is paused changes nothing.
 pub async fn pause(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
     decide_alone(tx, keys).await?;
-    if named(tx, id).await?.own()?.paused {
+    let kept = named(tx, id).await?.own()?;
+    if kept.paused {
         return Ok(());
     }
+    look_at(tx, &[&kept], now).await?;
     rows(tx, "UPDATE integrations SET paused = TRUE WHERE id = $1", &[&id.as_str()]).await?;
     suppress_waiting(tx, &[id], SuppressReason::Paused, PAUSED, now).await?;
     raise_revision(tx, keys).await
@@ -303,10 +337,12 @@ pub async fn resume(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId) -> Do
     raise_revision(tx, keys).await
 }
 
-/// The rooms may have missed that these fail: the next failed run of each is told.
+/// The rooms may have forgotten that these fail, or are others: the next run of each is told. One that failed too
+/// seldom to be told is news to nobody.
 async fn retell_failing(tx: &Transaction<'_>, of: &[&IntegrationId]) -> Done<()> {
     let ids: Vec<&str> = of.iter().map(|id| id.as_str()).collect();
-    let sql = "UPDATE streaks SET belief = 'unsure' WHERE integration = ANY($1) AND failures > 0";
+    let sql = "UPDATE streaks SET belief = 'unsure' WHERE integration = ANY($1) AND failures > 0 \
+               AND belief <> 'passing'";
     rows(tx, sql, &[&ids]).await?;
     Ok(())
 }

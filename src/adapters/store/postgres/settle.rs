@@ -95,11 +95,12 @@ async fn apply(
 ) -> Done<()> {
     match transition {
         Transition::Sent { seq, reason, at, status } => {
-            let told = ending(Outcome::Sent, reason.as_str(), "", *at, Some(*status));
-            tell(ledger, &[*seq], &told);
+            let detail = transition.detail_of_told();
+            tell(ledger, &[*seq], &ending(Outcome::Sent, reason.as_str(), &detail, *at, Some(*status)));
         }
         Transition::Digested { seqs, reason, at, status } => {
-            tell(ledger, seqs, &ending(Outcome::Digested, reason.as_str(), "", *at, Some(*status)));
+            let detail = transition.detail_of_told();
+            tell(ledger, seqs, &ending(Outcome::Digested, reason.as_str(), &detail, *at, Some(*status)));
         }
         Transition::Attempted { seqs, at, status, detail, plain_next } => {
             for seq in ledger.still_waiting(room.as_str(), seqs) {

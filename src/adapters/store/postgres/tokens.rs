@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use super::errors::Done;
 use super::link::{Script, rows, values};
 use crate::adapters::store::meters;
-use crate::adapters::store::purse::{self, Needs, Purse};
+use crate::adapters::store::purse::{self, Grants, Needs, Purse};
 use crate::adapters::store::rows::{meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter};
-use crate::ports::{TokenCalls, TokenGrant};
+use crate::ports::TokenCalls;
 
 /// Calls that lapsed claims had reserved.
 pub type Forfeits = Vec<(TokenKey, u32)>;
@@ -47,11 +47,11 @@ pub async fn reserve(
     (rooms_due, forfeits): (&[String], &Forfeits),
     budget: Budget,
     now: Timestamp,
-) -> Done<Vec<HashMap<TokenKey, TokenGrant>>> {
+) -> Done<HashMap<RoomKey, Grants>> {
     let mut named = purse::named(needs);
     named.extend(forfeits.iter().map(|(token, _)| token.clone()));
     if named.is_empty() {
-        return Ok(vec![HashMap::new(); needs.len()]);
+        return Ok(HashMap::new());
     }
     let mut held = lock_for_claim(tx, &named, budget, now).await?;
     let others = reserved_by_others(tx, &named, rooms_due).await?;
@@ -73,7 +73,7 @@ pub async fn reserve(
         (token, Purse::new(meter, budget, others, now))
     });
     let grants = purse::share(needs, purses.collect(), now);
-    set_reservations(script, needs, &grants);
+    set_reservations(script, &grants);
     Ok(grants)
 }
 
@@ -123,9 +123,9 @@ async fn reserved_by_others(
     Ok(others)
 }
 
-fn set_reservations(script: &mut Script, needs: &Needs, grants: &[HashMap<TokenKey, TokenGrant>]) {
+fn set_reservations(script: &mut Script, grants: &HashMap<RoomKey, Grants>) {
     let (mut tokens, mut of_rooms, mut calls) = (Vec::new(), Vec::new(), Vec::new());
-    for ((room, _), granted) in needs.iter().zip(grants) {
+    for (room, granted) in grants {
         for (token, grant) in granted {
             tokens.push(token.as_str().to_owned());
             of_rooms.push(room.as_str().to_owned());

@@ -20,47 +20,65 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first. A room in which nothing ready waits (it was paused
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready waits (it was paused
 /// away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
-    let mut needs: Needs = Vec::new();
+    let mut asking: Vec<(i64, RoomKey, HashMap<TokenKey, u32>)> = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
-    while lines.len() < terms.rooms {
-        let due = due_rooms(c, terms.rooms - lines.len(), now)?;
-        if due.is_empty() {
-            break;
-        }
-        for room in due {
-            // The lapsed holder's calls count before anybody's share is reckoned.
-            tokens::forfeit(c, &room, now)?;
-            if let Some(line) = claim(c, &mut events, room, terms, now)? {
-                let room_left = line.state.meter.available(terms.room_budget, now);
-                needs.push((line.room.clone(), needs_of(c, &line.waiting, room_left)?));
-                lines.push(line);
+    for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
+        let enough = lines.len() + most;
+        while lines.len() < enough {
+            let rooms = due_rooms(c, due, enough - lines.len(), now)?;
+            if rooms.is_empty() {
+                break;
+            }
+            for room in rooms {
+                // The lapsed holder's calls count before anybody's share is reckoned.
+                tokens::forfeit(c, &room, now)?;
+                if let Some(line) = claim(c, &mut events, room, terms, now)? {
+                    let room_left = line.state.meter.available(terms.room_budget, now);
+                    let head = line.waiting.first().map_or(i64::MAX, |w| w.seq);
+                    asking.push((head, line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                    lines.push(line);
+                }
             }
         }
     }
-    let grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
-    for (line, granted) in lines.iter_mut().zip(grants) {
-        line.tokens = granted;
+    // Rooms that waited for the same token are due at the same moment: whose head is oldest is served first, or
+    // the others might never be.
+    asking.sort_by_key(|(head, ..)| *head);
+    let needs: Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
+    let mut grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
+    for line in &mut lines {
+        line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
     Ok(lines)
 }
 
 /// When the next room gets due. A held room is due when its lease lapses.
 pub fn next_due(c: &Connection) -> Done<Option<Timestamp>> {
-    let due: Option<i64> = c
-        .prepare_cached("SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
+    let due: Option<i64> = c.prepare_cached(NEXT_DUE)?.query_row([], |row| row.get(0))?;
     Ok(due.map(time))
 }
 
-/// A held room has its lapse as `due_at`, so what is found here is free or lapsed.
-fn due_rooms(c: &Connection, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
+/// Rooms that are due and whose last attempt did not fail. A held room has its lapse as `due_at`, so what is found here
+/// is free or lapsed.
+pub const DUE: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NULL ORDER BY due_at, room LIMIT ?2";
+
+/// The others that are due.
+pub const DUE_FOR_RETRY: &str =
+    "SELECT room FROM rooms WHERE due_at <= ?1 AND retry_failures IS NOT NULL ORDER BY due_at, room LIMIT ?2";
+
+pub const NEXT_DUE: &str = "SELECT min(due_at) FROM ( \
+    SELECT min(due_at) AS due_at FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NULL \
+    UNION ALL SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL)";
+
+fn due_rooms(c: &Connection, due: &str, limit: usize, now: Timestamp) -> rusqlite::Result<Vec<RoomKey>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    c.prepare_cached("SELECT room FROM rooms WHERE due_at <= ?1 ORDER BY due_at, room LIMIT ?2")?
+    c.prepare_cached(due)?
         .query_map(params![micros(now), limit], |row| row.get::<_, String>(0).map(RoomKey::new))?
         .collect()
 }
@@ -77,10 +95,9 @@ fn claim(
          WHERE room = ?1 AND state = 'gathering' AND ready_at <= ?2",
     )?
     .execute(params![room.as_str(), micros(now)])?;
-    let next_ready_at = next_ready(c, &room)?;
     let waiting = line(c, events, &room, terms.line, now)?;
     if waiting.is_empty() {
-        let due = [next_ready_at, next_opening(c, &room, now)?].into_iter().flatten().min();
+        let due = [next_ready(c, &room)?, next_opening(c, &room, now)?].into_iter().flatten().min();
         c.prepare_cached(
             "UPDATE rooms SET due_at = ?2, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
              claim = claim + 1 WHERE room = ?1",
@@ -101,12 +118,13 @@ fn claim(
             |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
     let throttles = throttles(c, &waiting, now)?;
+    let continues_after = continues_after(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         state,
         room,
         waiting,
-        next_ready_at,
+        continues_after,
         tokens: HashMap::new(),
         throttles,
     }))
@@ -150,6 +168,20 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     .optional()
 }
 
+/// The place of the last of `waiting` if more is ready that is to be told together with it.
+fn continues_after(c: &Connection, room: &RoomKey, waiting: &[Waiting]) -> rusqlite::Result<Option<i64>> {
+    let Some((last, gather)) = waiting.last().and_then(|last| Some((last, last.gather.as_ref()?))) else {
+        return Ok(None);
+    };
+    let goes_on = c
+        .prepare_cached(
+            "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
+             AND gather = ?4 LIMIT 1",
+        )?
+        .exists(params![room.as_str(), last.seq, last.integration.as_str(), gather.as_str()])?;
+    Ok(goes_on.then_some(last.seq))
+}
+
 /// A line's row before its event is read.
 struct Place {
     waiting: Waiting,
@@ -177,7 +209,7 @@ fn line(
                     bytes += one.received.envelope.body.len();
                     waiting.push(one);
                 }
-                Err(Fail::Store(fault)) => set_aside(c, seq, &fault.to_string(), now)?,
+                Err(Fail::Store(fault)) => set_aside(c, room, seq, &fault.to_string(), now)?,
                 Err(fail) => return Err(fail),
             }
             if bytes >= LINE_BYTES {
@@ -213,8 +245,18 @@ fn places(c: &Connection, room: &RoomKey, limit: usize, now: Timestamp) -> Done<
 
 /// One that can't be read must not stop its room, let alone all rooms: it goes to the dead-letter queue with
 /// what is left of it.
-fn set_aside(c: &Connection, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
-    tracing::error!(seq, "a notification is damaged in the store and is given up: {fault}");
+fn set_aside(c: &Connection, room: &RoomKey, seq: i64, fault: &str, now: Timestamp) -> Done<()> {
+    let (event_id, integration_id): (Vec<u8>, Vec<u8>) = c
+        .prepare_cached(
+            "SELECT CAST(event AS BLOB), CAST(integration AS BLOB) FROM notifications WHERE seq = ?1",
+        )?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tracing::error!(
+        event_id = %String::from_utf8_lossy(&event_id),
+        integration_id = %String::from_utf8_lossy(&integration_id),
+        %room,
+        "a notification is damaged in the store and is given up: {fault}"
+    );
     let detail = format!("damaged in the store: {fault}");
     bury(c, seq, DeadLetterReason::WorkerFault, &detail, now)?;
     Ok(())

@@ -27,6 +27,7 @@ pub fn take_in(c: &Connection, query: &IntakeQuery, decide: Decide) -> Done<Inta
         c,
         standings: HashMap::new(),
         ready: HashMap::new(),
+        news: HashMap::new(),
         untold: Vec::new(),
         receipt: IntakeReceipt::default(),
     };
@@ -79,6 +80,8 @@ struct Batch<'c> {
     standings: HashMap<IntegrationId, Option<Standing>>,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
+    /// The latest news of each streak.
+    news: HashMap<&'c StreakKey, i64>,
     /// Streaks whose news was not told after all.
     untold: Vec<&'c StreakKey>,
     receipt: IntakeReceipt,
@@ -95,15 +98,16 @@ struct Telling<'a> {
 
 impl<'c> Batch<'c> {
     fn write(mut self, changes: &'c IntakeChanges) -> Done<IntakeReceipt> {
+        let at = changes.events.last().map(|event| micros(event.received.at));
         for event in &changes.events {
             self.event(event)?;
         }
         for (key, streak) in &changes.streaks {
-            self.streak(key, streak)?;
+            self.streak(key, streak, at)?;
         }
         // After the streaks, whose beliefs rest on the telling.
         for key in &self.untold {
-            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region])?;
+            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region], i64::MAX)?;
         }
         for (key, until) in &changes.collations {
             self.collation(key, micros(*until))?;
@@ -145,7 +149,7 @@ impl<'c> Batch<'c> {
         stored: &mut Option<i64>,
     ) -> Done<bool> {
         let standing = self.standing(&new.integration)?;
-        let (story, ready_at, gather) = match fate_by_now(&new.fate, standing.as_ref()) {
+        let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
                 self.suppress(event, new, reason, &detail)?;
                 return Ok(false);
@@ -205,7 +209,7 @@ impl<'c> Batch<'c> {
     fn tell(
         &mut self,
         event: &DecidedEvent,
-        new: &NewNotification,
+        new: &'c NewNotification,
         event_no: i64,
         telling: &Telling<'_>,
     ) -> rusqlite::Result<()> {
@@ -232,6 +236,9 @@ impl<'c> Batch<'c> {
                 new.streak.as_ref().map(|streak| &streak.monitor_uid),
                 new.streak.as_ref().map(|streak| &streak.region),
             ])?;
+        if let Some(streak) = &new.streak {
+            self.news.insert(streak, self.c.last_insert_rowid());
+        }
         let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
         *first = telling.wake_at.min(*first);
         self.receipt.pending += 1;
@@ -269,16 +276,18 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
-    /// Streaks live as long as their integration; one that was removed a moment ago gets none anew.
-    fn streak(&mut self, key: &StreakKey, streak: &Streak) -> Done<()> {
+    /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
+    /// the run came that moved it.
+    fn streak(&mut self, key: &StreakKey, streak: &Streak, at: Option<i64>) -> Done<()> {
         if self.standing(&key.integration)?.is_none() {
             return Ok(());
         }
         self.c
             .prepare_cached(
-                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (integration, monitor, region) DO UPDATE SET \
-                 failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7",
+                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
+                 touched, news) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (integration, monitor, \
+                 region) DO UPDATE SET failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7, \
+                 news = ifnull(?9, news)",
             )?
             .execute(params![
                 key.integration.as_str(),
@@ -288,7 +297,16 @@ impl<'c> Batch<'c> {
                 streak.first_failed_at.map(micros),
                 streak.newest.map(micros),
                 streak.belief.as_str(),
+                at,
+                self.news.get(key),
             ])?;
+        // Once a day, so that a run seldom costs a change of the index.
+        self.c
+            .prepare_cached(
+                "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
+                 AND ifnull(touched < ?4 - 86400000000, true)",
+            )?
+            .execute(params![key.integration.as_str(), key.monitor_uid, key.region, at])?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::errors::Done;
+use super::waits::{Kept, whereabouts};
 use crate::adapters::store::rows::{micros, time};
 use crate::adapters::store::state::outcome_of;
 use crate::domain::ids::{EventId, IntegrationId};
@@ -12,29 +13,49 @@ use crate::ports::{Gauges, JournalEntry};
 /// All notifications of one event, by integration.
 pub fn explain(c: &Connection, event: &EventId) -> Done<Vec<JournalEntry>> {
     let mut statement = c.prepare_cached(
-        "SELECT integration, state, reason, detail, received_at, decided_at, sent_at, attempts \
-         FROM notifications WHERE event = ?1 ORDER BY integration",
+        "SELECT seq, room, integration, state, reason, ready_at, detail, received_at, decided_at, sent_at, \
+         attempts FROM notifications WHERE event = ?1 ORDER BY integration",
     )?;
     let mut rows = statement.query([event.as_str()])?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
+        let kept = Kept {
+            seq: row.get(0)?,
+            room: row.get(1)?,
+            integration: row.get(2)?,
+            state: row.get(3)?,
+            reason: row.get(4)?,
+            ready_at: row.get(5)?,
+        };
         entries.push(JournalEntry {
             event: event.clone(),
-            integration: IntegrationId::new(row.get::<_, String>(0)?),
-            outcome: outcome_of(&row.get::<_, String>(1)?)?,
-            reason: row.get(2)?,
-            detail: row.get(3)?,
-            received_at: time(row.get(4)?),
-            decided_at: time(row.get(5)?),
-            sent_at: row.get::<_, Option<i64>>(6)?.map(time),
-            attempts: row.get(7)?,
+            whereabouts: whereabouts(c, &kept)?,
+            outcome: outcome_of(&kept.state)?,
+            integration: IntegrationId::new(kept.integration),
+            reason: kept.reason,
+            detail: row.get(6)?,
+            received_at: time(row.get(7)?),
+            decided_at: time(row.get(8)?),
+            sent_at: row.get::<_, Option<i64>>(9)?.map(time),
+            attempts: row.get(10)?,
         });
     }
     Ok(entries)
 }
 
+/// How many of one integration's notifications were given up. Goes through the whole journal, as only a person
+/// asks for it.
+pub fn dead_lettered(c: &Connection, integration: &IntegrationId) -> Done<u64> {
+    let count: i64 = c
+        .prepare_cached(
+            "SELECT count(*) FROM notifications WHERE integration = ?1 AND state IN ('dead-lettered', 'burying')",
+        )?
+        .query_row([integration.as_str()], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.
-/// What is open is never forgotten, nor are streaks: those live as long as their integration.
+/// What is open is never forgotten. When there is nothing to forget, the file gives back some of what it does not need.
 pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let forgotten = c
@@ -48,7 +69,40 @@ pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
          (SELECT integration, of FROM collations WHERE until < ?1 ORDER BY until LIMIT ?2)",
     )?
     .execute(params![micros(before), limit])?;
+    if forgotten == 0 {
+        shrink(c)?;
+    }
     Ok(forgotten)
+}
+
+/// Forgets streaks that no run has come for since `before`.
+pub fn forget_streaks(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let forgotten = c
+        .prepare_cached(
+            "DELETE FROM streaks WHERE (integration, monitor, region) IN \
+             (SELECT integration, monitor, region FROM streaks WHERE touched < ?1 ORDER BY touched LIMIT ?2)",
+        )?
+        .execute(params![micros(before), limit])?;
+    Ok(forgotten)
+}
+
+/// Pages that the file keeps though nothing is in them: what comes tomorrow takes the place of what was forgotten.
+pub const SPARE_PAGES: i64 = 2048;
+/// Pages given back in one transaction, so that intake never waits long for it.
+pub const PAGES_AT_ONCE: i64 = 512;
+
+/// Gives back a bounded part of the pages that stand empty.
+fn shrink(c: &Connection) -> rusqlite::Result<()> {
+    let empty: i64 = c.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+    let pages = (empty - SPARE_PAGES).min(PAGES_AT_ONCE);
+    if pages > 0 {
+        // Each step gives back one page.
+        let mut statement = c.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok(())
 }
 
 /// How much waits, and for how long.

@@ -61,10 +61,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
     let mut detail = text(row, 4)?.unwrap_or_default();
     let body: Option<Vec<u8>> = row.get(2)?;
     let left = if body.is_some() { "its body alone" } else { "nothing" };
+    let (event, integration) = (text(row, 5)?, text(row, 6)?);
     let kept = text(row, 1)?.filter(|_| body.is_some()).and_then(|kept| envelope(&kept, Vec::new()));
     let mut envelope = kept.unwrap_or_else(|| {
         tracing::error!(
             letter = id,
+            event_id = event,
+            integration_id = integration,
             "a dead letter is damaged in the store: of its event, {left} could be read"
         );
         detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
@@ -78,8 +81,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
             .and_then(|word| DeadLetterReason::from_text(&word))
             .unwrap_or(DeadLetterReason::WorkerFault),
         detail,
-        event: text(row, 5)?.map(EventId::new),
-        integration: text(row, 6)?.map(IntegrationId::new),
+        event: event.map(EventId::new),
+        integration: integration.map(IntegrationId::new),
         attempts: u32::try_from(row.get::<_, i64>(7)?).unwrap_or_default(),
         last_status: row.get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
         first_attempt_at: row.get::<_, Option<i64>>(9)?.map(time),

@@ -19,6 +19,7 @@ mod standing;
 mod tests;
 mod threads;
 mod tokens;
+mod waits;
 
 use std::fs::File;
 use std::path::Path;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use self::threads::Line;
+use self::threads::Lane;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
@@ -51,8 +52,8 @@ pub enum Role {
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
 pub struct SqliteStore {
     // The order of the fields is the order of closing: the writer last, so that it can tidy up, then the lock.
-    reader: Line,
-    writer: Line,
+    reader: Lane,
+    writer: Lane,
     cipher: Arc<Cipher>,
     _lock: Option<File>,
 }
@@ -99,10 +100,18 @@ impl SqliteStore {
         Self::start(open::open(path, role)?, path, cipher)
     }
 
+    /// The process of the worker that uses the file at `path`, as it called itself; `None` if none does.
+    ///
+    /// # Errors
+    /// If that can't be known.
+    pub fn worker_on(path: &Path) -> std::io::Result<Option<String>> {
+        open::worker(path)
+    }
+
     fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new(Self {
-            reader: Line::reader(opened.reader, path)?,
-            writer: Line::writer(opened.writer, path)?,
+            reader: Lane::reader(opened.reader, path)?,
+            writer: Lane::writer(opened.writer, path)?,
             cipher: Arc::new(cipher),
             _lock: opened.lock,
         }))
@@ -140,6 +149,10 @@ impl Store for SqliteStore {
         self.writer.run(move |c| journal::forget(c, before, limit)).await
     }
 
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer.run(move |c| journal::forget_streaks(c, before, limit)).await
+    }
+
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
         self.reader.run(move |c| journal::gauges(c, now)).await
     }
@@ -152,6 +165,11 @@ impl Journal for SqliteStore {
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
         let event = event.clone();
         self.reader.run(move |c| journal::explain(c, &event)).await
+    }
+
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
+        let integration = integration.clone();
+        self.reader.run(move |c| journal::dead_lettered(c, &integration)).await
     }
 }
 
@@ -186,7 +204,7 @@ impl Registry for SqliteStore {
         self.writer.run(move |c| registry::pause(c, &id, now)).await
     }
 
-    async fn resume(&self, id: &IntegrationId, _now: Timestamp) -> Result<(), StoreError> {
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         let id = id.clone();
         self.writer.run(move |c| registry::resume(c, &id)).await
     }

@@ -95,18 +95,21 @@ fn doubt(c: &Connection, seq: i64) -> rusqlite::Result<()> {
         .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     streak.map_or(Ok(()), |(integration, monitor, region): (String, String, String)| {
-        doubt_streak(c, [&integration, &monitor, &region])
+        doubt_streak(c, [&integration, &monitor, &region], seq)
     })
 }
 
-/// Makes the belief of a streak (integration, monitor, region) unsure, also where no run has moved it yet.
-pub fn doubt_streak(c: &Connection, streak: [&str; 3]) -> rusqlite::Result<()> {
+/// Makes the belief of a streak (integration, monitor, region) unsure because its news `seq` is lost, also where
+/// no run has moved it yet. Where later news of it is told or waits, the room knows, or will know, better.
+pub fn doubt_streak(c: &Connection, streak: [&str; 3], seq: i64) -> rusqlite::Result<()> {
     c.prepare_cached(
-        "INSERT INTO streaks (integration, monitor, region, failures, belief) \
-         SELECT id, ?2, ?3, 0, 'unsure' FROM integrations WHERE id = ?1 \
-         ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure'",
+        "INSERT INTO streaks (integration, monitor, region, failures, belief, touched) \
+         SELECT id, ?2, ?3, 0, 'unsure', (SELECT nullif(value, 0) FROM meta WHERE name = 'clock') \
+         FROM integrations WHERE id = ?1 \
+         ON CONFLICT (integration, monitor, region) DO UPDATE SET belief = 'unsure' \
+         WHERE ifnull(news, 0) <= ?4",
     )?
-    .execute(streak)
+    .execute(params![streak[0], streak[1], streak[2], seq])
     .map(|_| ())
 }
 

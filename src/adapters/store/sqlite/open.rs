@@ -21,6 +21,8 @@ mod embedded {
 const APPLICATION_ID: i32 = 0x4843_4e66;
 /// How long a statement waits for another process's transaction. Those are short; longer means trouble.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A lock that is still held after this is a worker's.
+const LOOKS_END: Duration = Duration::from_millis(200);
 /// Prepared statements kept by a connection: all that the store has.
 const STATEMENTS: usize = 128;
 
@@ -97,35 +99,74 @@ fn io_sentence(error: &std::io::Error, path: &Path) -> StoreError {
     }
 }
 
-/// Takes the lock that says "a worker uses this file". A second worker is told who the first is.
-fn take_lock(path: &Path) -> Result<File, StoreError> {
+/// Where the lock of the worker that uses the file at `path` is.
+fn lock_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let name = PathBuf::from(name);
+    PathBuf::from(name)
+}
+
+/// Takes the lock that says "a worker uses this file". A second worker is told who the first is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "opening blocks, and is done before there is anything to hold up"
+)]
+fn take_lock(path: &Path) -> Result<File, StoreError> {
+    let name = lock_name(path);
     let mut file = private(OpenOptions::new().read(true).write(true).create(true).truncate(false))
         .open(&name)
         .map_err(|error| io_sentence(&error, &name))?;
-    match file.try_lock() {
-        Ok(()) => {
-            // Only a help for people; the lock itself is the system's.
-            let _ = file
-                .set_len(0)
-                .and_then(|()| file.rewind())
-                .and_then(|()| writeln!(file, "{}", std::process::id()));
-            Ok(file)
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => {
+                // Only a help for people; the lock itself is the system's.
+                let _ = file
+                    .set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| writeln!(file, "{}", std::process::id()));
+                return Ok(file);
+            }
+            // A look (see `worker`) has it for microseconds; a worker keeps it.
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOOKS_END => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Refused(format!(
+                    "another worker is using {} (process {}); one SQLite file serves one worker: stop that one, \
+                     or give each a store and integrations of its own",
+                    path.display(),
+                    process_in(&mut file)
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(io_sentence(&error, &name)),
         }
-        Err(TryLockError::WouldBlock) => {
-            let mut process = String::new();
-            let _ = (&mut file).take(20).read_to_string(&mut process);
-            let process = Some(process.trim()).filter(|p| !p.is_empty()).unwrap_or("unknown").to_owned();
-            Err(StoreError::Refused(format!(
-                "another worker is using {} (process {process}); one SQLite file serves one worker: stop that \
-                 one, or give each a store and integrations of its own",
-                path.display()
-            )))
-        }
-        Err(TryLockError::Error(error)) => Err(io_sentence(&error, &name)),
     }
+}
+
+/// The process of the worker that uses the file at `path`; `None` if none does.
+///
+/// # Errors
+/// If that can't be known.
+pub fn worker(path: &Path) -> std::io::Result<Option<String>> {
+    let mut file = match File::open(lock_name(path)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Shared, so that two looks never take each other for a worker.
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(process_in(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// What the holder of a lock has written into it.
+fn process_in(lock: &mut File) -> String {
+    let mut process = String::new();
+    let _ = lock.take(20).read_to_string(&mut process);
+    Some(process.trim()).filter(|process| !process.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 /// A connection for writing, on a file whose schema is ours and of today.
@@ -163,6 +204,10 @@ fn try_prepare(path: &Path) -> Done<Connection> {
             "store {} is another program's database: set store.url to another file",
             path.display()
         ))));
+    }
+    if tables == 0 {
+        // Only a file without any page takes this. With it, what is forgotten can be given back to the disk.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     if id == 0 {

@@ -73,9 +73,9 @@ pub fn apply(
         match find(c, &definition.id)? {
             None => {
                 change.write(definition, true)?;
-                applied.added += 1;
+                applied.changes.added.push(definition.id.clone());
             }
-            Some(kept) if change.update(definition, &kept)? => applied.changed += 1,
+            Some(kept) if change.update(definition, &kept)? => applied.changes.changed.push(kept.id),
             Some(_) => applied.unchanged += 1,
         }
     }
@@ -83,10 +83,10 @@ pub fn apply(
         let gone = |kept: &Kept| kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
         for kept in all(c)?.into_iter().filter(gone) {
             delete(c, &kept.id, kept::LEFT_OUT, now)?;
-            applied.removed += 1;
+            applied.changes.removed.push(kept.id);
         }
     }
-    if applied.added + applied.changed + applied.removed > 0 {
+    if !applied.changes.is_empty() {
         raise_revision(c)?;
     }
     Ok(applied)
@@ -114,6 +114,10 @@ impl Change<'_> {
             self.move_line(&new.id, &new.room)?;
         }
         self.open_throttle(new)?;
+        if differs.url || differs.paused {
+            look_again(self.c, &old.room, self.now)?;
+            look_again(self.c, &new.room, self.now)?;
+        }
         if differs.heard_again {
             retell_failing(self.c, &new.id)?;
         }
@@ -172,9 +176,23 @@ impl Change<'_> {
     }
 }
 
+/// Wakes a room that rests: it may have rested for a token, or for an integration at the head of its line, that
+/// is not there any more. If it has to rest all the same, that is in its state and its token's, and whoever claims
+/// it finds out. One that is held is given back by what its holder knew, and finds out later.
+fn look_again(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE rooms SET due_at = min(due_at, ?2), hold_until = NULL WHERE room = ?1 AND lease_until IS NULL",
+    )?
+    .execute(params![room.as_str(), micros(now)])
+    .map(|_| ())
+}
+
 /// Forgets an integration and all that is kept for it alone. Outcomes stay in the journal.
 fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done<()> {
     suppress_waiting(c, id, SuppressReason::Removed, why, now)?;
+    if let Some(kept) = find(c, id)? {
+        look_again(c, &kept.room, now)?;
+    }
     for sql in [
         "DELETE FROM integrations WHERE id = ?1",
         "DELETE FROM streaks WHERE integration = ?1",
@@ -196,11 +214,13 @@ pub fn remove(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
 
 /// See `ports::Registry::pause`. Pausing what is paused changes nothing.
 pub fn pause(c: &Connection, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    if named(c, id)?.own()?.paused {
+    let kept = named(c, id)?.own()?;
+    if kept.paused {
         return Ok(());
     }
     c.prepare_cached("UPDATE integrations SET paused = 1 WHERE id = ?1")?.execute([id.as_str()])?;
     suppress_waiting(c, id, SuppressReason::Paused, PAUSED, now)?;
+    look_again(c, &kept.room, now)?;
     raise_revision(c)?;
     Ok(())
 }
@@ -219,9 +239,12 @@ pub fn resume(c: &Connection, id: &IntegrationId) -> Done<()> {
     Ok(())
 }
 
-/// The room may have missed that these fail: the next failed run of each is told.
+/// The room may have forgotten that these fail, or is another: the next run of each is told. One that failed too
+/// seldom to be told is news to nobody.
 fn retell_failing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0")?
-        .execute([id.as_str()])
-        .map(|_| ())
+    c.prepare_cached(
+        "UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0 AND belief <> 'passing'",
+    )?
+    .execute([id.as_str()])
+    .map(|_| ())
 }

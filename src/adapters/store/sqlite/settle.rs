@@ -11,7 +11,7 @@ use crate::adapters::store::release::{Held, Left, Next};
 use crate::adapters::store::rows::{meter_text, micros};
 use crate::adapters::store::state::Ending;
 use crate::domain::ids::{IntegrationId, RoomKey};
-use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome, SendReason};
+use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
 use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies a settlement, or nothing if the room is no longer the settler's.
@@ -60,10 +60,24 @@ fn held(c: &Connection, s: &Settlement) -> rusqlite::Result<Option<Held>> {
 fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -> Done<()> {
     match transition {
         Transition::Sent { seq, reason, at, status } => {
-            told(c, std::slice::from_ref(seq), Outcome::Sent, *reason, *at, *status)
+            let ending = Ending {
+                outcome: Outcome::Sent,
+                reason: reason.as_str(),
+                detail: &transition.detail_of_told(),
+                at: *at,
+                status: Some(*status),
+            };
+            told(c, std::slice::from_ref(seq), &ending)
         }
         Transition::Digested { seqs, reason, at, status } => {
-            told(c, seqs, Outcome::Digested, *reason, *at, *status)
+            let ending = Ending {
+                outcome: Outcome::Digested,
+                reason: reason.as_str(),
+                detail: &transition.detail_of_told(),
+                at: *at,
+                status: Some(*status),
+            };
+            told(c, seqs, &ending)
         }
         Transition::Attempted { seqs, at, status, detail, plain_next } => {
             for open in still_waiting(c, room, seqs)? {
@@ -105,21 +119,13 @@ fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -
 }
 
 /// What was posted is in the room, whatever the row became meanwhile.
-fn told(
-    c: &Connection,
-    seqs: &[i64],
-    outcome: Outcome,
-    reason: SendReason,
-    at: Timestamp,
-    status: u16,
-) -> Done<()> {
+fn told(c: &Connection, seqs: &[i64], ending: &Ending<'_>) -> Done<()> {
     for seq in seqs {
         let Some(open) = find(c, *seq)? else { continue };
         if open.is_told() {
             continue;
         }
-        let status = Some(status);
-        end(c, &open, &Ending { outcome, reason: reason.as_str(), detail: "", at, status })?;
+        end(c, &open, ending)?;
     }
     Ok(())
 }

@@ -25,14 +25,14 @@ type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 type Job = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Result<Reply, Reply> + Send>;
 
 /// One connection on its own thread.
-pub struct Line {
+pub struct Lane {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     file: PathBuf,
 }
 
-impl Line {
-    /// Starts a thread that runs jobs on `connection` by `serve`, until the line is dropped.
+impl Lane {
+    /// Starts a thread that runs jobs on `connection` by `serve`, until the lane is dropped.
     fn start(
         name: &str,
         connection: Connection,
@@ -87,7 +87,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Lane {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {

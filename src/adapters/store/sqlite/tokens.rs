@@ -11,11 +11,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
 use crate::adapters::store::meters;
-use crate::adapters::store::purse::{self, Needs, Purse};
+use crate::adapters::store::purse::{self, Grants, Needs, Purse};
 use crate::adapters::store::rows::{meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter};
-use crate::ports::{TokenCalls, TokenGrant};
+use crate::ports::TokenCalls;
 
 /// Reserves calls for rooms claimed together and says what each got.
 pub fn reserve(
@@ -23,13 +23,13 @@ pub fn reserve(
     needs: &Needs,
     budget: Budget,
     now: Timestamp,
-) -> Done<Vec<HashMap<TokenKey, TokenGrant>>> {
+) -> Done<HashMap<RoomKey, Grants>> {
     let mut purses = HashMap::new();
     for token in purse::named(needs) {
         purses.insert(token.clone(), open(c, &token, budget, now)?);
     }
     let grants = purse::share(needs, purses, now);
-    for ((room, _), granted) in needs.iter().zip(&grants) {
+    for (room, granted) in &grants {
         for (token, grant) in granted {
             set_reservation(c, room, token, grant.calls)?;
         }

@@ -39,7 +39,12 @@ fn over_budget_worst_first() {
     ]);
     events.extend(activities(&[activity("update"), activity("update"), activity("delete")]));
     let integration = integration(Detail::Full, Ping::Failures);
-    let message = told_together(&integration, &events, SendReason::OverBudget, Extras { expired: 2 });
+    let message = told_together(
+        &integration,
+        &events,
+        SendReason::OverBudget,
+        Extras { expired: 2, ..Extras::default() },
+    );
     let link = |id: &str, name: &str| {
         format!(
             "<a href=\"https://go.postman.co/monitors/{id}?job=1e6ba2e3-1aaf\"><b>{name}</b></a> (prod, us-east)"
@@ -182,8 +187,12 @@ fn a_long_digest_ends_at_an_item_and_counts_the_rest() {
         ..activity("update")
     };
     let events = activities(&(0..1000).map(distinct).collect::<Vec<_>>());
-    let message =
-        told_together(&activities_integration(), &events, SendReason::ScheduledDigest, Extras { expired: 3 });
+    let message = told_together(
+        &activities_integration(),
+        &events,
+        SendReason::ScheduledDigest,
+        Extras { expired: 3, ..Extras::default() },
+    );
     let shown = message.html.matches("<li>Ana updated").count();
     assert!(shown > 60, "{shown}");
     assert!(
@@ -213,6 +222,16 @@ fn the_same_event_by_two_integrations_is_told_once_and_both_are_named() {
 }
 
 #[test]
+fn one_that_goes_on_in_the_next_message_says_so_before_what_expired() {
+    let integration = integration(Detail::Full, Ping::Failures);
+    let events = runs(&[("1-a", "A", RunResult::Failure, 1), ("1-b", "B", RunResult::Success, 0)]);
+    let extras = Extras { expired: 1, continues: true };
+    let message = told_together(&integration, &events, SendReason::ScheduledDigest, extras);
+    let end = "<i>The next message tells more of this. 1 older notification was not sent: it waited longer than allowed.</i>";
+    assert!(message.html.ends_with(end), "{}", message.html);
+}
+
+#[test]
 fn one_alone_and_none_at_all() {
     let integration = integration(Detail::Full, Ping::Failures);
     let one = runs(&[("1-a", "A", RunResult::Failure, 1)]);
@@ -220,6 +239,7 @@ fn one_alone_and_none_at_all() {
     let told = Told { event: &one[0].0, story: &one[0].1, received_at: received() };
     assert_eq!(merged, render(&integration, &told, &Links::postman(), Extras::default()));
 
-    let none = told_together(&integration, &[], SendReason::OverBudget, Extras { expired: 1 });
+    let none =
+        told_together(&integration, &[], SendReason::OverBudget, Extras { expired: 1, ..Extras::default() });
     assert!(none.html.contains("1 older notification was not sent"), "{}", none.html);
 }

@@ -132,7 +132,7 @@ proptest! {
         integration in any_integration(), (event, story) in any_notification(), expired in any::<u32>(),
     ) {
         let told = Told { event: &event, story: &story, received_at: received() };
-        let message = render(&integration, &told, &Links::postman(), Extras { expired });
+        let message = render(&integration, &told, &Links::postman(), Extras { expired, ..Extras::default() });
         prop_assert!(expired == 0 || message.html.ends_with("longer than allowed.</i>"));
         checker::checked(message);
         checker::checked(render_test(&integration));
@@ -145,7 +145,7 @@ proptest! {
         why in prop::sample::select(vec![SendReason::OverBudget, SendReason::Collated, SendReason::ScheduledDigest]),
         expired in any::<u32>(),
     ) {
-        told_together(&integration, &notifications, why, Extras { expired });
+        told_together(&integration, &notifications, why, Extras { expired, continues: expired % 2 == 1 });
     }
 
     /// A page is cut between blocks at any limit, keeps its tail, and accounts for everything.

@@ -259,7 +259,12 @@ fn expired_ones_are_mentioned_last() {
         (1, "<br><i>1 older notification was not sent: it waited longer than allowed.</i>"),
         (7, "<br><i>7 older notifications were not sent: they waited longer than allowed.</i>"),
     ] {
-        let message = render(&activities_integration(), &told, &Links::postman(), Extras { expired });
+        let message = render(
+            &activities_integration(),
+            &told,
+            &Links::postman(),
+            Extras { expired, ..Extras::default() },
+        );
         assert!(message.html.ends_with(want), "{}", message.html);
         assert!(message.card.unwrap().description.unwrap().contains("waited longer"));
     }

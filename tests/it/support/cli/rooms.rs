@@ -53,6 +53,17 @@ impl Rooms {
         .await
     }
 
+    /// Waits until a room was called so often, whatever came of it.
+    pub async fn is_asked(&self, room: &str, times: usize) {
+        let url = format!("http://{}/sandbox/attempts?room={room}", self.address);
+        eventually(&format!("{times} calls to {room}"), async || {
+            let text = self.client.get(&url).send().await.expect("an answer").text().await.expect("text");
+            let attempts: Value = serde_json::from_str(&text).expect("JSON");
+            (attempts.as_array()?.len() >= times).then_some(())
+        })
+        .await;
+    }
+
     /// Makes rooms fail, as `/sandbox/faults` takes it.
     pub async fn fail(&self, faults: Value) {
         let put = self
