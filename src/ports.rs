@@ -290,6 +290,9 @@ pub trait Storage: Store + Journal + Registry {
         let _ = hear;
         std::future::pending().await
     }
+
+    /// The workers that run on it now, each as people would call it.
+    async fn workers(&self) -> Result<Vec<String>, StoreError>;
 }
 
 /// What the store can say of its load.

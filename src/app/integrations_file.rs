@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::Misconfigured;
 use super::parts::{IntegrationsText, Parts, from_store};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, ManagedBy, Registry};
+use crate::ports::ManagedBy;
 use crate::worker::catalogue::Catalogue;
 use crate::worker::wake::Stop;
 

@@ -2,6 +2,7 @@
 
 mod integrations_file;
 pub mod parts;
+mod start;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -11,11 +12,11 @@ use tokio::task::JoinSet;
 
 use self::integrations_file::IntegrationsFile;
 use self::parts::{Parts, dispatch_terms};
+use self::start::{Gate, Prepared};
 use crate::adapters::rabbitmq::{self, BrokerHealth, SessionState};
-use crate::adapters::store::sqlite::Role;
 use crate::http::{Status, StatusServer};
 use crate::metrics::Metrics;
-use crate::ports::{BrokerError, Clock, LetterBox, Readiness};
+use crate::ports::{BrokerError, Hint, LetterBox};
 use crate::settings::Settings;
 use crate::worker::burial::Burial;
 use crate::worker::catalogue::Catalogue;
@@ -31,55 +32,66 @@ use crate::worker::wake::{Bell, Stop, StopSwitch};
 /// # Errors
 /// [`Misconfigured`] for what an operator has to change; anything else that ends the worker.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let parts = Parts::open(&settings, Role::Worker)?;
     let metrics = match settings.integrations.file {
         Some(_) => Metrics::default().with_integrations_file(),
         None => Metrics::default(),
     };
     let metrics = Arc::new(metrics);
-    let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
-    let file = settings
-        .integrations
-        .file
-        .clone()
-        .map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
-    let file = match file {
-        Some(mut file) => {
-            file.apply_first().await?;
-            Some(file)
-        }
-        None => None,
+    let first = match start::prepare(&settings, &metrics).await {
+        Err(error) if !start::is_away(&settings, &error) => return Err(error),
+        other => other,
     };
-    catalogue.load().await.context("can't read the integrations from the store")?;
-    let health = Arc::new(BrokerHealth::default());
-    let store_trouble = Arc::new(Trouble::new("the store", parts.clock.clone()));
-    let claiming = Arc::new(Trouble::new("the store", parts.clock.clone()));
-    let status = Status {
-        metrics: metrics.clone(),
-        readiness: vec![
-            health.clone() as Arc<dyn Readiness>,
-            store_trouble.clone(),
-            claiming.clone(),
-            Arc::new(parts.clone()),
-        ],
-        refresh: Box::new({
-            let health = health.clone();
-            move |metrics| metrics.broker_session(&SessionState::WORDS, health.state().as_str())
-        }),
-        bearer_token: settings.http.bearer_token.clone(),
-    };
-    let server = StatusServer::bind(settings.http.listen, status)
+    let (gate, health) = (Arc::new(Gate::new()), Arc::new(BrokerHealth::default()));
+    let server = StatusServer::bind(settings.http.listen, status(&settings, &metrics, &gate, &health))
         .await
         .with_context(|| format!("can't listen on {} (http.listen)", settings.http.listen))?;
+    let http = server.address()?;
+    let (switch, stop) = StopSwitch::new();
+    let mut tasks = JoinSet::new();
+    let mut http_stop = stop.clone();
+    tasks.spawn(async move {
+        if let Err(error) = server.serve(async move { http_stop.wait().await }).await {
+            tracing::error!(%error, "the status endpoints have ended");
+        }
+    });
+    let prepared = match first {
+        Ok(prepared) => prepared,
+        Err(away) => {
+            tracing::info!(%http, "worker waits for its store");
+            let Some(prepared) = gate.wait(&settings, &metrics, away).await? else { return Ok(()) };
+            prepared
+        }
+    };
+    let Prepared { parts, catalogue, file } = prepared;
     tracing::info!(
         integrations = catalogue.now().len(),
-        http = %server.address()?,
+        %http,
         broker = %settings.amqp.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         "worker started"
     );
-    let (switch, stop) = StopSwitch::new();
+    let store_trouble = Arc::new(Trouble::new("the store", parts.clock.clone()));
+    let claiming = Arc::new(Trouble::new("the store", parts.clock.clone()));
+    gate.open(vec![health.clone(), store_trouble.clone(), claiming.clone(), Arc::new(parts.clone())]);
     let running = Running { settings, parts, metrics, catalogue, health, store_trouble, claiming, stop };
-    running.until_stopped(server, file, switch).await
+    running.until_stopped(tasks, file, switch).await
+}
+
+/// What the endpoints show.
+fn status(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    gate: &Arc<Gate>,
+    health: &Arc<BrokerHealth>,
+) -> Status {
+    let health = health.clone();
+    Status {
+        metrics: metrics.clone(),
+        readiness: vec![gate.clone()],
+        refresh: Box::new(move |metrics| {
+            metrics.broker_session(&SessionState::WORDS, health.state().as_str());
+        }),
+        bearer_token: settings.http.bearer_token.clone(),
+    }
 }
 
 /// Everything that runs.
@@ -97,12 +109,12 @@ struct Running {
 impl Running {
     async fn until_stopped(
         self,
-        server: StatusServer,
+        mut tasks: JoinSet<()>,
         file: Option<IntegrationsFile>,
         switch: StopSwitch,
     ) -> anyhow::Result<()> {
         let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
-        let mut tasks = self.spawn_parts(server, file, &dispatch_bell, &burial_bell)?;
+        self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;
         let consumer = self.consumer(&dispatch_bell, &burial_bell)?;
         tokio::pin!(consumer);
         let consumed = tokio::select! {
@@ -141,21 +153,15 @@ impl Running {
         Ok(())
     }
 
-    /// Starts every part but the consumer.
+    /// Starts every part but the consumer and the endpoints.
     fn spawn_parts(
         &self,
-        server: StatusServer,
+        tasks: &mut JoinSet<()>,
         file: Option<IntegrationsFile>,
         dispatch_bell: &Arc<Bell>,
         burial_bell: &Arc<Bell>,
-    ) -> anyhow::Result<JoinSet<()>> {
-        let mut tasks = JoinSet::new();
-        let mut http_stop = self.stop.clone();
-        tasks.spawn(async move {
-            if let Err(error) = server.serve(async move { http_stop.wait().await }).await {
-                tracing::error!(%error, "the status endpoints have ended");
-            }
-        });
+    ) -> anyhow::Result<()> {
+        tasks.spawn(self.hearing(dispatch_bell, burial_bell));
         let (catalogue, bell, stop) = (self.catalogue.clone(), dispatch_bell.clone(), self.stop.clone());
         tasks.spawn(async move { catalogue.watch(&bell, stop).await });
         if let Some(file) = file {
@@ -164,7 +170,25 @@ impl Running {
         tasks.spawn(self.janitor().run(self.stop.clone()));
         tasks.spawn(self.burial(burial_bell)?.run(self.stop.clone()));
         tasks.spawn(self.dispatch(dispatch_bell, burial_bell)?.run(self.stop.clone()));
-        Ok(tasks)
+        Ok(())
+    }
+
+    /// Rings what other workers have made ring, until stopped.
+    fn hearing(&self, dispatch: &Arc<Bell>, burial: &Arc<Bell>) -> impl Future<Output = ()> + use<> {
+        let (store, catalogue, mut stop) =
+            (self.parts.store.clone(), self.catalogue.clone(), self.stop.clone());
+        let (dispatch, burial) = (dispatch.clone(), burial.clone());
+        async move {
+            let hear = move |hint| match hint {
+                Hint::Rooms => dispatch.ring(),
+                Hint::Letters => burial.ring(),
+                Hint::Integrations => catalogue.hint(),
+            };
+            tokio::select! {
+                () = store.attend(&hear) => {}
+                () = stop.wait() => {}
+            }
+        }
     }
 
     /// Consumes until stopped, or until the broker turns out to be set up otherwise.
@@ -201,7 +225,7 @@ impl Running {
         Ok(Burial {
             store: self.parts.store.clone(),
             letter_box: Arc::new(rabbitmq::RabbitLetterBox::new(options)) as Arc<dyn LetterBox>,
-            clock: self.parts.clock.clone() as Arc<dyn Clock>,
+            clock: self.parts.clock.clone(),
             metrics: self.metrics.clone(),
             trouble: Arc::new(Trouble::new("the dead-letter queue", self.parts.clock.clone())),
             wake: wake.clone(),

@@ -4,22 +4,24 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use async_trait::async_trait;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::Misconfigured;
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
 use crate::adapters::rabbitmq::{Address, BrokerOptions, Topology};
-use crate::adapters::store::sqlite::{Role, SqliteStore};
+use crate::adapters::store::Role;
+use crate::adapters::store::cipher::Cipher;
+use crate::adapters::store::postgres::{self, PostgresStore, Schema};
+use crate::adapters::store::sqlite::SqliteStore;
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
 use crate::domain::message::Links;
 use crate::formats::integrations::{self, RoomRef, SecretSources};
-use crate::ports::{BrokerError, Definition, Readiness, RoomTarget, Store, StoreError, Stored};
-use crate::settings::{Settings, StoreUrl, TokenIn};
+use crate::ports::{BrokerError, Clock, Definition, Readiness, RoomTarget, Storage, StoreError, Stored};
+use crate::settings::{KeySource, SecretUrl, Settings, StoreUrl, TokenIn};
 use crate::worker::catalogue::{Open, Opened};
 use crate::worker::dispatch::DispatchTerms;
 
@@ -29,23 +31,24 @@ const LINE: usize = 500;
 /// What needs building once: the store, the way to the rooms, the clock.
 #[derive(Clone)]
 pub struct Parts {
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Storage>,
     pub gateway: Arc<HipchatGateway>,
     pub egress: Egress,
-    pub clock: Arc<SystemClock>,
+    /// With a shared store, the store's own.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Parts {
-    /// Opens the store and prepares the client.
+    /// Opens the store and prepares the client. Tries once.
     ///
     /// # Errors
-    /// [`Misconfigured`] with a sentence.
-    pub fn open(settings: &Settings, role: Role) -> anyhow::Result<Self> {
+    /// [`Misconfigured`] with a sentence, or [`StoreAway`].
+    pub async fn open(settings: &Settings, role: Role) -> anyhow::Result<Self> {
         let egress = egress(settings)?;
-        let clock = Arc::new(SystemClock);
-        let gateway = HipchatGateway::new(hipchat_options(settings)?, egress.clone(), clock.clone())
+        let options = hipchat_options(settings)?;
+        let OpenStore { store, clock } = open_store(settings, role).await?;
+        let gateway = HipchatGateway::new(options, egress.clone(), clock.clone())
             .map_err(|error| Misconfigured(error.to_string()))?;
-        let store = open_store(settings, role)?;
         Ok(Self { store, gateway: Arc::new(gateway), egress, clock })
     }
 
@@ -142,35 +145,76 @@ pub fn open_stored(stored: &Stored, egress: &Egress) -> Result<Opened, String> {
     Ok(Opened { integration, target })
 }
 
-/// The store's file.
+/// A store, and the clock that its times are told by.
+pub struct OpenStore {
+    pub store: Arc<dyn Storage>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Opens the store alone. Tries once.
 ///
 /// # Errors
-/// [`Misconfigured`] if `store.url` names no file.
-pub fn store_file(settings: &Settings) -> Result<&Path, Misconfigured> {
+/// [`Misconfigured`] with a sentence, or [`StoreAway`].
+pub async fn open_store(settings: &Settings, role: Role) -> anyhow::Result<OpenStore> {
     match &settings.store.url {
-        StoreUrl::Sqlite(path) => Ok(path),
-        _ => Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned())),
+        StoreUrl::Sqlite(path) => {
+            let store = open_file(path, role, settings.secrets.key.as_ref()).map_err(from_store)?;
+            Ok(OpenStore { store, clock: Arc::new(SystemClock) })
+        }
+        StoreUrl::Postgres(url) => {
+            let options = postgres_options(settings, url, role)?;
+            let cipher = shared_cipher(settings).map_err(from_store)?;
+            let store = PostgresStore::open(options, cipher).await.map_err(from_store)?;
+            let clock = store.clock().await.map_err(from_store)?;
+            Ok(OpenStore { store, clock })
+        }
     }
 }
 
-/// The process of the worker that runs on the store; `None` if none does.
-///
-/// # Errors
-/// A sentence, if that can't be known.
-pub fn worker_process(settings: &Settings) -> anyhow::Result<Option<String>> {
-    let path = store_file(settings)?;
-    SqliteStore::worker_on(path)
-        .with_context(|| format!("can't see whether a worker runs on {}", path.display()))
+fn open_file(path: &Path, role: Role, key: Option<&KeySource>) -> Result<Arc<dyn Storage>, StoreError> {
+    Ok(match key {
+        Some(KeySource::Given(key)) => SqliteStore::open(path, role, given(key)?)?,
+        Some(KeySource::File(file)) => SqliteStore::open_with_key_file(path, role, file)?,
+        None => SqliteStore::open_with_key_file(path, role, &beside(path))?,
+    })
 }
 
-/// Opens the store alone.
+fn given(key: &SecretString) -> Result<Cipher, StoreError> {
+    Cipher::from_hex(key.expose_secret().as_bytes(), "secrets.key".to_owned())
+}
+
+/// The key that all workers share. It is never made here: the others would not have it.
+fn shared_cipher(settings: &Settings) -> Result<Cipher, StoreError> {
+    match &settings.secrets.key {
+        Some(KeySource::Given(key)) => given(key),
+        Some(KeySource::File(file)) => Cipher::from_key_file(file),
+        None => Err(StoreError::Refused("a shared store needs secrets.key_file or secrets.key".to_owned())),
+    }
+}
+
+fn postgres_options(
+    settings: &Settings,
+    url: &SecretUrl,
+    role: Role,
+) -> Result<postgres::Options, Misconfigured> {
+    let address = postgres::Address::parse(url.expose())
+        .map_err(|fault| Misconfigured(format!("store.url ({url}): {fault}")))?;
+    let schema = match role {
+        Role::Worker | Role::Tool if settings.store.migrate => Schema::Migrate,
+        Role::Worker | Role::Tool => Schema::Expect,
+        Role::Look => Schema::Look,
+    };
+    Ok(postgres::Options { address, name: url.to_string(), connections: settings.store.connections, schema })
+}
+
+/// Brings the store's schema up to date, making the store where there is none.
 ///
 /// # Errors
-/// [`Misconfigured`] with a sentence.
-pub fn open_store(settings: &Settings, role: Role) -> anyhow::Result<Arc<SqliteStore>> {
-    let path = store_file(settings)?;
-    let key_file = settings.secrets.key_file.clone().unwrap_or_else(|| beside(path));
-    SqliteStore::open_with_key_file(path, role, &key_file).map_err(from_store)
+/// As [`open_store`].
+pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let mut settings = settings.clone();
+    settings.store.migrate = true;
+    open_store(&settings, Role::Tool).await.map(drop)
 }
 
 /// The key file's place when none is configured: beside the store.
@@ -271,7 +315,12 @@ pub fn from_broker(error: BrokerError) -> anyhow::Error {
 /// A store error as the verbs report it: what trying again does not help is a matter of configuration.
 pub fn from_store(error: StoreError) -> anyhow::Error {
     match error {
-        StoreError::Unavailable(line) => anyhow::anyhow!(line),
+        StoreError::Unavailable(line) => StoreAway(line).into(),
         StoreError::Refused(line) | StoreError::Corrupt(line) => Misconfigured(line).into(),
     }
 }
+
+/// The store can't be had now; trying again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreAway(pub String);

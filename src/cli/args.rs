@@ -54,6 +54,9 @@ pub enum Verb {
     /// Run the worker: consume, decide, deliver
     #[command(after_help = help::RUN)]
     Run,
+    /// Bring the store's schema up to date; makes the store where there is none
+    #[command(after_help = help::MIGRATE)]
+    Migrate,
     /// Check configuration, broker and store, and with --rooms every room; posts nothing
     #[command(after_help = help::CHECK)]
     Check(CheckArgs),

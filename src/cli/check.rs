@@ -6,12 +6,12 @@ use serde_json::json;
 use super::args::{CheckArgs, Output};
 use super::output::{self, say};
 use crate::adapters::rabbitmq;
-use crate::adapters::store::sqlite::Role;
+use crate::adapters::store::Role;
 use crate::app::Misconfigured;
 use crate::app::parts::{self, Parts};
 use crate::domain::integration::IntegrationState;
 use crate::domain::message::count;
-use crate::ports::{AnswerClass, BrokerError, Registry, Stored};
+use crate::ports::{AnswerClass, BrokerError, Stored};
 use crate::settings::Settings;
 
 /// One thing that was looked at.
@@ -34,20 +34,20 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
-    match Parts::open(settings, Role::Tool) {
+    match Parts::open(settings, Role::Tool).await {
         Err(error) => {
             let configuration = error.is::<Misconfigured>();
             findings.push(finding("store", Err(format!("{error:#}")), configuration));
         }
         Ok(parts) => {
             let stored = parts.store.list().await;
-            let file = parts::store_file(settings)?.display();
+            let file = &settings.store.url;
             let result = match &stored {
                 Ok(all) => Ok(format!("{} in {file}", integrations(all.len()))),
                 Err(error) => Err(error.to_string()),
             };
             findings.push(finding("store", result, false));
-            findings.push(worker(settings));
+            findings.push(worker(&parts).await);
             let stored = stored.unwrap_or_default();
             findings.extend(stored.iter().filter_map(|stored| silent(&parts, stored, args.rooms)));
             if args.rooms {
@@ -67,11 +67,11 @@ fn integrations(n: usize) -> String {
 }
 
 /// Whether a worker runs on the store. None is no fault: `check` is for before the start too.
-fn worker(settings: &Settings) -> Finding {
-    let result = match parts::worker_process(settings) {
-        Ok(Some(process)) => Ok(format!("process {process} runs on this store")),
-        Ok(None) => Ok("none runs on this store".to_owned()),
-        Err(error) => Err(format!("{error:#}")),
+async fn worker(parts: &Parts) -> Finding {
+    let result = match parts.store.workers().await {
+        Ok(workers) if workers.is_empty() => Ok("none runs on this store".to_owned()),
+        Ok(workers) => Ok(format!("{} runs on this store", workers.join(", "))),
+        Err(error) => Err(error.to_string()),
     };
     finding("worker", result, false)
 }

@@ -6,17 +6,17 @@ use serde_json::json;
 use super::args::{ExplainArgs, Output};
 use super::output::{self, say, table, visible};
 use crate::adapters::clock::SystemClock;
-use crate::adapters::store::sqlite::Role;
+use crate::adapters::store::Role;
 use crate::app::parts;
 use crate::domain::endings::in_words;
 use crate::domain::ids::EventId;
 use crate::domain::waits::{self, Wait};
-use crate::ports::{Clock, Journal, JournalEntry};
+use crate::ports::{Clock, JournalEntry};
 use crate::settings::Settings;
 
 /// Shows the journal's entries of one event.
 pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> {
-    let store = parts::open_store(settings, Role::Look)?;
+    let store = parts::open_store(settings, Role::Look).await?.store;
     let entries = store.explain(&EventId::new(&args.event_id)).await?;
     let Some(first) = entries.first() else {
         bail!(
@@ -46,7 +46,7 @@ pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> 
             say(&format!("event {}, received {:.3}", visible(first.event.as_str()), first.received_at));
             let rows: Vec<Vec<String>> = lines.iter().map(Line::as_row).collect();
             table(&["INTEGRATION", "OUTCOME", "REASON", "AT", "ATTEMPTS", "DETAIL"], &rows);
-            if lines.iter().any(|line| line.wait.is_some()) && parts::worker_process(settings)?.is_none() {
+            if lines.iter().any(|line| line.wait.is_some()) && store.workers().await?.is_empty() {
                 say("no worker runs on this store: what is pending waits for one");
             }
             Ok(())

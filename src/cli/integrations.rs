@@ -6,20 +6,20 @@ use serde_json::json;
 
 use super::args::{ApplyArgs, IntegrationArgs, IntegrationsVerb, Output, OutputArgs, RemoveArgs};
 use super::output::{self, say, table, visible};
-use crate::adapters::store::sqlite::Role;
+use crate::adapters::store::Role;
 use crate::app::Misconfigured;
 use crate::app::parts::{self, Parts};
 use crate::domain::ids::IntegrationId;
 use crate::domain::integration::IntegrationState;
 use crate::domain::message;
 use crate::formats::integrations;
-use crate::ports::{AnswerClass, Clock, Journal, ManagedBy, Registry, RoomGateway, StoreError, Stored};
+use crate::ports::{AnswerClass, ManagedBy, RoomGateway, StoreError, Stored};
 use crate::settings::Settings;
 
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
 pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
     // Only who brings integrations along can be before the worker.
-    let parts = Parts::open(settings, Role::Tool)?;
+    let parts = Parts::open(settings, Role::Tool).await?;
     let now = parts.clock.now();
     match verb {
         IntegrationsVerb::List(output) => list(&parts, output).await,

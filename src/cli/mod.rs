@@ -7,6 +7,7 @@ mod dead_letters;
 mod events;
 mod explain;
 mod integrations;
+mod migrate;
 mod output;
 mod publish;
 mod sandbox;
@@ -55,6 +56,7 @@ async fn verb(cli: Cli) -> anyhow::Result<()> {
             telemetry::init(&settings.log)?;
             crate::app::run(settings).await
         }
+        Verb::Migrate => migrate::run(&settings).await,
         Verb::Check(args) => check::run(&args, &settings).await,
         Verb::Publish(args) => publish::run(&args, &settings).await,
         Verb::Integrations(verb) => integrations::run(verb, &settings).await,

@@ -7,14 +7,13 @@ use super::args::{Output, PublishArgs};
 use super::events::{self, Document};
 use super::output::{self, complain, say, visible};
 use crate::adapters::rabbitmq::{Publication, Publisher};
-use crate::adapters::store::sqlite::Role;
+use crate::adapters::store::Role;
 use crate::app::parts;
 use crate::domain::envelope::Envelope;
 use crate::domain::event::Event;
 use crate::domain::ids::EventId;
 use crate::domain::{message, unwanted};
 use crate::formats::{self, NewmanOptions};
-use crate::ports::Registry;
 use crate::settings::Settings;
 
 /// The content type of a structured CloudEvent.
@@ -78,7 +77,7 @@ async fn teamless(args: &PublishArgs, settings: &Settings, envelopes: &[Envelope
     if events.is_empty() {
         return None;
     }
-    let stored = parts::open_store(settings, Role::Look).ok()?.list().await.ok()?;
+    let stored = parts::open_store(settings, Role::Look).await.ok()?.store.list().await.ok()?;
     let integrations: Vec<_> =
         stored.iter().filter_map(|stored| formats::integrations::integration_from(stored).ok()).collect();
     let missed: Vec<String> =

@@ -34,10 +34,16 @@ pub(super) fn amqp_url(text: &str) -> Result<SecretUrl, String> {
 pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("it names no host".to_owned());
+        }
+        if url.fragment().is_some() {
+            return Err("it has a \"#\"; in a password that is written %23".to_owned());
+        }
         return Ok(StoreUrl::Postgres(SecretUrl::new(text, &url)));
     }
     let Some(path) = text.strip_prefix("sqlite:") else {
-        return Err("it does not begin with sqlite:".to_owned());
+        return Err("it does not begin with sqlite: or postgres://".to_owned());
     };
     let path = path.strip_prefix("//").unwrap_or(path);
     match path {
@@ -66,6 +72,15 @@ pub(super) fn bearer(text: &str) -> Result<SecretString, String> {
         Err("it holds blanks or characters that no header may hold".to_owned())
     } else {
         Ok(SecretString::from(text))
+    }
+}
+
+/// A key of 64 hex digits.
+pub(super) fn key(text: &str) -> Result<SecretString, String> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(SecretString::from(text))
+    } else {
+        Err("not 64 hex digits".to_owned())
     }
 }
 

@@ -20,8 +20,8 @@ use std::path::Path;
 pub use faults::{Fault, Origin, SettingsFaults};
 pub use sections::{
     AmqpSettings, DispatchSettings, EgressSettings, HipchatSettings, HttpSettings, IntegrationsSettings,
-    JournalSettings, LinkSettings, LogFormat, LogSettings, NotificationSettings, PacingSettings, SecretUrl,
-    SecretsSettings, Settings, ShutdownSettings, StoreSettings, StoreUrl, TokenIn,
+    JournalSettings, KeySource, LinkSettings, LogFormat, LogSettings, NotificationSettings, PacingSettings,
+    SecretUrl, SecretsSettings, Settings, ShutdownSettings, StoreSettings, StoreUrl, TokenIn,
 };
 
 use reader::Reader;

@@ -15,7 +15,8 @@ use super::layers::{self, PREFIX};
 use crate::formats::{duration, nearest::nearest};
 
 /// Keys whose values are never shown. `store.url` is one because PostgreSQL's holds a password.
-const SECRETS: [&str; 5] = ["amqp.url", "amqp.urls", "http.bearer_token", "hipchat.proxy", "store.url"];
+const SECRETS: [&str; 6] =
+    ["amqp.url", "amqp.urls", "http.bearer_token", "hipchat.proxy", "secrets.key", "store.url"];
 
 const NOT_SHOWN: &str = "(not shown)";
 
@@ -115,6 +116,23 @@ impl Reader {
             }
             None => self.fault(key, "not a whole number", fix),
         }
+        None
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        let from_environment = matches!(layers::origin(&value), Origin::Environment(_));
+        match &value.kind {
+            ValueKind::Boolean(flag) => return Some(*flag),
+            ValueKind::String(text) if from_environment => {
+                if let Ok(flag) = text.trim().parse() {
+                    return Some(flag);
+                }
+            }
+            _ => {}
+        }
+        self.fault(key, "neither true nor false", "write true or false, without quotes");
         None
     }
 

@@ -53,14 +53,26 @@ pub struct AmqpSettings {
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
     pub url: StoreUrl,
+    /// To PostgreSQL, at most.
+    pub connections: usize,
+    /// Whether whoever opens the store brings its schema up to date.
+    pub migrate: bool,
 }
 
 /// Where the store is.
 #[derive(Debug, Clone)]
 pub enum StoreUrl {
     Sqlite(PathBuf),
-    /// Recognised; refused by a fault in this build.
     Postgres(SecretUrl),
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
 }
 
 /// `[integrations]`.
@@ -87,8 +99,16 @@ pub struct EgressSettings {
 /// `[secrets]`.
 #[derive(Debug, Clone)]
 pub struct SecretsSettings {
-    /// `None`: beside the SQLite store.
-    pub key_file: Option<PathBuf>,
+    /// Given itself, or the file that holds it. `None`: beside the SQLite store.
+    pub key: Option<KeySource>,
+}
+
+/// Where the key comes from.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    File(PathBuf),
+    /// 64 hex digits.
+    Given(SecretString),
 }
 
 /// `[pacing.room]` and `[pacing.token]`.

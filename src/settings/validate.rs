@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::forms::{amqp_url, bearer, link_template, peer, proxy_url, store_url};
+use super::forms::{amqp_url, bearer, key, link_template, peer, proxy_url, store_url};
 use super::reader::Reader;
 use super::sections::*;
 use crate::domain::pacing::Budget;
@@ -42,7 +42,7 @@ pub(super) fn settings(r: &mut Reader) -> Option<Settings> {
     let integrations = IntegrationsSettings { file: optional_path(r, "integrations.file") };
     let http = http(r);
     let egress = egress(r);
-    let secrets = SecretsSettings { key_file: optional_path(r, "secrets.key_file") };
+    let secrets = secrets(r);
     let room = budget(r, "pacing.room.messages", "pacing.room.per");
     let token = budget(r, "pacing.token.calls", "pacing.token.per");
     let retry = retry(r);
@@ -54,6 +54,9 @@ pub(super) fn settings(r: &mut Reader) -> Option<Settings> {
     let grace = r.duration("shutdown.grace", seconds(0)..=seconds(60 * 60));
     let log = log(r);
 
+    if let Some(store) = &store {
+        shared_store_has_a_key(r, store);
+    }
     if let (Some(max_age), Some(keep)) = (notifications, journal) {
         not_above(r, ("notifications.max_age", max_age), ("journal.keep", keep));
     }
@@ -179,13 +182,36 @@ fn amqp_name(r: &mut Reader, key: &str) -> Option<String> {
 }
 
 fn store(r: &mut Reader) -> Option<StoreSettings> {
-    let url = r.parsed("store.url", "write sqlite:PATH, as in sqlite:hipchat-notifier.db", store_url)?;
-    if let StoreUrl::Postgres(_) = url {
-        let problem = "this build keeps its store in SQLite only; PostgreSQL is not supported yet";
-        r.fault("store.url", problem, "write sqlite:PATH");
-        return None;
+    const URL: &str = "write sqlite:PATH, as in sqlite:hipchat-notifier.db, or \
+                       postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+    let url = r.parsed("store.url", URL, store_url);
+    let connections = r.number("store.connections", 2..=64);
+    let migrate = r.flag("store.migrate");
+    Some(StoreSettings { url: url?, connections: connections? as usize, migrate: migrate? })
+}
+
+fn secrets(r: &mut Reader) -> SecretsSettings {
+    let (one, other) = ("secrets.key", "secrets.key_file");
+    let key = match r.either(one, other) {
+        Some(chosen) if chosen == one => r
+            .parsed(one, "write 64 hex digits, as `openssl rand -hex 32` makes them", key)
+            .map(KeySource::Given),
+        Some(_) => optional_path(r, other).map(KeySource::File),
+        None => None,
+    };
+    SecretsSettings { key }
+}
+
+/// Of several workers none may make a key of its own: the others could not read what it encrypts.
+fn shared_store_has_a_key(r: &mut Reader, store: &StoreSettings) {
+    let given = r.origin("secrets.key").is_some() || r.origin("secrets.key_file").is_some();
+    if matches!(store.url, StoreUrl::Postgres(_)) && !given {
+        let problem =
+            format!("not set, but {} is shared: every worker needs the same key", r.described("store.url"));
+        let fix =
+            "make one with `openssl rand -hex 32 > FILE`, and give every worker that file (or secrets.key)";
+        r.fault("secrets.key_file", problem, fix);
     }
-    Some(StoreSettings { url })
 }
 
 fn http(r: &mut Reader) -> Option<HttpSettings> {

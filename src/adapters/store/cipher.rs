@@ -21,15 +21,16 @@ const KEY_LEN: usize = 32;
 /// Bytes of the nonce that stands before each ciphertext.
 const NONCE_LEN: usize = 24;
 
-/// The key in use, and the file it came from (named in errors).
+/// The key in use, and where it came from (named in errors).
 pub struct Cipher {
     aead: XChaCha20Poly1305,
-    key_file: PathBuf,
+    /// Where the key came from, for people.
+    source: String,
 }
 
 impl std::fmt::Debug for Cipher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cipher").field("key_file", &self.key_file).finish_non_exhaustive()
+        f.debug_struct("Cipher").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -49,14 +50,19 @@ impl Cipher {
                 _ => format!("key file {shown} can't be read: {error}"),
             })
         })?;
+        Self::from_hex(&text, format!("key file {}", path.display()))
+    }
+
+    /// A key of 64 hex digits, surrounding white space allowed; `source` names where it came from.
+    ///
+    /// # Errors
+    /// `Refused` with a sentence that names the source: not a key.
+    pub fn from_hex(text: &[u8], source: String) -> Result<Self, StoreError> {
         let mut key = Zeroizing::new([0u8; KEY_LEN]);
         hex::decode_to_slice(text.trim_ascii(), key.as_mut_slice()).map_err(|_| {
-            StoreError::Refused(format!(
-                "key file {} is not a key: it must hold 64 hex digits and nothing else",
-                path.display()
-            ))
+            StoreError::Refused(format!("{source} is not a key: it must hold 64 hex digits and nothing else"))
         })?;
-        Ok(Self { aead: XChaCha20Poly1305::new(&Key::from(*key)), key_file: path.to_owned() })
+        Ok(Self { aead: XChaCha20Poly1305::new(&Key::from(*key)), source })
     }
 
     /// Like [`Self::from_key_file`], but makes the file, readable by its owner alone, if it is not there.
@@ -74,8 +80,8 @@ impl Cipher {
     }
 
     /// Where the key came from, for people.
-    pub fn source(&self) -> String {
-        format!("key file {}", self.key_file.display())
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Encrypts `text` for one integration: nonce, then ciphertext.
@@ -94,9 +100,9 @@ impl Cipher {
     pub(super) fn unseal(&self, id: &IntegrationId, sealed: &[u8]) -> Result<SecretString, StoreError> {
         let refused = || {
             StoreError::Refused(format!(
-                "integration {id}: its room URL can't be decrypted with key file {}: put back the key it was \
+                "integration {id}: its room URL can't be decrypted with {}: put back the key it was \
                  encrypted with, or remove the integration and apply it again",
-                self.key_file.display()
+                self.source
             ))
         };
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(refused)?;

@@ -15,3 +15,16 @@ mod rows;
 pub mod sqlite;
 mod state;
 mod terms;
+
+/// Who opens a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes in and dispatches; alone on an SQLite file.
+    Worker,
+    /// A verb of the command line that may be the first to use a store: works beside a running worker, and
+    /// makes the store where there is none.
+    Tool,
+    /// A verb that works on what is there, beside a running worker: a store that is not there is a mistake in
+    /// its name, or in the order of things, and is never made.
+    Look,
+}

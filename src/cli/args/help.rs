@@ -23,6 +23,14 @@ Examples:
   hipchat-notifier run --config /etc/hipchat-notifier/config.toml
   NOTIFIER__LOG__FORMAT=json hipchat-notifier run";
 
+pub const MIGRATE: &str = "\
+A worker does the same at its start unless store.migrate is false. Run it before the workers of a new version then: \
+they refuse a schema that is older than they need, and workers of the old version refuse one that is newer at their \
+next start.
+
+Example:
+  NOTIFIER__STORE__URL=postgres://notifier@db/notifier hipchat-notifier migrate";
+
 pub const CHECK: &str = "\
 Says of each part whether it is as it must be: every fault of the configuration and of the integrations file at \
 once, whether the broker can be reached and what stands on it fits, whether the store can be opened. Names each \

@@ -7,6 +7,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 
 use super::address::Tls;
+use super::errors::Done;
 use super::link::{Script, values};
 use super::locks::Keys;
 use crate::adapters::reconnect::Reconnect;
@@ -32,9 +33,24 @@ pub fn tell(script: &mut Script, keys: &Keys, hint: Hint) {
     script.add("SELECT pg_notify($1, $2)", values![keys.channel.clone(), word(hint)]);
 }
 
+/// The workers that listen: those that run.
+pub async fn listeners(c: &deadpool_postgres::Client, keys: &Keys) -> Done<Vec<String>> {
+    let statement = c
+        .prepare_cached(
+            "SELECT coalesce(host(client_addr), 'a socket') FROM pg_stat_activity \
+             WHERE application_name = $1 ORDER BY backend_start",
+        )
+        .await?;
+    let found = c.query(&statement, &[&keys.channel]).await?;
+    found.iter().map(|row| Ok(format!("a worker at {}", row.try_get::<_, &str>(0)?))).collect()
+}
+
 /// Listens for as long as this is polled, on a connection of its own.
 pub async fn listen((config, tls): &(Config, Tls), keys: &Keys, hear: &Hear<'_>) {
     let mut reconnect = Reconnect::new();
+    let mut config = config.clone();
+    // By this name it is known that a worker runs.
+    config.application_name(&keys.channel);
     loop {
         match config.connect(tls.clone()).await {
             Ok((client, connection)) => {

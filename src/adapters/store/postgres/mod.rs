@@ -175,6 +175,10 @@ impl Storage for PostgresStore {
     async fn attend(&self, hear: &(dyn Fn(Hint) + Send + Sync)) {
         tokio::join!(listen::listen(&self.way, &self.keys, hear), self.keep_time());
     }
+
+    async fn workers(&self) -> Result<Vec<String>, StoreError> {
+        reading!(self.link, |c| listen::listeners(c, &self.keys))
+    }
 }
 
 #[async_trait]

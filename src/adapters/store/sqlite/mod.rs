@@ -22,13 +22,14 @@ mod tokens;
 mod waits;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use self::threads::Lane;
+pub use super::Role;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
@@ -36,25 +37,13 @@ use crate::ports::{
     Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError, Stored,
 };
 
-/// Who opens a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Takes in and dispatches; alone on its file.
-    Worker,
-    /// A verb of the command line that may be the first to use a store: works beside a running worker, and
-    /// makes the file where there is none.
-    Tool,
-    /// A verb that works on what is there, beside a running worker: a store that is not there is a mistake in
-    /// its name, or in the order of things, and is never made.
-    Look,
-}
-
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
 pub struct SqliteStore {
     // The order of the fields is the order of closing: the writer last, so that it can tidy up, then the lock.
     reader: Lane,
     writer: Lane,
     cipher: Arc<Cipher>,
+    path: PathBuf,
     _lock: Option<File>,
 }
 
@@ -113,6 +102,7 @@ impl SqliteStore {
             reader: Lane::reader(opened.reader, path)?,
             writer: Lane::writer(opened.writer, path)?,
             cipher: Arc::new(cipher),
+            path: path.to_owned(),
             _lock: opened.lock,
         }))
     }
@@ -158,7 +148,18 @@ impl Store for SqliteStore {
     }
 }
 
-impl Storage for SqliteStore {}
+#[async_trait]
+impl Storage for SqliteStore {
+    async fn workers(&self) -> Result<Vec<String>, StoreError> {
+        let path = self.path.display();
+        match open::worker(&self.path) {
+            Ok(process) => Ok(process.map(|process| format!("process {process}")).into_iter().collect()),
+            Err(error) => {
+                Err(StoreError::Unavailable(format!("can't see whether a worker runs on {path}: {error}")))
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Journal for SqliteStore {
