@@ -94,6 +94,12 @@ impl Dispatch {
         let lookup = |id: &IntegrationId| snapshot.integration(id);
         match next_step(line, &lookup, &self.terms.rules, now) {
             Step::Drop(transitions) => self.drop_untold(line, transitions).await,
+            // This process was frozen since it was handed the room, or the room was slow: somebody else may have it
+            // by now. Nothing is posted on a lease that could lapse before the answer is there.
+            Step::Post { .. } if !stopping && later(line.held_since, self.terms.lease / 2) <= now => {
+                let renewal = self.settlement(line, Vec::new(), Then::Hold);
+                self.hold(line, renewal).await
+            }
             Step::Post { take, shape } if !stopping => self.tell(line, &take, shape, &snapshot).await,
             Step::Empty if !line.waiting.is_empty() => {
                 // Not for this room any more, or of an integration that is just being changed: the store and
@@ -124,7 +130,7 @@ impl Dispatch {
         }
         line.apply(&transitions);
         let settlement = self.settlement(line, transitions, Then::Hold);
-        self.settle(settlement).await
+        self.hold(line, settlement).await
     }
 
     /// Renders and posts one message, and settles what follows from the answer.
@@ -175,7 +181,7 @@ impl Dispatch {
         let mut settlement = self.settlement(line, transitions, then);
         settlement.calls = vec![calls];
         settlement.throttles = throttles;
-        let progress = self.settle(settlement).await;
+        let progress = self.hold(line, settlement).await;
         if broken {
             self.catalogue.hint();
         }
@@ -195,7 +201,7 @@ impl Dispatch {
         self.report(&transition, line);
         line.apply(std::slice::from_ref(&transition));
         let settlement = self.settlement(line, vec![transition], Then::Hold);
-        self.settle(settlement).await
+        self.hold(line, settlement).await
     }
 
     async fn give_back(&self, line: &RoomLine, then: Then) -> Progress {
@@ -214,6 +220,16 @@ impl Dispatch {
             then,
             now: self.clock.now(),
         }
+    }
+
+    /// Settles; if the room is still held after that, its lease counts from the settlement.
+    async fn hold(&self, line: &mut RoomLine, settlement: Settlement) -> Progress {
+        let now = settlement.now;
+        let progress = self.settle(settlement).await;
+        if progress == Progress::Goes {
+            line.held_since = now;
+        }
+        progress
     }
 
     async fn settle(&self, settlement: Settlement) -> Progress {

@@ -16,4 +16,5 @@ mod stage;
 mod throttles;
 mod told;
 mod wishes;
+mod workers;
 mod workload;

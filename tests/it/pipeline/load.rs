@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use hipchat_notifier::adapters::rabbitmq::{Publication, Publisher};
 use hipchat_notifier::domain::ids::EventId;
-use hipchat_notifier::ports::{Journal, Store};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -62,13 +61,24 @@ pub struct Play {
     pub broker: Broker,
     pub hipchat: Hipchat,
     pub site: Site,
-    kills: Vec<Timestamp>,
-    confirms_lost: bool,
+    pub kills: Vec<Timestamp>,
+    pub confirms_lost: bool,
     began: Instant,
 }
 
 impl Play {
     pub async fn prepare(name: &str, seed: u64, scale: Scale, url: Option<&str>) -> Self {
+        Self::prepare_on(name, seed, scale, url, |site| site).await
+    }
+
+    /// With a site that is set up further.
+    pub async fn prepare_on(
+        name: &str,
+        seed: u64,
+        scale: Scale,
+        url: Option<&str>,
+        set_up: impl FnOnce(Site) -> Site,
+    ) -> Self {
         let seed = std::env::var("PROVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
         println!("{name}: seed {seed} (replay with PROVE_SEED={seed})");
         let broker = Broker::fresh().await;
@@ -81,6 +91,7 @@ impl Play {
             .with("PACING__ROOM__PER", &millis(scale.room.1))
             .with("PACING__TOKEN__CALLS", &scale.token.0.to_string())
             .with("PACING__TOKEN__PER", &millis(scale.token.1));
+        let site = set_up(site);
         let work = Workload::draw(seed, scale);
         site.apply(&work.integrations(&hipchat)).await;
         Self { work, broker, hipchat, site, kills: Vec::new(), confirms_lost: false, began: Instant::now() }
@@ -117,7 +128,7 @@ impl Play {
 
     /// Waits until the last event is taken in and nothing is left to do.
     pub async fn settles(&self) {
-        let store = self.site.store();
+        let store = self.site.store().await;
         let last = EventId::new(&self.work.events.last().expect("events").id);
         let began = Instant::now();
         let mut told = began;
@@ -146,7 +157,7 @@ impl Play {
         Scene { work, site, broker, hipchat, kills, confirms_lost: *confirms_lost }
     }
 
-    async fn judge(&self, name: &str) -> Findings {
+    pub async fn judge(&self, name: &str) -> Findings {
         let took = self.began.elapsed();
         let findings = self.scene().judge().await;
         let (work, kills) = (&self.work, &self.kills);
@@ -251,6 +262,6 @@ async fn with_its_connections_cut_under_load_it_heals_and_repeats_nothing() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the judge reads its own clock")]
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     Timestamp::now()
 }

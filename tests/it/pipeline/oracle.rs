@@ -7,7 +7,7 @@ use std::fmt;
 
 use hipchat_notifier::domain::ids::EventId;
 use hipchat_notifier::domain::reason::Outcome;
-use hipchat_notifier::ports::{Journal, JournalEntry, Store};
+use hipchat_notifier::ports::JournalEntry;
 use jiff::{SignedDuration, Timestamp};
 
 use super::expected::{self, Pair, Verdict};
@@ -117,7 +117,7 @@ impl Scene<'_> {
     }
 
     async fn journal(&self, faults: &mut Vec<Fault>) -> Entries {
-        let store = self.site.store();
+        let store = self.site.store().await;
         let places: HashMap<&str, usize> =
             self.work.wishes.iter().enumerate().map(|(w, wish)| (wish.id.as_str(), w)).collect();
         let mut entries = Entries::new();
@@ -168,7 +168,7 @@ impl Scene<'_> {
     }
 
     async fn check_rest(&self, faults: &mut Vec<Fault>) {
-        let gauges = self.site.store().gauges(Timestamp::MAX).await.expect("the gauges");
+        let gauges = self.site.store().await.gauges(Timestamp::MAX).await.expect("the gauges");
         if gauges.pending > 0 || gauges.letters > 0 {
             faults.push(Fault::general(format!("not all has ended: {gauges:?}")));
         }

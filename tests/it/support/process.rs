@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hipchat_notifier::adapters::store::cipher::Cipher;
+use hipchat_notifier::adapters::store::postgres::{Address, Options, PostgresStore, Schema};
 use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
+use hipchat_notifier::ports::Storage;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::broker::{Broker, eventually};
+use super::postgres::Postgres;
 use super::rooms::client;
 
 /// The worker under test: the one that was built with the tests, or the one at `PROVE_WORKER`, so that a release
@@ -22,6 +25,8 @@ use super::rooms::client;
 fn program() -> String {
     std::env::var("PROVE_WORKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hipchat-notifier").to_owned())
 }
+/// The key of shared stores.
+const SHARED_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 /// Lines of each worker's log that a failing test shows.
 const SHOWN_LINES: usize = 12;
 
@@ -113,17 +118,32 @@ impl Site {
         worker
     }
 
-    fn spawn(&self) -> Worker {
+    /// Starts a worker.
+    pub fn spawn(&self) -> Worker {
         let log = self.path(&format!("worker-{}.log", self.started.fetch_add(1, Ordering::Relaxed) + 1));
         let mut command = self.command();
         command.arg("run").stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
         Worker { child: command.spawn().expect("the program starts"), log }
     }
 
+    /// On a shared store, with a key that all its workers have.
+    #[must_use]
+    pub fn sharing(self, postgres: &Postgres) -> Self {
+        self.with("STORE__URL", &postgres.url).with("SECRETS__KEY", SHARED_KEY)
+    }
+
     /// The store, opened beside the worker as the verbs do.
-    pub fn store(&self) -> Arc<SqliteStore> {
-        let cipher = Cipher::load_or_create(&self.path("worker.db.key")).expect("the key");
-        SqliteStore::open(&self.path("worker.db"), Role::Tool, cipher).expect("the store")
+    pub async fn store(&self) -> Arc<dyn Storage> {
+        let url = &self.environment["NOTIFIER__STORE__URL"];
+        if url.starts_with("sqlite:") {
+            let cipher = Cipher::load_or_create(&self.path("worker.db.key")).expect("the key");
+            return SqliteStore::open(&self.path("worker.db"), Role::Tool, cipher).expect("the store");
+        }
+        let address = Address::parse(url).expect("an address");
+        let schema = Schema::Look;
+        let options = Options { address, name: "the shared store".to_owned(), connections: 2, schema };
+        let cipher = Cipher::from_hex(SHARED_KEY.as_bytes(), "the key".to_owned()).expect("the key");
+        PostgresStore::open(options, cipher).await.expect("the store")
     }
 
     /// The last lines of every worker's log.
@@ -168,7 +188,8 @@ impl Worker {
         lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
     }
 
-    async fn becomes_ready(&self) {
+    /// Waits until it says that it is ready.
+    pub async fn becomes_ready(&self) {
         let http = eventually("the worker starts", async || {
             self.logged("worker started").first().and_then(|line| Some(line["http"].as_str()?.to_owned()))
         })
@@ -187,11 +208,16 @@ impl Worker {
         self.child.wait().expect("it ends");
     }
 
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(sent.expect("sh").success());
+    }
+
     /// Sends SIGTERM. Returns how it ended and how long that took.
     pub async fn terminate(&mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
-        assert!(sent.expect("sh").success());
+        self.signal("TERM");
         let status = eventually("the worker ends", async || self.child.try_wait().expect("a child")).await;
         (status, asked.elapsed())
     }

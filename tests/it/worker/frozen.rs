@@ -6,8 +6,10 @@ use hipchat_notifier::domain::line::{RoomState, TokenGrant, Waiting};
 use hipchat_notifier::domain::reason::SendReason;
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError,
+    ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError, Then,
 };
+use std::sync::atomic::AtomicBool;
+
 use tokio::sync::Notify;
 
 use super::*;
@@ -42,6 +44,8 @@ struct OneRoom {
     /// Until when it is held; `None` when its notification is told.
     lease_until: Mutex<Option<Timestamp>>,
     settled: Mutex<Vec<Settlement>>,
+    /// Whether somebody else has claimed it since.
+    taken: AtomicBool,
 }
 
 impl OneRoom {
@@ -61,13 +65,19 @@ impl OneRoom {
         let line = RoomLine {
             room: target.room.clone(),
             claim: 1,
+            held_since: at,
             state: RoomState::default(),
             waiting: vec![waiting],
             continues_after: None,
             tokens: [(token.clone(), TokenGrant { calls: 9, opens_at: at })].into(),
             throttles: Default::default(),
         };
-        Self { line, lease_until: Mutex::new(Some(at)), settled: Mutex::default() }
+        Self {
+            line,
+            lease_until: Mutex::new(Some(at)),
+            settled: Mutex::default(),
+            taken: AtomicBool::new(false),
+        }
     }
 }
 
@@ -83,7 +93,7 @@ impl Store for OneRoom {
             return Ok(Vec::new());
         }
         *lease_until = Some(now + terms.lease);
-        Ok(vec![self.line.clone()])
+        Ok(vec![RoomLine { held_since: now, ..self.line.clone() }])
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -91,6 +101,9 @@ impl Store for OneRoom {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        if self.taken.load(Ordering::SeqCst) {
+            return Ok(Settled::LostClaim);
+        }
         *self.lease_until.lock().unwrap() = None;
         self.settled.lock().unwrap().push(settlement);
         Ok(Settled::Applied)
@@ -121,6 +134,30 @@ impl Store for OneRoom {
 async fn many_looks() {
     for _ in 0..50 {
         tokio::time::advance(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_claimed_before_a_freeze_is_told_only_by_whoever_still_holds_it() {
+    for taken in [false, true] {
+        let mut bench = Bench::new(&results("one", "a", "all")).await;
+        let id = IntegrationId::new("one");
+        let snapshot = bench.catalogue.now();
+        let (integration, target) = (snapshot.integration(&id).unwrap(), snapshot.target(&id).unwrap());
+        let store = Arc::new(OneRoom::new(&target, &integration.token, bench.clock.now()));
+        let room = Arc::new(SlowRoom::default());
+        room.may_answer.notify_one();
+        bench.dispatch.store = store.clone();
+        bench.dispatch.gateway = room.clone();
+        let line = bench.dispatch.claim_due(1, 0, bench.clock.now()).await.remove(0);
+        // The freeze: the claim's answer is there, but nothing was done with it.
+        bench.clock.0.fetch_add(bench.dispatch.terms.lease.as_millis() as i64 + 1, Ordering::SeqCst);
+        store.taken.store(taken, Ordering::SeqCst);
+        let (_switch, stop) = StopSwitch::new();
+        bench.dispatch.work_off(line, &stop).await;
+        assert_eq!(room.calls.load(Ordering::SeqCst), usize::from(!taken), "taken: {taken}");
+        let renewed = store.settled.lock().unwrap().first().map(|s| (s.then, s.transitions.is_empty()));
+        assert_eq!(renewed, (!taken).then_some((Then::Hold, true)));
     }
 }
 

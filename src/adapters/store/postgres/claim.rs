@@ -136,8 +136,17 @@ async fn claim(
         claims.add(&room, claim + 1);
         let claim = (claim + 1).unsigned_abs();
         let Head { waiting, throttles, wanted } = head;
-        let (tokens, continues_after) = (HashMap::new(), None);
-        lines.push((RoomLine { room, claim, state, waiting, continues_after, tokens, throttles }, wanted));
+        let line = RoomLine {
+            room,
+            claim,
+            held_since: now,
+            state,
+            waiting,
+            continues_after: None,
+            tokens: HashMap::new(),
+            throttles,
+        };
+        lines.push((line, wanted));
     }
     continue_after(tx, &mut lines).await?;
     let mut script = Script::default();

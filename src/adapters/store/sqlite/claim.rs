@@ -121,6 +121,7 @@ fn claim(
     let continues_after = continues_after(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
+        held_since: now,
         state,
         room,
         waiting,
