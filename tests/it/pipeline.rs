@@ -12,9 +12,12 @@ mod load;
 mod operators;
 mod oracle;
 mod outages;
+mod shared_store;
 mod stage;
 mod throttles;
 mod told;
 mod wishes;
 mod workers;
 mod workload;
+
+pub use load::now;

@@ -1,15 +1,23 @@
 //! What is particular to the PostgreSQL store: who may open it, what is said where it can't be had, and what several
 //! workers do at the same time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hipchat_notifier::adapters::store::cipher::Cipher;
 use hipchat_notifier::adapters::store::postgres::{Address, Options, PostgresStore, Schema};
-use hipchat_notifier::ports::StoreError;
+use hipchat_notifier::domain::frequency::Streak;
+use hipchat_notifier::domain::ids::RoomKey;
+use hipchat_notifier::ports::{
+    Clock, Decide, Hint, IntakeChanges, IntakeQuery, IntakeState, ManagedBy, Settled, Storage, Store,
+    StoreError,
+};
 use tempfile::TempDir;
 
 use super::lab::*;
+use crate::support::broker::eventually;
+use crate::support::gate::Gate;
 use crate::support::postgres::Postgres;
 
 /// A schema of its own on the PostgreSQL of `NOTIFIER_TEST_POSTGRES`, and a key.
@@ -49,4 +57,279 @@ impl Lab for PostgresLab {
     async fn tool(&self) -> Result<Arc<dyn AnyStore>, StoreError> {
         Ok(self.open(Schema::Migrate).await?)
     }
+}
+
+fn refused(result: Result<Arc<PostgresStore>, StoreError>) -> String {
+    match result {
+        Err(StoreError::Refused(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_open_a_new_store_at_once() {
+    let lab = PostgresLab::new().await;
+    let opened = futures_util::future::join_all((0..6).map(|_| lab.open(Schema::Migrate))).await;
+    for store in opened {
+        store.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_is_made_only_where_that_is_wanted_and_a_newer_one_is_refused() {
+    let lab = PostgresLab::new().await;
+    let text = refused(lab.open(Schema::Look).await);
+    assert!(text.starts_with("there is no store at postgres://…; start the worker once"), "{text}");
+    let text = refused(lab.open(Schema::Expect).await);
+    assert!(
+        text.contains("has no schema yet, this version needs schema 1: run 'hipchat-notifier migrate'"),
+        "{text}"
+    );
+    drop(lab.open(Schema::Migrate).await.unwrap());
+    for schema in [Schema::Look, Schema::Expect] {
+        drop(lab.open(schema).await.unwrap());
+    }
+    lab.postgres
+        .run("INSERT INTO refinery_schema_history SELECT 77, name, applied_on, checksum FROM refinery_schema_history")
+        .await;
+    for schema in [Schema::Look, Schema::Expect, Schema::Migrate] {
+        let text = refused(lab.open(schema).await);
+        assert!(text.contains("has schema 77, made by a newer version of this program"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_beside_another_programs_tables_is_refused_by_name() {
+    let lab = PostgresLab::new().await;
+    lab.postgres.run("CREATE TABLE events (theirs int)").await;
+    let text = refused(lab.open(Schema::Migrate).await);
+    assert!(text.contains("can't be brought up to date") && text.contains("a schema of its own"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_is_refused_before_anything_is_written() {
+    let lab = PostgresLab::new().await;
+    drop(lab.open(Schema::Migrate).await.unwrap());
+    let other = lab.folder.path().join("other.key");
+    let cipher = Cipher::load_or_create(&other).unwrap();
+    let text = refused(open_at(&lab.postgres.url, Schema::Migrate, cipher).await);
+    assert!(text.contains("was begun with another key than the one in key file"), "{text}");
+    assert!(text.contains("other.key: give every worker the same key"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_way_is_told_apart_and_no_password_shown() {
+    let lab = PostgresLab::new().await;
+    let url = &lab.postgres.url;
+    let (user, rest) = url.split_once("://").unwrap().1.split_once('@').unwrap();
+    let name = user.split_once(':').unwrap().0;
+    let wrong_password = format!("postgres://{name}:hunter2@{rest}");
+    let no_database = url.replacen("/postgres?", "/nowhere?", 1);
+    let no_tls = url.replacen("sslmode=disable", "sslmode=require", 1);
+    let nobody = lab.postgres.url_by("127.0.0.1:1");
+    for (url, refused, says) in [
+        (wrong_password, true, "refuses the login"),
+        (no_database, true, "refuses the login (database \"nowhere\" does not exist)"),
+        (no_tls, true, "no TLS session"),
+        (nobody, false, "is out of reach"),
+    ] {
+        let error = open_at(&url, Schema::Migrate, lab.cipher()).await.expect_err(says);
+        let text = error.to_string();
+        assert_eq!(matches!(error, StoreError::Refused(_)), refused, "{error:?}");
+        assert!(text.starts_with("store postgres://…") && text.contains(says), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains('\n'), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_went_away_is_told_as_such_and_found_again() {
+    let lab = PostgresLab::new().await;
+    let gate = Gate::before(lab.postgres.host_and_port()).await;
+    let url = lab.postgres.url_by(&gate.address);
+    let desk = Desk(open_at(&url, Schema::Migrate, lab.cipher()).await.unwrap());
+    desk.0.apply(vec![definition("a", "1", "ta")], ManagedBy::Operator, at(0)).await.unwrap();
+    gate.close();
+    let changes =
+        IntakeChanges { events: vec![decided("e1", 0, &[("a", "1", tell(0))])], ..Default::default() };
+    let taken = changes.clone();
+    let error = desk.0.take_in(IntakeQuery::default(), Box::new(move |_| taken)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(desk.0.next_due().await.is_err());
+    gate.open();
+    desk.change(changes).await;
+    assert_eq!(ids(&desk.claim_one(0).await), ["e1"]);
+}
+
+/// Decides as the frequency rules do: by the streak, which it moves.
+fn counting(id: &str) -> (IntakeQuery, Decide) {
+    let key = streak_key("a", "m");
+    let query = IntakeQuery { events: vec![event(id)], streaks: vec![key.clone()], ..IntakeQuery::default() };
+    let id = id.to_owned();
+    let decide = move |state: IntakeState| {
+        if state.known.contains(&event(&id)) {
+            return IntakeChanges::default();
+        }
+        let mut streak: Streak = state.streaks.get(&key).copied().unwrap_or_default();
+        streak.failures += 1;
+        let events = vec![decided(&id, 0, &[("a", "1", tell(0))])];
+        IntakeChanges { events, streaks: vec![(key, streak)], ..IntakeChanges::default() }
+    };
+    (query, Box::new(decide))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_take_the_same_runs_at_once_decide_as_one() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let others = [desk.0.clone(), lab.worker().await.unwrap(), lab.worker().await.unwrap()];
+    let tasks = (0..90).map(|n| {
+        let store = others[n % 3].clone();
+        // Each event is taken in by two of them.
+        let id = format!("e{}", n / 2);
+        tokio::spawn(async move {
+            let (query, decide) = counting(&id);
+            store.take_in(query, decide).await.unwrap()
+        })
+    });
+    let receipts = futures_util::future::join_all(tasks).await;
+    let pending: usize = receipts.into_iter().map(|receipt| receipt.unwrap().pending).sum();
+    assert_eq!(pending, 45, "each event counts once");
+    let key = streak_key("a", "m");
+    let known = desk.look_up(IntakeQuery { streaks: vec![key.clone()], ..IntakeQuery::default() }).await;
+    assert_eq!(known.streaks[&key].failures, 45, "no run was counted twice, and none lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_claim_at_once_share_rooms_and_tokens() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let all: Vec<_> = (0..40).map(|n| definition(&format!("i{n}"), &format!("r{n}"), "shared")).collect();
+    desk.0.apply(all, ManagedBy::Operator, at(0)).await.unwrap();
+    let told: Vec<_> = (0..40)
+        .map(|n| decided(&format!("e{n}"), 0, &[(&format!("i{n}"), &format!("r{n}"), tell(0))]))
+        .collect();
+    desk.take(told).await;
+    let mut terms = TERMS;
+    terms.rooms = 10;
+    terms.token_budget.messages = 25;
+    let workers = [desk.0.clone(), lab.worker().await.unwrap(), lab.worker().await.unwrap()];
+    let mut lines = Vec::new();
+    // Rooms that another is just claiming are left to it, so a look may find fewer than there are.
+    while lines.len() < 40 {
+        let looks = workers.iter().map(|store| store.claim_rooms(terms, at(1)));
+        for found in futures_util::future::join_all(looks).await {
+            lines.extend(found.unwrap());
+        }
+    }
+    let mut seen: Vec<RoomKey> = lines.iter().map(|line| line.room.clone()).collect();
+    seen.sort();
+    seen.dedup();
+    assert_eq!((lines.len(), seen.len()), (40, 40), "one room, one holder");
+    let granted: u32 = lines.iter().flat_map(|line| line.tokens.values()).map(|grant| grant.calls).sum();
+    assert_eq!(granted, 25, "the token's budget holds over all");
+    let settled = futures_util::future::join_all(
+        lines
+            .iter()
+            .enumerate()
+            .map(|(n, line)| workers[n % 3].settle(settlement(line, 2, all_sent(line, 2), RELEASE))),
+    )
+    .await;
+    assert!(settled.into_iter().all(|settled| settled.unwrap() == Settled::Applied));
+    assert_eq!(desk.0.gauges(at(3)).await.unwrap().pending, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_at_a_time_publishes_a_letter() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let other = lab.worker().await.unwrap();
+    desk.tell("e1", "a", 0).await;
+    let line = desk.claim_one(0).await;
+    desk.finish(&line, 1, vec![super::settle::given_up(seqs(&line), 1, true)]).await;
+    assert_eq!(desk.0.letters(9).await.unwrap().len(), 1);
+    assert!(other.letters(9).await.unwrap().is_empty(), "the first has it in hand");
+    assert_eq!(desk.0.letters(9).await.unwrap().len(), 1, "and has it until the broker confirms");
+    lab.postgres.run("UPDATE letters SET taken_until = 0").await;
+    assert_eq!(other.letters(9).await.unwrap().len(), 1, "after a while another may try");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_makes_the_others_hear_of() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let other = lab.open(Schema::Expect).await.unwrap();
+    let heard: Arc<Mutex<Vec<Hint>>> = Arc::default();
+    let keep = Arc::clone(&heard);
+    let listening = tokio::spawn(async move {
+        other.attend(&move |hint| keep.lock().unwrap().push(hint)).await;
+    });
+    let hears = async |what: Hint| {
+        eventually("the hint", async || heard.lock().unwrap().contains(&what).then_some(())).await;
+        heard.lock().unwrap().clear();
+    };
+    // All of them at the beginning: something may have been missed before.
+    eventually("it listens", async || (heard.lock().unwrap().len() == 3).then_some(())).await;
+    heard.lock().unwrap().clear();
+    desk.tell("e1", "a", 0).await;
+    hears(Hint::Rooms).await;
+    desk.0.pause(&integration("b"), at(1)).await.unwrap();
+    hears(Hint::Integrations).await;
+    let tool = lab.open(Schema::Look).await.unwrap();
+    assert_eq!(tool.workers().await.unwrap().len(), 1, "who listens is a worker that runs");
+    listening.abort();
+    eventually("it has gone", async || tool.workers().await.unwrap().is_empty().then_some(())).await;
+}
+
+/// A database whose clock is off from this machine's by five minutes, as it is for a worker on a machine whose clock
+/// is off: times are the database's.
+#[tokio::test(flavor = "multi_thread")]
+async fn times_are_the_databases_whatever_this_machines_clock_says() {
+    for skew in [-300i64, 300] {
+        let lab = PostgresLab::new().await;
+        lab.postgres
+            .run(&format!(
+                "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                 $$ SELECT pg_catalog.clock_timestamp() + interval '{skew} seconds' $$"
+            ))
+            .await;
+        let schema = &lab.postgres.schema;
+        let off = lab.postgres.url.replace(schema.as_str(), &format!("{schema}%2Cpg_catalog"));
+        let store = open_at(&off, Schema::Migrate, lab.cipher()).await.unwrap();
+        let clock = store.clock().await.unwrap();
+        let ahead = clock.now().duration_since(crate::pipeline::now()).as_secs();
+        assert!((ahead - skew).abs() <= 1, "{ahead} of {skew}");
+        // What this worker reckons wrongly moves nobody's waits and claims nothing.
+        let late = clock.now();
+        assert_eq!(store.claim_rooms(TERMS, late).await.unwrap().len(), 0);
+        let early = late - Duration::from_secs(600);
+        let error = store.claim_rooms(TERMS, early).await.unwrap_err();
+        assert!(error.to_string().contains("reckoning of the database's clock is behind"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_postgresql_can_not_hold_is_taken_in_all_the_same() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let mut odd = decided("e\0", 0, &[("a", "1", passing()), ("b", "2", tell(0))]);
+    Arc::make_mut(&mut odd.received).envelope.routing_key = "a\0b".to_owned();
+    desk.take(vec![odd.clone()]).await;
+    assert_eq!(desk.explain("e\0").await.len(), 2);
+    assert_eq!(desk.take(vec![odd]).await.pending, 0, "it is known by the same id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_holds_a_token_or_an_unneeded_body() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let token = "PLAINTEXTtoken0123456789";
+    let mut secret = definition("a", "1", "x");
+    secret.room_url = secret_url("1", token);
+    desk.0.apply(vec![secret], ManagedBy::Operator, at(0)).await.unwrap();
+    desk.take(vec![decided("e1", 0, &[("a", "1", passing())])]).await;
+    let client = lab.postgres.client().await;
+    let count = "SELECT (SELECT count(*) FROM integrations WHERE position($1::bytea IN room_url) > 0), \
+                 (SELECT count(*) FROM events)";
+    let row = client.query_one(count, &[&token.as_bytes()]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (0, 0));
 }

@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod broker;
 pub mod cli;
+pub mod gate;
 pub mod log;
 pub mod postgres;
 pub mod process;

@@ -27,6 +27,17 @@ impl Postgres {
         Self { url, schema, server }
     }
 
+    /// The server's host and port.
+    pub fn host_and_port(&self) -> String {
+        let (_, rest) = self.server.split_once('@').expect("a URL with a user");
+        rest.split_once('/').expect("a URL with a database").0.to_owned()
+    }
+
+    /// The URL of the schema by way of another address.
+    pub fn url_by(&self, address: &str) -> String {
+        self.url.replacen(&self.host_and_port(), address, 1)
+    }
+
     /// A connection that sees the schema.
     pub async fn client(&self) -> Client {
         connect(&self.url).await

@@ -1,0 +1,79 @@
+//! A worker whose shared store is not there: at the start it is waited for, in the middle nothing is acknowledged, and
+//! it goes on by itself.
+
+use std::time::Duration;
+
+use super::load::{Play, SMALL};
+use crate::support::broker::{Broker, eventually};
+use crate::support::gate::Gate;
+use crate::support::postgres::Postgres;
+use crate::support::process::Site;
+use crate::support::rooms::client;
+
+/// What `/readyz` says: its status and its text.
+async fn readiness(http: &str) -> Option<(u16, String)> {
+    let answer = client().get(format!("http://{http}/readyz")).send().await.ok()?;
+    Some((answer.status().as_u16(), answer.text().await.ok()?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_there_at_the_start_is_waited_for() {
+    let (postgres, broker) = (Postgres::fresh().await, Broker::fresh().await);
+    let gate = Gate::before(postgres.host_and_port()).await;
+    gate.close();
+    let url = postgres.url_by(&gate.address);
+    let site = Site::on(&broker).sharing(&postgres).with("STORE__URL", &url);
+    let worker = site.spawn();
+    let http = eventually("it says where to ask", async || {
+        let lines = worker.logged("worker waits for its store");
+        Some(lines.first()?["http"].as_str()?.to_owned())
+    })
+    .await;
+    let (status, why) = readiness(&http).await.expect("it answers");
+    assert_eq!(status, 503);
+    assert!(why.contains("the store: store postgres://") && why.contains("is out of reach"), "{why}");
+    assert_eq!(worker.logged("can't open it").len(), 1, "one clear line");
+    gate.open();
+    worker.becomes_ready().await;
+    let password =
+        postgres.url.split_once("://notifier:").expect("a password").1.split_once('@').expect("a host").0;
+    assert!(!worker.log().contains(password) && !why.contains(password));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_waits_for_its_store_can_be_stopped() {
+    let (postgres, broker) = (Postgres::fresh().await, Broker::fresh().await);
+    let site = Site::on(&broker).sharing(&postgres).with("STORE__URL", &postgres.url_by("127.0.0.1:1"));
+    let mut worker = site.spawn();
+    eventually("it waits", async || worker.logged("worker waits for its store").first().map(drop)).await;
+    let (status, _) = worker.terminate().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_goes_away_in_the_middle_stops_the_intake_and_loses_nothing() {
+    let postgres = Postgres::fresh().await;
+    let gate = Gate::before(postgres.host_and_port()).await;
+    let url = postgres.url_by(&gate.address);
+    let play = Play::prepare_on("store away", 30_303, SMALL, None, |site| {
+        site.sharing(&postgres).with("STORE__URL", &url).with("DISPATCH__LEASE", "60s")
+    })
+    .await;
+    let worker = play.site.start().await;
+    let away = async {
+        for _ in 0..2 {
+            eventually("it works", async || (worker.logged("sent").len() > 5).then_some(())).await;
+            gate.close();
+            eventually("it is said", async || (!worker.logged("is out of reach").is_empty()).then_some(()))
+                .await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            gate.open();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::join!(away, play.publish());
+    play.settles().await;
+    let found = play.judge("store away").await;
+    assert_eq!(found.repeats, 0);
+    assert!(!worker.logged("works again").is_empty());
+}

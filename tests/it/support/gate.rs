@@ -1,0 +1,58 @@
+//! A TCP gate before a server: open, it passes everything on; closed, the server is as good as gone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// Stands between a client and a server.
+pub struct Gate {
+    pub address: String,
+    closed: Arc<AtomicBool>,
+    links: Arc<Mutex<Vec<AbortHandle>>>,
+    accepting: AbortHandle,
+}
+
+impl Gate {
+    /// Listens on loopback for clients of the server at `upstream`; open.
+    pub async fn before(upstream: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (closed, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (is_closed, all) = (Arc::clone(&closed), Arc::clone(&links));
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                if is_closed.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let mut server = TcpStream::connect(&upstream).await.expect("the server listens");
+                let link = tokio::spawn(async move {
+                    // Either side may end it.
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                });
+                all.lock().expect("not poisoned").push(link.abort_handle());
+            }
+        });
+        Self { address, closed, links, accepting: accepting.abort_handle() }
+    }
+
+    /// Cuts all connections, and every new one at once.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.links.lock().expect("not poisoned").drain(..).for_each(|link| link.abort());
+    }
+
+    /// Lets connections through again.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.close();
+    }
+}
