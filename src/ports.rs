@@ -379,7 +379,8 @@ pub trait Registry: Send + Sync {
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is
     /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An
-    /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
+    /// integration whose room URL changes, or could not be read, is no longer suspended; one that can't be read
+    /// because the key is another is `Refused`. `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
     /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
     /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take

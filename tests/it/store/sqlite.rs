@@ -229,6 +229,21 @@ async fn one_room_url_that_cannot_be_read_suspends_its_integration_alone() {
     }
 }
 
+/// What the file says is how a damaged one is mended, and it must not stand in the way of a start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_url_that_cannot_be_read_is_mended_by_applying_it_again() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let file = || vec![definition("f1", "1", "t"), definition("f2", "2", "t")];
+    desk.0.apply(file(), ManagedBy::File, at(0)).await.unwrap();
+    damage(&lab, "UPDATE integrations SET room_url = x'00' WHERE id = 'f2'");
+    let applied = desk.0.apply(file(), ManagedBy::File, at(1)).await.unwrap();
+    assert_eq!((applied.changes.to_string(), applied.unchanged), ("changed f2".to_owned(), 1));
+    let stored = desk.0.list().await.unwrap();
+    let mended = stored.iter().find(|one| one.definition.id.as_str() == "f2").unwrap();
+    assert_eq!((&mended.state, &mended.unreadable), (&IntegrationState::Active, &None));
+}
+
 #[test]
 fn who_only_looks_makes_no_store_and_nobody_a_second_key() {
     let folder = tempfile::tempdir().unwrap();

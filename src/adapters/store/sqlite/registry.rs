@@ -112,17 +112,26 @@ pub fn list(c: &Connection, cipher: &Cipher) -> Done<Vec<Stored>> {
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let all: Vec<Stored> = Kept::all(c)?
-        .into_iter()
-        .map(|kept| {
-            let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
-            kept.into_stored(cipher, waiting.unsigned_abs())
-        })
-        .collect();
-    match all.first().and_then(|first| first.unreadable.clone()) {
-        Some(reason) if all.iter().all(|stored| stored.unreadable.is_some()) => Err(refused(reason)),
-        _ => Ok(all),
+    let kept = Kept::all(c)?;
+    check_key(&kept, cipher)?;
+    let stored = |kept: Kept| {
+        let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
+        kept.into_stored(cipher, waiting.unsigned_abs())
+    };
+    Ok(kept.into_iter().map(stored).collect())
+}
+
+/// Refuses if there are integrations and no room URL of theirs can be decrypted: then it is the key that is
+/// wrong, and not a row that is damaged.
+fn check_key(all: &[Kept], cipher: &Cipher) -> Result<(), StoreError> {
+    let mut refusal = Ok(());
+    for kept in all {
+        match cipher.unseal(&kept.id, &kept.room_url) {
+            Ok(_) => return Ok(()),
+            Err(error) => refusal = refusal.and(Err(error)),
+        }
     }
+    refusal
 }
 
 /// Stores definitions; see `ports::Registry::apply`.
@@ -140,7 +149,8 @@ pub fn apply(
             twice.id
         )));
     }
-    let change = Change { c, cipher, by, now, revision: revision(c)? + 1 };
+    let key = check_key(&Kept::all(c)?, cipher);
+    let change = Change { c, cipher, key, by, now, revision: revision(c)? + 1 };
     let mut applied = Applied::default();
     for definition in definitions {
         match Kept::find(c, &definition.id)? {
@@ -169,6 +179,8 @@ pub fn apply(
 struct Change<'a> {
     c: &'a Connection,
     cipher: &'a Cipher,
+    /// Whether the key is that of what is there.
+    key: Result<(), StoreError>,
     by: ManagedBy,
     now: Timestamp,
     /// The number that this change will have.
@@ -181,10 +193,15 @@ impl Change<'_> {
         if self.by == ManagedBy::Operator && old.managed_by == ManagedBy::File {
             return Err(managed_by_file(&new.id));
         }
-        let old_url = self.cipher.unseal(&old.id, &old.room_url)?;
+        let old_url = match (self.cipher.unseal(&old.id, &old.room_url), &self.key) {
+            (Ok(url), _) => Some(url),
+            // Damaged: the new one mends it.
+            (Err(_), Ok(())) => None,
+            (Err(error), Err(_)) => return Err(error.into()),
+        };
+        let is_same = |old: &SecretString| old.expose_secret() == new.room_url.expose_secret();
         let moved = old.room != new.room;
-        let new_url =
-            moved || old_url.expose_secret() != new.room_url.expose_secret() || old.token != new.token;
+        let new_url = moved || !old_url.as_ref().is_some_and(is_same) || old.token != new.token;
         if !new_url && old.json == new.json && old.paused == new.paused && old.managed_by == self.by {
             return Ok(false);
         }
@@ -201,7 +218,8 @@ impl Change<'_> {
             look_again(self.c, &old.room, self.now)?;
             look_again(self.c, &new.room, self.now)?;
         }
-        let heard_again = moved || ((old.paused || (old.suspended.is_some() && new_url)) && !new.paused);
+        let was_suspended = old.suspended.is_some() || old_url.is_none();
+        let heard_again = moved || ((old.paused || (was_suspended && new_url)) && !new.paused);
         if heard_again {
             retell_failing(self.c, &new.id)?;
         }
