@@ -104,6 +104,20 @@ async fn a_digest_that_fills_more_than_one_message_says_that_it_goes_on() {
 }
 
 #[tokio::test]
+async fn each_of_two_digests_of_a_room_says_whether_it_goes_on() {
+    let digest = |id| activities(id, "a", "on = \"digest\", every = \"1h\"");
+    let bench = Bench::new(&[digest("one"), digest("two")].concat()).await;
+    for n in 0..60 {
+        bench.take(&format!("e{n}"), &update("ana", &format!("r{n}"))).await;
+    }
+    bench.pass(3600);
+    bench.settle_down().await;
+    let goes_on: Vec<bool> =
+        bench.texts("a").iter().map(|text| text.contains("The next message tells more of this.")).collect();
+    assert_eq!(goes_on, [true, true, false, false], "50 of each, then 10 of each");
+}
+
+#[tokio::test]
 async fn an_integrations_throttle_holds_it_and_not_the_others_of_the_room() {
     let throttled = results("slow", "a", "all")
         + "throttle = { messages = 1, per = \"10m\", overflow = \"queue\" }\n"

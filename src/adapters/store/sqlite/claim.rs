@@ -1,6 +1,6 @@
 //! Claiming rooms: which are due, what waits in their lines, and what their tokens may spend.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,8 +17,8 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready waits (it was paused
-/// away, say) is put back to sleep and not handed out.
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
+/// waits (it was paused away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
@@ -115,13 +115,13 @@ fn claim(
             |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
     let throttles = throttles(c, &waiting, now)?;
-    let continues_after = continues_after(c, &room, &waiting)?;
+    let going_on = going_on(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         state,
         room,
         waiting,
-        continues_after,
+        going_on,
         tokens: HashMap::new(),
         throttles,
     }))
@@ -168,18 +168,30 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     .optional()
 }
 
-/// The place of the last of `waiting` if more is ready that is to be told together with it.
-fn continues_after(c: &Connection, room: &RoomKey, waiting: &[Waiting]) -> rusqlite::Result<Option<i64>> {
-    let Some((last, gather)) = waiting.last().and_then(|last| Some((last, last.gather.as_ref()?))) else {
-        return Ok(None);
-    };
-    let goes_on = c
-        .prepare_cached(
-            "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
-             AND gather = ?4 LIMIT 1",
-        )?
-        .exists(params![room.as_str(), last.seq, last.integration.as_str(), gather.as_str()])?;
-    Ok(goes_on.then_some(last.seq))
+/// What `waiting` has the beginning of, and more is ready that is to be told together with it.
+fn going_on(
+    c: &Connection,
+    room: &RoomKey,
+    waiting: &[Waiting],
+) -> rusqlite::Result<Vec<(IntegrationId, GatherKey)>> {
+    let Some(last) = waiting.last() else { return Ok(Vec::new()) };
+    // Of scheduled digests there are few. Collations may be many, and only the last is worth a look at what follows.
+    let gatherings: HashSet<(&IntegrationId, &GatherKey)> = waiting
+        .iter()
+        .filter(|w| w.story.reason == SendReason::ScheduledDigest || w.seq == last.seq)
+        .filter_map(|w| Some((&w.integration, w.gather.as_ref()?)))
+        .collect();
+    let mut more = c.prepare_cached(
+        "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
+         AND gather = ?4 LIMIT 1",
+    )?;
+    let mut going_on = Vec::new();
+    for (integration, gather) in gatherings {
+        if more.exists(params![room.as_str(), last.seq, integration.as_str(), gather.as_str()])? {
+            going_on.push((integration.clone(), gather.clone()));
+        }
+    }
+    Ok(going_on)
 }
 
 /// A line ends early once its events' bodies come to this: a body may have 1 MiB, and many lines are held at
