@@ -174,7 +174,7 @@ fn flatten(key: &str, value: &serde_json::Value, lines: &mut Vec<(String, String
 }
 
 async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Result<()> {
-    let definitions = parts.read_integrations(&args.file)?.definitions;
+    let definitions = parts.read_integrations(&args.file).definitions?;
     let applied = parts.store.apply(definitions, ManagedBy::Operator, now).await.map_err(refused)?;
     let changes = &applied.changes;
     if args.output.output == Output::Json {

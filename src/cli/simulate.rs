@@ -47,7 +47,7 @@ struct Held {
 /// Budgets are not simulated: everything is told in the message that it would have in a quiet room.
 pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let egress = parts::egress(settings)?;
-    let definitions = parts::read_integrations(&args.integrations, &egress)?.definitions;
+    let definitions = parts::read_integrations(&args.integrations, &egress).definitions?;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
     let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
