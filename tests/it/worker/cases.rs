@@ -221,3 +221,54 @@ async fn what_tells_of_the_past_leaves_no_doubt_of_the_present_when_it_is_lost()
     bench.take("e3", &dated(32, true)).await;
     assert_eq!(bench.fate("e3", "one").await, "suppressed/still-passing");
 }
+
+#[tokio::test]
+async fn a_token_that_has_no_call_left_is_not_used_until_its_reset() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    for n in 0..3 {
+        bench.take(&format!("e{n}"), &run(&format!("m{n}"), true)).await;
+    }
+    bench.script(&[Says::LastCall { wait: 90 }]);
+    bench.settle_down().await;
+    assert_eq!(bench.rooms.calls.load(Ordering::SeqCst), 1, "what was reserved of it counts no more");
+    bench.pass(89);
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e1", "one").await, "pending/every-run");
+    bench.pass(1);
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e2", "one").await, "sent/every-run");
+}
+
+#[tokio::test]
+async fn an_event_that_comes_right_behind_its_own_replay_is_the_same_event() {
+    for together in [true, false] {
+        let bench = Bench::new(&[results("one", "a", "all"), results("two", "b", "all")].concat()).await;
+        let event = envelope("e1", &run("m", false));
+        let mut replay = event.clone();
+        replay.headers.insert("x-integration-id".into(), "one".into());
+        let at = bench.clock.now();
+        let received: Vec<Received> =
+            [replay, event].map(|envelope| Received { envelope, at }).into_iter().collect();
+        for batch in received.chunks(if together { 2 } else { 1 }) {
+            bench.intake.take_in(batch.to_vec()).await;
+        }
+        let fates = (bench.fate("e1", "one").await, bench.fate("e1", "two").await);
+        assert_eq!(fates, ("pending/replayed".into(), "unknown".into()), "in one batch: {together}");
+    }
+}
+
+#[tokio::test]
+async fn integrations_that_cannot_be_read_are_looked_at_once_a_change() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    let open = move |_: &_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err("written by a later version".to_owned())
+    };
+    let catalogue = Catalogue::new(bench.store.clone(), Box::new(open));
+    for _ in 0..3 {
+        catalogue.refresh().await.unwrap();
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1, "or the log is told of the fault twice a second");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::{Done, Fail, misread};
+use super::errors::{Done, Fail, misread, text};
 use super::notifications::bury;
 use super::{clock, standing, tokens};
 use crate::adapters::store::rows::{self, micros, span, time};
@@ -129,7 +129,7 @@ fn claim(
 
 /// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
 fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
-    let meter = rows::meter(&row.get::<_, String>(1)?).unwrap_or_else(|| {
+    let meter = rows::meter(&text(row, 1)?.unwrap_or_default()).unwrap_or_else(|| {
         tracing::error!(%room, "the room's meter is damaged in the store; its budget is counted anew");
         Meter::default()
     });
@@ -328,13 +328,13 @@ impl Events<'_> {
         if let Some(received) = self.read.get(&no) {
             return Ok(Arc::clone(received));
         }
-        let row: Option<(String, Vec<u8>, i64)> = self
+        let row: Option<(Option<String>, Vec<u8>, i64)> = self
             .c
             .prepare_cached("SELECT properties, body, received_at FROM events WHERE no = ?1")?
-            .query_row([no], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row([no], |row| Ok((text(row, 0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         let received = row.and_then(|(properties, body, at)| {
-            Some(Received { envelope: rows::envelope(&properties, body)?, at: time(at) })
+            Some(Received { envelope: rows::envelope(&properties?, body)?, at: time(at) })
         });
         let received = Arc::new(
             received.ok_or_else(|| Fail::corrupt(format!("event number {no} is missing or unreadable")))?,
@@ -372,12 +372,12 @@ fn throttles(c: &Connection, waiting: &[Waiting], now: Timestamp) -> Done<HashMa
         if found.contains_key(&one.integration) {
             continue;
         }
-        let text: Option<String> = c
+        let kept: Option<Option<String>> = c
             .prepare_cached("SELECT meter FROM throttles WHERE integration = ?1")?
-            .query_row([one.integration.as_str()], |row| row.get(0))
+            .query_row([one.integration.as_str()], |row| text(row, 0))
             .optional()?;
-        let Some(text) = text else { continue };
-        let meter = rows::meter(&text).unwrap_or_else(|| {
+        let Some(kept) = kept.flatten() else { continue };
+        let meter = rows::meter(&kept).unwrap_or_else(|| {
             let integration_id = one.integration.as_str();
             tracing::error!(
                 integration_id,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::clock::sane;
-use super::errors::Done;
+use super::errors::{Done, text};
 use crate::adapters::store::rows::{meter, meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter, later};
@@ -120,12 +120,12 @@ impl Purse {
 }
 
 fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
-    let row: Option<(String, u32, i64)> = c
+    let row: Option<(Option<String>, u32, i64)> = c
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
-        .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([token.as_str()], |row| Ok((text(row, 0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    Ok(row.map(|(text, messages, per)| {
-        let meter = meter(&text).unwrap_or_else(|| {
+    Ok(row.map(|(kept, messages, per)| {
+        let meter = meter(&kept.unwrap_or_default()).unwrap_or_else(|| {
             tracing::error!(%token, "the token's meter is damaged in the store; its budget is counted anew");
             Meter::default()
         });
