@@ -238,7 +238,8 @@ pub trait Store: Send + Sync {
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
-    /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
+    /// Claims rooms that are due at `now`, longest due first; those to be retried come last, in places of their
+    /// own. A room whose lease has lapsed is due since then.
     /// One in which nothing ready waits is not handed out. If `now` is far before what was claimed by last, the
     /// clock was set back, and every wait moves with it. A notification that can't be read is given up
     /// (`worker-fault`) and holds up no other.
