@@ -104,7 +104,10 @@ async fn broker(settings: &Settings) -> Finding {
         Err(error) => return finding("broker", Err(format!("{error:#}")), true),
     };
     match rabbitmq::check(&options).await {
-        Ok(s) => finding(
+        Ok(None) => {
+            finding("broker", Ok("nothing declared yet; the worker does it at its start".to_owned()), false)
+        }
+        Ok(Some(s)) => finding(
             "broker",
             Ok(format!(
                 "{}, {}, {}",

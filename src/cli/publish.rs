@@ -27,7 +27,7 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
         complain(&format!("hipchat-notifier: {warning}"));
     }
     let mut publisher =
-        Publisher::open(&parts::broker_options(settings)?, true).await.map_err(parts::from_broker)?;
+        Publisher::open(&parts::broker_options(settings)?).await.map_err(parts::from_broker)?;
     let mut unheard = 0;
     let mut published = Vec::new();
     for round in envelopes.chunks(ROUND) {

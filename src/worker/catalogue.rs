@@ -182,13 +182,21 @@ pub struct Catalogue {
     registry: Arc<dyn Registry>,
     open: Box<Open>,
     current: RwLock<Arc<Snapshot>>,
+    /// One reads at a time, so that each change is told once.
+    reading: tokio::sync::Mutex<()>,
     changed: Bell,
 }
 
 impl Catalogue {
     /// An empty catalogue; [`Catalogue::load`] fills it.
     pub fn new(registry: Arc<dyn Registry>, open: Box<Open>) -> Self {
-        Self { registry, open, current: RwLock::default(), changed: Bell::default() }
+        Self {
+            registry,
+            open,
+            current: RwLock::default(),
+            reading: Default::default(),
+            changed: Bell::default(),
+        }
     }
 
     /// The integrations as they are now.
@@ -209,6 +217,7 @@ impl Catalogue {
 
     /// Reads the store if its revision has grown, and says what is other than it was known here.
     pub async fn load(&self) -> Result<Option<Changes>, StoreError> {
+        let _reading = self.reading.lock().await;
         let revision = self.registry.revision().await?;
         let old = self.now();
         if old.revision == Some(revision) {

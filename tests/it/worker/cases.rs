@@ -153,10 +153,10 @@ async fn what_expired_is_counted_in_the_next_message() {
     assert_eq!(bench.fate("e1", "one").await, "expired/max-age");
     let texts = bench.texts("a");
     assert_eq!(texts.len(), 1);
-    assert!(texts[0].contains("2 older notifications"), "{texts:?}");
+    assert!(texts[0].contains("2 other notifications"), "{texts:?}");
     bench.take("e4", &run("m", true)).await;
     bench.settle_down().await;
-    assert!(!bench.texts("a")[1].contains("older notification"), "told once");
+    assert!(!bench.texts("a")[1].contains("other notification"), "told once");
 }
 
 #[tokio::test]
