@@ -88,6 +88,7 @@ async fn a_full_disk_is_said_and_survived() {
 async fn on_a_full_disk_every_answer_is_true() {
     let f = Arc::new(Fixture::new());
     f.pragma("PRAGMA max_page_count = 80").await;
+    f.take("before").await.unwrap();
     let tasks: Vec<_> = (0..60)
         .map(|n| {
             let f = Arc::clone(&f);
@@ -107,7 +108,9 @@ async fn on_a_full_disk_every_answer_is_true() {
             }
         }
     }
-    assert!(failed > 0 && failed < 60, "{failed}");
+    // Work that shares a transaction fails together, so it may be all of it.
+    assert!(failed > 0, "80 pages are soon full");
+    assert_eq!(f.outcomes("before").await, [Outcome::Suppressed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
