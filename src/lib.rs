@@ -9,9 +9,9 @@
 //! 1. [`adapters::rabbitmq`] has a session with the broker. It hands small batches of deliveries, as
 //!    [`Received`](domain::envelope::Received) envelopes, to [`worker::intake`], and acknowledges a batch when
 //!    intake returns.
-//! 2. Intake ([`worker::batch`]) reads each envelope with [`formats::read_event`] into a [`domain::event::Event`]. What can't be
-//!    read becomes a letter for the dead-letter queue. [`worker::catalogue`] says which integrations want the
-//!    event.
+//! 2. Intake ([`worker::batch`]) reads each envelope with [`formats::read_event`] into a
+//!    [`domain::event::Event`]. What can't be read becomes a letter for the dead-letter queue.
+//!    [`worker::catalogue`] says which integrations want the event.
 //! 3. Inside one transaction of the store ([`ports::Store::take_in`]) the streaks are gathered,
 //!    [`domain::intake`] decides for each integration by [`domain::frequency`] or [`domain::activity`], and
 //!    outcomes, pending notifications and streaks are written. Now the batch is durable, and is acknowledged.

@@ -238,7 +238,8 @@ pub trait Store: Send + Sync {
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
-    /// Claims rooms that are due at `now`, longest due first. A room whose lease has lapsed is due since then.
+    /// Claims rooms that are due at `now`, longest due first; those to be retried come last, in places of their
+    /// own. A room whose lease has lapsed is due since then.
     /// One in which nothing ready waits is not handed out. If `now` is far before what was claimed by last, the
     /// clock was set back, and every wait moves with it. A notification that can't be read is given up
     /// (`worker-fault`) and holds up no other.
@@ -405,7 +406,8 @@ pub trait Registry: Send + Sync {
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is
     /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An
-    /// integration whose room URL changes is no longer suspended; `paused` follows the definition. Pending
+    /// integration whose room URL changes, or could not be read, is no longer suspended; one that can't be read
+    /// because the key is another is `Refused`. `paused` follows the definition. Pending
     /// notifications of one that is removed or newly paused end as suppressed (`integration-removed`,
     /// `integration-paused`); of one whose room changed, they move to the new room's line. Where a pause or a
     /// suspension ends by this, or the room is another, streaks are told anew as after `resume`. The file may take

@@ -83,8 +83,9 @@ impl IntegrationsFile {
     }
 
     async fn apply(&mut self) -> anyhow::Result<()> {
-        let IntegrationsText { definitions, url_files } = self.parts.read_integrations(&self.path)?;
+        let IntegrationsText { definitions, url_files } = self.parts.read_integrations(&self.path);
         self.url_files = url_files;
+        let definitions = definitions?;
         let now = self.parts.clock.now();
         let applied = self
             .parts

@@ -68,10 +68,7 @@ impl Parts {
     }
 
     /// Reads an integrations file.
-    ///
-    /// # Errors
-    /// [`Misconfigured`] with a line for each fault.
-    pub fn read_integrations(&self, path: &Path) -> Result<IntegrationsText, Misconfigured> {
+    pub fn read_integrations(&self, path: &Path) -> IntegrationsText {
         read_integrations(path, &self.egress)
     }
 }
@@ -88,21 +85,19 @@ impl Readiness for Parts {
 
 /// What an integrations file says, and the other files it takes room URLs from.
 pub struct IntegrationsText {
-    pub definitions: Vec<Definition>,
+    /// Refused with a line for each fault.
+    pub definitions: Result<Vec<Definition>, Misconfigured>,
+    /// Also those that are not there: one of them may be the fault.
     pub url_files: Vec<PathBuf>,
 }
 
 /// Reads an integrations file; `-` is stdin.
-///
-/// # Errors
-/// [`Misconfigured`] with a line for each fault.
-pub fn read_integrations(path: &Path, egress: &Egress) -> Result<IntegrationsText, Misconfigured> {
+pub fn read_integrations(path: &Path, egress: &Egress) -> IntegrationsText {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
         std::fs::read_to_string(path)
     };
-    let text = text.map_err(|error| Misconfigured(format!("can't read {}: {error}", path.display())))?;
     let url_files = RefCell::new(Vec::new());
     let sources = SecretSources {
         env: &|name| std::env::var(name).ok(),
@@ -115,9 +110,12 @@ pub fn read_integrations(path: &Path, egress: &Egress) -> Result<IntegrationsTex
             Ok(RoomRef { token: hipchat::token_key(&target), room: target.room })
         },
     };
-    let definitions = integrations::read_file_text(&text, &sources)
-        .map_err(|faults| Misconfigured(format!("{}:\n{faults}", path.display())))?;
-    Ok(IntegrationsText { definitions, url_files: url_files.into_inner() })
+    let definitions = match &text {
+        Err(error) => Err(Misconfigured(format!("can't read {}: {error}", path.display()))),
+        Ok(text) => integrations::read_file_text(text, &sources)
+            .map_err(|faults| Misconfigured(format!("{}:\n{faults}", path.display()))),
+    };
+    IntegrationsText { definitions, url_files: url_files.into_inner() }
 }
 
 /// Who may be reached.

@@ -27,9 +27,10 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     let mut findings = vec![finding("configuration", Ok("valid".to_owned()), true)];
     findings.push(links(settings));
     if let Some(file) = &settings.integrations.file {
-        let read = parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress));
+        let read =
+            parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress).definitions);
         let result = read
-            .map(|read| format!("{} in {}", integrations(read.definitions.len()), file.display()))
+            .map(|definitions| format!("{} in {}", integrations(definitions.len()), file.display()))
             .map_err(|e| e.to_string());
         findings.push(finding("integrations.file", result, true));
     }
@@ -103,7 +104,10 @@ async fn broker(settings: &Settings) -> Finding {
         Err(error) => return finding("broker", Err(format!("{error:#}")), true),
     };
     match rabbitmq::check(&options).await {
-        Ok(s) => finding(
+        Ok(None) => {
+            finding("broker", Ok("nothing declared yet; the worker does it at its start".to_owned()), false)
+        }
+        Ok(Some(s)) => finding(
             "broker",
             Ok(format!(
                 "{}, {}, {}",

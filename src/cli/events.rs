@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 /// The most that is read of one file: 64 MiB, far more than any sensible set of events.
 const MAX_FILE: u64 = 64 << 20;
 
+/// The content type of a structured CloudEvent.
+pub const CLOUD_EVENT: &str = "application/cloudevents+json";
+
 /// One event's bytes and where they came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {

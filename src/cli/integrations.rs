@@ -71,7 +71,7 @@ async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
             let integration = integrations::integration_from(stored).map_err(anyhow::Error::msg)?;
             Ok(vec![
                 stored.definition.id.to_string(),
-                state_in_words(&stored.state),
+                stored.state.as_str().to_owned(),
                 integration.interest.kind().to_owned(),
                 integration.interest.notify_on().to_owned(),
                 stored.pending.to_string(),
@@ -86,10 +86,6 @@ async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn state_in_words(state: &IntegrationState) -> String {
-    state.as_str().to_owned()
 }
 
 /// The contract's fields of one integration in a list.
@@ -174,7 +170,7 @@ fn flatten(key: &str, value: &serde_json::Value, lines: &mut Vec<(String, String
 }
 
 async fn apply(parts: &Parts, args: &ApplyArgs, now: Timestamp) -> anyhow::Result<()> {
-    let definitions = parts.read_integrations(&args.file)?.definitions;
+    let definitions = parts.read_integrations(&args.file).definitions?;
     let applied = parts.store.apply(definitions, ManagedBy::Operator, now).await.map_err(refused)?;
     let changes = &applied.changes;
     if args.output.output == Output::Json {

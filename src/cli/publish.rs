@@ -12,12 +12,9 @@ use crate::app::parts;
 use crate::domain::envelope::Envelope;
 use crate::domain::event::Event;
 use crate::domain::ids::EventId;
-use crate::domain::{message, unwanted};
+use crate::domain::{headers, message, unwanted};
 use crate::formats::{self, NewmanOptions};
 use crate::settings::Settings;
-
-/// The content type of a structured CloudEvent.
-const CLOUD_EVENT: &str = "application/cloudevents+json";
 
 /// Events published in one round of confirms.
 const ROUND: usize = 500;
@@ -29,7 +26,7 @@ pub async fn run(args: &PublishArgs, settings: &Settings) -> anyhow::Result<()> 
         complain(&format!("hipchat-notifier: {warning}"));
     }
     let mut publisher =
-        Publisher::open(&parts::broker_options(settings)?, true).await.map_err(parts::from_broker)?;
+        Publisher::open(&parts::broker_options(settings)?).await.map_err(parts::from_broker)?;
     let mut unheard = 0;
     let mut published = Vec::new();
     for round in envelopes.chunks(ROUND) {
@@ -143,14 +140,14 @@ fn envelope(args: &PublishArgs, document: Document) -> Result<Envelope, formats:
         body: document.body,
         message_id: args.id.clone(),
         content_type: Some(if document.cloud_event {
-            CLOUD_EVENT.to_owned()
+            events::CLOUD_EVENT.to_owned()
         } else {
             args.content_type.clone()
         }),
         ..Envelope::default()
     };
     if let Some(team) = &args.team {
-        envelope.headers.insert("team".to_owned(), team.clone());
+        envelope.headers.insert(headers::TEAM.to_owned(), team.clone());
     }
     if let Some(key) = &args.routing_key {
         envelope.routing_key.clone_from(key);

@@ -13,6 +13,7 @@ use crate::adapters::hipchat::wire;
 use crate::app::parts;
 use crate::domain::envelope::{Envelope, Received};
 use crate::domain::event::Event;
+use crate::domain::headers;
 use crate::domain::ids::{GatherKey, IntegrationId};
 use crate::domain::intake::{Fate, IntakeState};
 use crate::domain::integration::Integration;
@@ -20,6 +21,7 @@ use crate::domain::message::{self, Extras, Links, RoomMessage};
 use crate::domain::reason::{EventFate, SendReason};
 use crate::domain::story::{Story, Told};
 use crate::domain::unwanted;
+use crate::formats;
 use crate::ports::{Clock, Definition, ManagedBy, Stored};
 use crate::settings::Settings;
 use crate::worker::batch::{self, Read};
@@ -47,7 +49,7 @@ struct Held {
 /// Budgets are not simulated: everything is told in the message that it would have in a quiet room.
 pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let egress = parts::egress(settings)?;
-    let definitions = parts::read_integrations(&args.integrations, &egress)?.definitions;
+    let definitions = parts::read_integrations(&args.integrations, &egress).definitions?;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
     let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -78,11 +80,6 @@ fn as_stored(definition: Definition) -> Stored {
     Stored { definition, managed_by: ManagedBy::Operator, state, pending: 0, unreadable: None }
 }
 
-/// As the worker sees it.
-fn can_be_an_id(place: &str) -> bool {
-    place.len() <= 256 && !place.contains(char::is_control)
-}
-
 struct Simulation {
     snapshot: Snapshot,
     links: Links,
@@ -99,13 +96,15 @@ impl Simulation {
     fn take(&mut self, document: events::Document) {
         let mut envelope = Envelope {
             body: document.body,
-            content_type: document.cloud_event.then(|| "application/cloudevents+json".to_owned()),
+            content_type: document.cloud_event.then(|| events::CLOUD_EVENT.to_owned()),
             // A plain event has no id in a file. Its place is one that a person can find again.
-            message_id: Some(&document.place).filter(|p| !document.cloud_event && can_be_an_id(p)).cloned(),
+            message_id: Some(&document.place)
+                .filter(|p| !document.cloud_event && formats::can_be_id(p))
+                .cloned(),
             ..Envelope::default()
         };
         if let Some(team) = &self.team {
-            envelope.headers.insert("team".to_owned(), team.clone());
+            envelope.headers.insert(headers::TEAM.to_owned(), team.clone());
         }
         let read = batch::read(Received { envelope, at: SystemClock.now() }, &self.snapshot);
         let (fate, fates) = read.decide(&mut self.state);

@@ -1,12 +1,13 @@
 //! Which of a room's waiting notifications end without being told, and why.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::integration::{Integration, IntegrationState};
 use super::line::{LineRules, Lookup, RoomLine, Transition, Waiting};
 use super::pacing::later;
 use super::reason::{DeadLetterReason, SendReason, SuppressReason};
-use std::time::Duration;
 
 /// Why a waiting notification ends.
 enum Ending {

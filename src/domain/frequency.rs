@@ -35,8 +35,8 @@ pub enum Verdict {
 /// Decides one run by `rule` and moves the streak. `received_at` dates a failure that carries no time.
 ///
 /// A run that finished before the newest one seen is late. It does not move the streak. The rules that promise
-/// every run of its kind (`all`, `failures`, `failures-and-recovery`) still tell it, with the reason `stale`; the others,
-/// and every recovery, look at the streak, and suppress it, with the same word.
+/// every run of its kind (`all`, `failures`, `failures-and-recovery`) still tell it, with the reason `stale`; the
+/// others, and every recovery, look at the streak, and suppress it, with the same word.
 pub fn decide(rule: RunRule, streak: &mut Streak, run: &MonitorRun, received_at: Timestamp) -> Verdict {
     if is_late(streak, run) {
         return late(rule, run);

@@ -51,9 +51,9 @@ pub enum Fate {
     /// Not to be told.
     Suppress { reason: SuppressReason, detail: String },
     /// A dead letter put back for this integration. If the journal knows the notification as dead-lettered or
-    /// on its way there (or not at all), it becomes pending anew, at the end of its room's line, with no attempts; if it knows
-    /// it as anything else, nothing changes. It is ready at once, and its age counts from this event's own
-    /// receipt. An integration that is gone makes it suppressed (`integration-removed`).
+    /// on its way there (or not at all), it becomes pending anew, at the end of its room's line, with no attempts;
+    /// if it knows it as anything else, nothing changes. It is ready at once, and its age counts from this event's
+    /// own receipt. An integration that is gone makes it suppressed (`integration-removed`).
     Retell { story: Story },
 }
 

@@ -30,8 +30,9 @@ pub struct RoomLine {
     /// The head of the line in the order of the events: at most the number asked for (less where
     /// events are large, but never none), only what is ready now.
     pub waiting: Vec<Waiting>,
-    /// The last of `waiting`, by its place, if what it is told together with goes on beyond it.
-    pub continues_after: Option<i64>,
+    /// What is told together and goes on beyond `waiting`, so that its message can say so: scheduled digests, and
+    /// what the last of `waiting` is told together with.
+    pub going_on: Vec<(IntegrationId, GatherKey)>,
     /// Calls reserved for this claim, by token.
     pub tokens: HashMap<TokenKey, TokenGrant>,
     /// Meters of the integrations in `waiting` that have spent some of a throttle of their own; what is

@@ -97,7 +97,7 @@ pub fn line<I: AsRef<str>>(integrations: impl IntoIterator<Item = I>) -> RoomLin
         held_since: second(0),
         state: RoomState::default(),
         waiting: waiting.collect(),
-        continues_after: None,
+        going_on: Vec::new(),
         tokens: [(TokenKey::new("token"), TokenGrant { calls: 100, opens_at: second(0) })].into(),
         throttles: Default::default(),
     }

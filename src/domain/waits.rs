@@ -48,7 +48,7 @@ pub enum WaitsFor {
     Pace(WaitReason),
     /// Those before it in the line.
     Line,
-    /// A worker that posts it: it is due, or in hand.
+    /// A worker that posts it: it is due, or in hand; or its room is looked at again at a known time.
     Worker,
     /// The confirm of its dead letter.
     DeadLetter,
@@ -127,6 +127,7 @@ impl fmt::Display for Wait {
             WaitsFor::Pace(WaitReason::RateLimited) => "waits as long as HipChat asked",
             WaitsFor::Pace(WaitReason::Retrying) => "waits for the room's next attempt",
             WaitsFor::Line => "waits in its room's line",
+            WaitsFor::Worker if self.until.is_some() => "waits for the next look at its room",
             WaitsFor::Worker => "its turn has come",
             WaitsFor::DeadLetter => "waits until its dead letter is confirmed",
         })?;
@@ -205,6 +206,11 @@ mod tests {
         let digest = Whereabouts::Digest { until: at(60) };
         assert_eq!(wait(&digest, at(0)), "waits for the scheduled digest, until 2025-11-24T16:01:00.000Z");
         assert_eq!(wait(&digest, at(61)), "its turn has come");
+        let later = Place { due_at: Some(at(7)), ..Place::default() };
+        assert_eq!(
+            wait(&Whereabouts::Line(Box::new(later)), at(0)),
+            "waits for the next look at its room, until 2025-11-24T16:00:07.000Z"
+        );
         let place = of_room(RoomState { meter: blocked(), ..RoomState::default() });
         let line = Whereabouts::Line(Box::new(Place { ahead: 3, ..place }));
         assert_eq!(

@@ -47,6 +47,11 @@ pub fn identity(envelope: &Envelope) -> Option<EventId> {
     carried_id(envelope, || cloudevent::binary_id(envelope).or_else(from_event)).unwrap_or_default()
 }
 
+/// Whether an event may have `text` as its identity.
+pub fn can_be_id(text: &str) -> bool {
+    checked_id("id", text.to_owned()).is_ok()
+}
+
 fn carried_id(
     envelope: &Envelope,
     cloudevent_id: impl FnOnce() -> Option<(String, String)>,

@@ -22,7 +22,7 @@ pub mod schema;
 mod surrogates;
 
 pub use cloudevent::{ACTIVITY_TYPE_PREFIX, RUN_TYPE};
-pub use event::{MAX_BODY_BYTES, identity, read_event};
+pub use event::{MAX_BODY_BYTES, can_be_id, identity, read_event};
 pub use malformed::Malformed;
 pub use newman::{NewmanOptions, event_from_newman};
 pub use routing::routing_key;

@@ -39,7 +39,8 @@ impl Read {
                 (EventFate::Malformed, Fates::new())
             }
             Self::Undecidable(_) => (EventFate::Undecidable, Fates::new()),
-            Self::Replay { integration, .. } => {
+            Self::Replay { event, integration, .. } => {
+                state.known.insert(event.id.clone());
                 let fate = Fate::Retell { story: Story::plain(SendReason::Replayed) };
                 (EventFate::Replayed, vec![(integration.clone(), fate)])
             }

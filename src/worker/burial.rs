@@ -112,7 +112,10 @@ impl Burial {
 /// What is said of the lines that a flood kept out of the log.
 fn say_untold(reason: DeadLetterReason, untold: Option<Untold>) {
     if let Some(Untold { count, since }) = untold {
-        tracing::warn!(reason = reason.as_str(), %since, "{count} more were dead-lettered and not told here; dead-letters list shows them");
+        tracing::warn!(
+            reason = reason.as_str(), %since,
+            "{count} more were dead-lettered and not told here; dead-letters list shows them"
+        );
     }
 }
 

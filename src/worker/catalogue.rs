@@ -41,7 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// All integrations at one revision.
 #[derive(Default)]
 pub struct Snapshot {
-    revision: u64,
+    /// `None` before the first look.
+    revision: Option<u64>,
     by_id: HashMap<IntegrationId, Entry>,
     by_team: HashMap<Option<TeamId>, Interested>,
 }
@@ -65,7 +66,7 @@ struct Interested {
 impl Snapshot {
     /// Builds one from what the store holds. What can't be opened is left out and told in the second part.
     pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<Unusable>) {
-        let mut snapshot = Self { revision, ..Self::default() };
+        let mut snapshot = Self { revision: Some(revision), ..Self::default() };
         let mut faults = Vec::new();
         for stored in stored {
             let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
@@ -181,13 +182,21 @@ pub struct Catalogue {
     registry: Arc<dyn Registry>,
     open: Box<Open>,
     current: RwLock<Arc<Snapshot>>,
+    /// One reads at a time, so that each change is told once.
+    reading: tokio::sync::Mutex<()>,
     changed: Bell,
 }
 
 impl Catalogue {
     /// An empty catalogue; [`Catalogue::load`] fills it.
     pub fn new(registry: Arc<dyn Registry>, open: Box<Open>) -> Self {
-        Self { registry, open, current: RwLock::default(), changed: Bell::default() }
+        Self {
+            registry,
+            open,
+            current: RwLock::default(),
+            reading: Default::default(),
+            changed: Bell::default(),
+        }
     }
 
     /// The integrations as they are now.
@@ -208,9 +217,10 @@ impl Catalogue {
 
     /// Reads the store if its revision has grown, and says what is other than it was known here.
     pub async fn load(&self) -> Result<Option<Changes>, StoreError> {
+        let _reading = self.reading.lock().await;
         let revision = self.registry.revision().await?;
         let old = self.now();
-        if old.revision == revision && !old.is_empty() {
+        if old.revision == Some(revision) {
             return Ok(None);
         }
         let stored = self.registry.list().await?;
@@ -219,9 +229,9 @@ impl Catalogue {
             let integration_id = fault.id.as_str();
             tracing::error!(integration_id, "{fault}; nothing is told to it until this is mended");
         }
-        let changes = (old.revision != revision).then(|| snapshot.changes_since(&old));
+        let changes = snapshot.changes_since(&old);
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);
-        Ok(changes)
+        Ok(Some(changes))
     }
 
     /// Asks the watching loop to look at once: something in this process has changed an integration.

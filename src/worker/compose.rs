@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::domain::event::Event;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, GatherKey, IntegrationId};
 use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Waiting};
 use crate::domain::message::{self, Extras, Links, RoomMessage};
@@ -35,8 +35,11 @@ fn write(
     snapshot: &Snapshot,
     links: &Links,
 ) -> Option<RoomMessage> {
-    let told_last = take.last().map(|at| line.waiting[*at].seq);
-    let continues = line.continues_after.is_some() && line.continues_after == told_last;
+    let head = &line.waiting[take[0]];
+    let is_told = |(integration, gather): &(IntegrationId, GatherKey)| {
+        *integration == head.integration && head.gather.as_ref() == Some(gather)
+    };
+    let continues = line.going_on.iter().any(is_told);
     let extras = Extras { expired: line.state.expired_untold, continues };
     let items: Vec<Item<'_>> =
         take.iter().map(|at| item(&line.waiting[*at], snapshot)).collect::<Option<_>>()?;
@@ -51,7 +54,7 @@ fn write(
         (Shape::Single, _) => return None,
         (Shape::Together(why), told) => message::render_digest(told, links, extras, why),
     };
-    Some(if line.waiting[take[0]].plain { message.plain() } else { message })
+    Some(if head.plain { message.plain() } else { message })
 }
 
 fn item<'a>(w: &'a Waiting, snapshot: &Snapshot) -> Option<Item<'a>> {

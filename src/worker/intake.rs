@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
-use crate::domain::headers;
 use crate::metrics::Metrics;
 use crate::ports::{Store, StoreError, TakeIn};
 use crate::worker::batch::{self, Read};
@@ -37,9 +36,10 @@ pub struct Intake {
 impl TakeIn for Intake {
     /// Returns when the whole batch is durable, however long the store takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) {
-        if batch.iter().any(|received| received.envelope.header(headers::INTEGRATION_ID).is_some()) {
-            // Who replays has often just resumed: decide by what holds now. If it can't be read, by what is known.
-            let _ = self.catalogue.refresh().await;
+        // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
+        // now. If it can't be read, by what is known.
+        if let Ok(true) = self.catalogue.refresh().await {
+            self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
         let batch: Arc<[Read]> = batch.into_iter().map(|received| batch::read(received, &snapshot)).collect();

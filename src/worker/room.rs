@@ -175,9 +175,10 @@ impl Dispatch {
         }
         line.apply(&transitions);
         let broken = class == AnswerClass::Broken;
-        let token_blocked = calls.blocked_until.is_some();
+        // What this claim had reserved of it does not count any more.
+        let token_used_up = calls.blocked_until.is_some() || calls.hint.remaining == Some(0);
         // The store knows best what comes next where more has changed than this room's own state.
-        let then = if broken || token_blocked || line.waiting.is_empty() { AT_ONCE } else { Then::Hold };
+        let then = if broken || token_used_up || line.waiting.is_empty() { AT_ONCE } else { Then::Hold };
         let mut settlement = self.settlement(line, transitions, then);
         settlement.calls = vec![calls];
         settlement.throttles = throttles;

@@ -207,7 +207,7 @@ async fn publishing_tells_of_each_event_whether_a_queue_has_it() {
         ..Default::default()
     };
     let events = [event("monitor.a.b"), event("nobody.wants.this"), event("activity.a.b.c")];
-    let mut publisher = Publisher::open(&broker.options(), false).await.expect("open");
+    let mut publisher = Publisher::open(&broker.options()).await.expect("open");
     let told = publisher.publish(&events).await.expect("published");
     assert_eq!(told, [Publication::Confirmed, Publication::Unroutable, Publication::Confirmed]);
     publisher.close().await;

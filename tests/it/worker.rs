@@ -62,7 +62,13 @@ enum Says {
     Good,
     Status(u16),
     Silence,
-    TooMany { wait: i64 },
+    TooMany {
+        wait: i64,
+    },
+    /// Good, and that the token has no call left.
+    LastCall {
+        wait: u64,
+    },
 }
 
 /// Rooms that answer as scripted, then well, and remember what they got.
@@ -80,7 +86,7 @@ impl RoomGateway for ScriptedRooms {
         tracing::warn!("the client has something to say of itself");
         let says = self.script.lock().unwrap().pop_front().unwrap_or(Says::Good);
         let (status, class) = match says {
-            Says::Good => (Some(204), AnswerClass::Accepted),
+            Says::Good | Says::LastCall { .. } => (Some(204), AnswerClass::Accepted),
             Says::Silence => (None, AnswerClass::Unavailable),
             Says::Status(s @ (400 | 413 | 422)) => (Some(s), AnswerClass::Refused),
             Says::Status(s @ (401 | 403 | 404)) => (Some(s), AnswerClass::Broken),
@@ -90,17 +96,18 @@ impl RoomGateway for ScriptedRooms {
                 (Some(429), AnswerClass::RateLimited { until })
             }
         };
+        let token_limit = match says {
+            Says::LastCall { wait } => {
+                let reset_at = Some(self.clock.now() + Duration::from_secs(wait));
+                LimitHint { remaining: Some(0), reset_at, ..LimitHint::default() }
+            }
+            _ => LimitHint::default(),
+        };
         if class == AnswerClass::Accepted {
             let room = target.room.as_str().rsplit('/').next().unwrap().to_owned();
             self.got.lock().unwrap().push((room, message.clone()));
         }
-        Answer {
-            status,
-            class,
-            detail: "as scripted".into(),
-            room_limit: LimitHint::default(),
-            token_limit: LimitHint::default(),
-        }
+        Answer { status, class, detail: "as scripted".into(), room_limit: LimitHint::default(), token_limit }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::ports::{Answer, Clock, RoomGateway, RoomTarget};
 /// How long the body of a good answer is waited for. Nothing in it matters; reading it to its end only
 /// lets the connection be used again.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
+
 /// Posts to HipChat rooms. Cheap to share; holds the connection pools.
 pub struct HipchatGateway {
     /// One client a scheme, since what a name may resolve to differs (see `egress`).

@@ -21,6 +21,11 @@ pub(super) fn reply(error: &lapin::Error) -> Option<(u16, String)> {
     }
 }
 
+/// Whether the broker said that there is no such thing.
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    reply(error).is_some_and(|(code, _)| code == NOT_FOUND)
+}
+
 /// What happened, in words, without what only a programmer reads.
 pub(super) fn words(error: &lapin::Error) -> String {
     match error.kind() {

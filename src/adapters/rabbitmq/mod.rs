@@ -48,15 +48,20 @@ pub struct Figures {
     pub letters: u32,
 }
 
-/// Connects, declares the topology (what stands is left as it is) and counts what waits.
-pub async fn check(options: &BrokerOptions) -> Result<Figures, BrokerError> {
+/// Connects, looks at the topology and counts what waits; changes nothing. `None` if nothing is declared yet.
+///
+/// # Errors
+/// [`BrokerError::Misconfigured`] also where the topology stands in part only, or in another form.
+pub async fn check(options: &BrokerOptions) -> Result<Option<Figures>, BrokerError> {
     let connection = link::open_any(options, "check").await?;
     let found = async {
-        topology::declare(&connection, &options.topology).await?;
+        if topology::look(&connection, &options.topology).await? == topology::Stands::Nothing {
+            return Ok(None);
+        }
         let channel = link::channel(&connection).await?;
         let work = session::count(&channel, &options.topology.queue).await?;
         let letters = session::count(&channel, &options.topology.dead_letters).await?;
-        Ok(Figures { events: work.messages, workers: work.consumers, letters: letters.messages })
+        Ok(Some(Figures { events: work.messages, workers: work.consumers, letters: letters.messages }))
     }
     .await;
     link::close(&connection).await;

@@ -16,11 +16,14 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects. With `declare` the topology is declared first, so that events published before any worker ran
-    /// wait for it; without, nothing on the broker is touched.
-    pub async fn open(options: &BrokerOptions, declare: bool) -> Result<Self, BrokerError> {
+    /// Connects. Where nothing of the topology stands it is declared, so that events published before any worker ran
+    /// wait for it; where it stands, it is left as it is.
+    ///
+    /// # Errors
+    /// [`BrokerError::Misconfigured`] also where it stands in part only, or in another form.
+    pub async fn open(options: &BrokerOptions) -> Result<Self, BrokerError> {
         let connection = link::open_any(options, "publish").await?;
-        if declare {
+        if topology::look(&connection, &options.topology).await? == topology::Stands::Nothing {
             topology::declare(&connection, &options.topology).await?;
         }
         Ok(Self { press: Press::new(connection).await?, exchange: options.topology.exchange.clone() })

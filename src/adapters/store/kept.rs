@@ -54,27 +54,35 @@ pub struct Difference {
 }
 
 impl Kept {
-    /// What `new`, given by `by`, changes; `None` if nothing.
+    /// What `new`, given by `by`, changes; `None` if nothing. `key` is what [`check_key`] says: where the key is
+    /// right, a room URL that can't be read is damaged, and the new one mends it.
     pub fn difference(
         &self,
         new: &Definition,
         by: ManagedBy,
         cipher: &Cipher,
+        key: &Result<(), StoreError>,
     ) -> Result<Option<Difference>, StoreError> {
         if by == ManagedBy::Operator && self.managed_by == ManagedBy::File {
             return Err(managed_by_file(&new.id));
         }
-        let old_url = cipher.unseal(&self.id, &self.room_url)?;
+        let old_url = match (cipher.unseal(&self.id, &self.room_url), key) {
+            (Ok(url), _) => Some(url),
+            (Err(_), Ok(())) => None,
+            (Err(error), Err(_)) => return Err(error),
+        };
+        let is_same = |old: &SecretString| old.expose_secret() == new.room_url.expose_secret();
         let moved = self.room != new.room;
-        let url = moved || old_url.expose_secret() != new.room_url.expose_secret() || self.token != new.token;
+        let url = moved || !old_url.as_ref().is_some_and(is_same) || self.token != new.token;
         if !url && self.json == new.json && self.paused == new.paused && self.managed_by == by {
             return Ok(None);
         }
+        let was_suspended = self.suspended.is_some() || old_url.is_none();
         Ok(Some(Difference {
             url,
             moved,
             paused: new.paused && !self.paused,
-            heard_again: moved || ((self.paused || (self.suspended.is_some() && url)) && !new.paused),
+            heard_again: moved || ((self.paused || (was_suspended && url)) && !new.paused),
         }))
     }
 
@@ -125,17 +133,25 @@ pub fn listed(
     mut pending: BTreeMap<String, i64>,
     cipher: &Cipher,
 ) -> Result<Vec<Stored>, StoreError> {
-    let all: Vec<Stored> = kept
-        .into_iter()
-        .map(|kept| {
-            let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
-            kept.into_stored(cipher, waiting.unsigned_abs())
-        })
-        .collect();
-    match all.first().and_then(|first| first.unreadable.clone()) {
-        Some(reason) if all.iter().all(|stored| stored.unreadable.is_some()) => Err(refused(reason)),
-        _ => Ok(all),
+    check_key(&kept, cipher)?;
+    let stored = |kept: Kept| {
+        let waiting = pending.remove(kept.id.as_str()).unwrap_or(0);
+        kept.into_stored(cipher, waiting.unsigned_abs())
+    };
+    Ok(kept.into_iter().map(stored).collect())
+}
+
+/// Refuses if there are integrations and no room URL of theirs can be decrypted: then it is the key that is
+/// wrong, and not a row that is damaged.
+pub fn check_key(all: &[Kept], cipher: &Cipher) -> Result<(), StoreError> {
+    let mut refusal = Ok(());
+    for kept in all {
+        match cipher.unseal(&kept.id, &kept.room_url) {
+            Ok(_) => return Ok(()),
+            Err(error) => refusal = refusal.and(Err(error)),
+        }
     }
+    refusal
 }
 
 /// The ids of the definitions, if each names one integration.

@@ -54,8 +54,8 @@ impl Extras {
         let continues = self.continues.then(|| "The next message tells more of this.".to_owned());
         let expired = match self.expired {
             0 => None,
-            1 => Some("1 older notification was not sent: it waited longer than allowed.".to_owned()),
-            n => Some(format!("{n} older notifications were not sent: they waited longer than allowed.")),
+            1 => Some("1 other notification was not sent: it waited longer than allowed.".to_owned()),
+            n => Some(format!("{n} other notifications were not sent: they waited longer than allowed.")),
         };
         let words: Vec<String> = continues.into_iter().chain(expired).collect();
         (!words.is_empty()).then(|| Phrase::text(&words.join(" ")).italic())

@@ -320,3 +320,15 @@ async fn simulate_says_what_it_would_do_with_what_is_malformed_unwanted_and_gath
     assert!(told.starts_with(&format!("{broken}:\nline 1: integration \"x\": ")), "{told}");
     assert!(!lab.path("store.db").exists(), "nothing but the files is touched");
 }
+
+#[tokio::test]
+async fn an_event_is_simulated_however_long_its_files_name_is() {
+    let lab = Lab::new().await;
+    let file = lab.write("integrations.toml", integration(&lab, "runs", "monitor-results", "on = \"all\""));
+    // With ", event 1" behind it, one byte longer than an id can be.
+    let name = "e".repeat(256 - ", event 1".len() - lab.path("").to_string_lossy().len());
+    let events = lab.write(&name, crate::support::cli::run_body("m", 1));
+    let arguments = ["simulate", "--integrations", &file, "--team", "acme", "--output", "json", &events];
+    let rows = lab.run(&arguments).await.json();
+    assert_eq!(rows[0]["decision"], "send", "{rows}");
+}

@@ -329,3 +329,19 @@ async fn an_emptied_file_removes_nothing_unless_it_says_so() {
     assert_eq!(lab.run(&["integrations", "list", "--output", "json"]).await.json(), json!([]));
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_room_url_that_comes_after_the_file_that_names_it_is_taken() {
+    let lab = Lab::new().await;
+    let text = lab.integration("runs", "monitor-results");
+    let file = lab.write("managed.toml", &text);
+    let worker = lab.start(&[("integrations.file", file.as_str())]);
+    worker.is_ready().await;
+    let room_url = lab.room_url("later", TOKEN);
+    let old = text.lines().find(|line| line.starts_with("room_url")).expect("it has one");
+    lab.write("managed.toml", text.replace(old, &format!("room_url_file = {:?}", lab.path("later.url"))));
+    worker.says(&["the integrations stay as they are", "this file cannot be read"]).await;
+    lab.write("later.url", room_url);
+    worker.says(&["integrations file applied: changed runs"]).await;
+    worker.stop().await;
+}

@@ -82,7 +82,7 @@ fn wish(rng: &mut Rng, n: usize, scale: Scale) -> Wish {
         room: format!("room-{room}"),
         // Some rooms are reached with two tokens.
         token: if rng.u8(..5) == 0 { format!("token-{room}-b") } else { format!("token-{room}") },
-        throttle: (rng.u8(..8) == 0).then_some((5, scale.room.1)),
+        throttle: (rng.u8(..8) == 0).then_some((scale.room.0 / 2, scale.room.1)),
         queue: quiet && rng.u8(..3) == 0,
         paused: n % 25 == 24,
     }

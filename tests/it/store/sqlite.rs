@@ -248,6 +248,21 @@ async fn one_room_url_that_cannot_be_read_suspends_its_integration_alone() {
     }
 }
 
+/// What the file says is how a damaged one is mended, and it must not stand in the way of a start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_url_that_cannot_be_read_is_mended_by_applying_it_again() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let file = || vec![definition("f1", "1", "t"), definition("f2", "2", "t")];
+    desk.0.apply(file(), ManagedBy::File, at(0)).await.unwrap();
+    damage(&lab, "UPDATE integrations SET room_url = x'00' WHERE id = 'f2'");
+    let applied = desk.0.apply(file(), ManagedBy::File, at(1)).await.unwrap();
+    assert_eq!((applied.changes.to_string(), applied.unchanged), ("changed f2".to_owned(), 1));
+    let stored = desk.0.list().await.unwrap();
+    let mended = stored.iter().find(|one| one.definition.id.as_str() == "f2").unwrap();
+    assert_eq!((&mended.state, &mended.unreadable), (&IntegrationState::Active, &None));
+}
+
 #[test]
 fn who_only_looks_makes_no_store_and_nobody_a_second_key() {
     let folder = tempfile::tempdir().unwrap();
@@ -281,7 +296,7 @@ fn damage(lab: &SqliteLab, sql: &str) {
 async fn one_damaged_row_stops_nobody_else() {
     let lab = SqliteLab::new();
     let desk = Desk::new(&lab).await;
-    for (n, id) in ["word", "lost", "shape", "number", "good"].into_iter().enumerate() {
+    for (n, id) in ["word", "lost", "shape", "bytes", "number", "good"].into_iter().enumerate() {
         desk.tell(id, "a", n as i64).await;
     }
     desk.tell("other", "b", 9).await;
@@ -291,10 +306,12 @@ async fn one_damaged_row_stops_nobody_else() {
         "UPDATE notifications SET reason = 'no reason' WHERE event = 'word'; \
          DELETE FROM events WHERE id IN ('lost', 'alone'); \
          UPDATE events SET properties = '{' WHERE id = 'shape'; \
+         UPDATE events SET properties = CAST(x'ff' AS TEXT) WHERE id = 'bytes'; \
          UPDATE notifications SET failures = -1 WHERE event = 'number'; \
-         UPDATE rooms SET meter = 'no meter', retry_failures = -1, retry_at = 0, expired_untold = -1; \
-         INSERT INTO throttles (integration, meter) VALUES ('a', 'no meter'); \
-         INSERT INTO tokens (token, meter, messages, per) VALUES ('fingerprint-ta', 'no meter', 1, 1)",
+         UPDATE rooms SET meter = CAST(x'ff' AS TEXT), retry_failures = -1, retry_at = 0, expired_untold = -1; \
+         INSERT INTO throttles (integration, meter) VALUES ('a', CAST(x'ff' AS TEXT)); \
+         INSERT INTO tokens (token, meter, messages, per) \
+         VALUES ('fingerprint-ta', CAST(x'ff' AS TEXT), 1, 1), ('fingerprint-tb', 'no meter', 1, 1)",
     );
     let lines = desk.claim(10).await;
     let told: Vec<_> = lines.iter().flat_map(ids).collect();
@@ -305,7 +322,10 @@ async fn one_damaged_row_stops_nobody_else() {
         letters.iter().map(|l| (l.event.clone().unwrap().to_string(), l.envelope.body.clone())).collect();
     let whole = |id: &str| (id.to_owned(), envelope(id).body);
     let none = |id: &str| (id.to_owned(), Vec::new());
-    assert_eq!(bodies, [whole("word"), none("lost"), whole("shape"), whole("number"), none("alone")]);
+    assert_eq!(
+        bodies,
+        [whole("word"), none("lost"), whole("shape"), whole("bytes"), whole("number"), none("alone")]
+    );
     assert!(letters.iter().all(|l| l.detail.contains("damaged in the store")), "{letters:?}");
     assert_eq!(desk.fate("word", "a").await, "pending dead-lettering");
     let all: Vec<i64> = letters.iter().map(|l| l.id).collect();

@@ -104,6 +104,20 @@ async fn a_digest_that_fills_more_than_one_message_says_that_it_goes_on() {
 }
 
 #[tokio::test]
+async fn each_of_two_digests_of_a_room_says_whether_it_goes_on() {
+    let digest = |id| activities(id, "a", "on = \"digest\", every = \"1h\"");
+    let bench = Bench::new(&[digest("one"), digest("two")].concat()).await;
+    for n in 0..60 {
+        bench.take(&format!("e{n}"), &update("ana", &format!("r{n}"))).await;
+    }
+    bench.pass(3600);
+    bench.settle_down().await;
+    let goes_on: Vec<bool> =
+        bench.texts("a").iter().map(|text| text.contains("The next message tells more of this.")).collect();
+    assert_eq!(goes_on, [true, true, false, false], "50 of each, then 10 of each");
+}
+
+#[tokio::test]
 async fn an_integrations_throttle_holds_it_and_not_the_others_of_the_room() {
     let throttled = results("slow", "a", "all")
         + "throttle = { messages = 1, per = \"10m\", overflow = \"queue\" }\n"
@@ -139,10 +153,10 @@ async fn what_expired_is_counted_in_the_next_message() {
     assert_eq!(bench.fate("e1", "one").await, "expired/max-age");
     let texts = bench.texts("a");
     assert_eq!(texts.len(), 1);
-    assert!(texts[0].contains("2 older notifications"), "{texts:?}");
+    assert!(texts[0].contains("2 other notifications"), "{texts:?}");
     bench.take("e4", &run("m", true)).await;
     bench.settle_down().await;
-    assert!(!bench.texts("a")[1].contains("older notification"), "told once");
+    assert!(!bench.texts("a")[1].contains("other notification"), "told once");
 }
 
 #[tokio::test]
@@ -206,4 +220,55 @@ async fn what_tells_of_the_past_leaves_no_doubt_of_the_present_when_it_is_lost()
     assert_eq!(bench.letters().len(), 2, "put back in vain");
     bench.take("e3", &dated(32, true)).await;
     assert_eq!(bench.fate("e3", "one").await, "suppressed/still-passing");
+}
+
+#[tokio::test]
+async fn a_token_that_has_no_call_left_is_not_used_until_its_reset() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    for n in 0..3 {
+        bench.take(&format!("e{n}"), &run(&format!("m{n}"), true)).await;
+    }
+    bench.script(&[Says::LastCall { wait: 90 }]);
+    bench.settle_down().await;
+    assert_eq!(bench.rooms.calls.load(Ordering::SeqCst), 1, "what was reserved of it counts no more");
+    bench.pass(89);
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e1", "one").await, "pending/every-run");
+    bench.pass(1);
+    bench.settle_down().await;
+    assert_eq!(bench.fate("e2", "one").await, "sent/every-run");
+}
+
+#[tokio::test]
+async fn an_event_that_comes_right_behind_its_own_replay_is_the_same_event() {
+    for together in [true, false] {
+        let bench = Bench::new(&[results("one", "a", "all"), results("two", "b", "all")].concat()).await;
+        let event = envelope("e1", &run("m", false));
+        let mut replay = event.clone();
+        replay.headers.insert("x-integration-id".into(), "one".into());
+        let at = bench.clock.now();
+        let received: Vec<Received> =
+            [replay, event].map(|envelope| Received { envelope, at }).into_iter().collect();
+        for batch in received.chunks(if together { 2 } else { 1 }) {
+            bench.intake.take_in(batch.to_vec()).await;
+        }
+        let fates = (bench.fate("e1", "one").await, bench.fate("e1", "two").await);
+        assert_eq!(fates, ("pending/replayed".into(), "unknown".into()), "in one batch: {together}");
+    }
+}
+
+#[tokio::test]
+async fn integrations_that_cannot_be_read_are_looked_at_once_a_change() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    let open = move |_: &_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err("written by a later version".to_owned())
+    };
+    let catalogue = Catalogue::new(bench.store.clone(), Box::new(open));
+    for _ in 0..3 {
+        catalogue.refresh().await.unwrap();
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1, "or the log is told of the fault twice a second");
 }

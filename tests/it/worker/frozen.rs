@@ -68,7 +68,7 @@ impl OneRoom {
             held_since: at,
             state: RoomState::default(),
             waiting: vec![waiting],
-            continues_after: None,
+            going_on: Vec::new(),
             tokens: [(token.clone(), TokenGrant { calls: 9, opens_at: at })].into(),
             throttles: Default::default(),
         };

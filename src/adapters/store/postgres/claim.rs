@@ -1,7 +1,7 @@
 //! Claiming rooms: which are due, what waits in their lines, and what their tokens may spend. All rooms of a claim
 //! go through each statement together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use deadpool_postgres::Transaction;
@@ -142,13 +142,13 @@ async fn claim(
             held_since: now,
             state,
             waiting,
-            continues_after: None,
+            going_on: Vec::new(),
             tokens: HashMap::new(),
             throttles,
         };
         lines.push((line, wanted));
     }
-    continue_after(tx, &mut lines).await?;
+    go_on(tx, &mut lines).await?;
     let mut script = Script::default();
     claims.write(&mut script, micros(lapse), span(terms.lease), revision);
     put_to_sleep(tx, &mut script, &asleep, now).await?;
@@ -209,34 +209,47 @@ async fn put_to_sleep(
     Ok(())
 }
 
-/// Notes in each line the place of its last one, if more is ready that is to be told together with it.
-async fn continue_after(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<()> {
-    let last = |line: &RoomLine| {
-        let last = line.waiting.last()?;
-        Some((line.room.as_str().to_owned(), last.seq, last.integration.clone(), last.gather.clone()?))
-    };
-    let lasts: Vec<_> = lines.iter().filter_map(|(line, _)| last(line)).collect();
-    if lasts.is_empty() {
+/// Notes in each line what it has the beginning of, and more is ready that is to be told together with it.
+async fn go_on(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<()> {
+    let (mut places, mut seqs, mut integrations, mut gathers) = (vec![], vec![], vec![], vec![]);
+    for (place, (line, _)) in lines.iter().enumerate() {
+        let Some(last) = line.waiting.last() else { continue };
+        // Of scheduled digests there are few. Collations may be many, and only the last is worth a look at what
+        // follows.
+        let gatherings: HashSet<(&IntegrationId, &GatherKey)> = line
+            .waiting
+            .iter()
+            .filter(|w| w.story.reason == SendReason::ScheduledDigest || w.seq == last.seq)
+            .filter_map(|w| Some((&w.integration, w.gather.as_ref()?)))
+            .collect();
+        for (integration, gather) in gatherings {
+            places.push(place);
+            seqs.push(last.seq);
+            integrations.push(integration.clone());
+            gathers.push(gather.clone());
+        }
+    }
+    if places.is_empty() {
         return Ok(());
     }
+    let of_rooms: Vec<&str> = places.iter().map(|place| lines[*place].0.room.as_str()).collect();
     let found = rows(
         tx,
-        "SELECT u.seq FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) \
-         AS u(room, seq, integration, gather) WHERE EXISTS (SELECT 1 FROM notifications AS n \
+        "SELECT u.place FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) WITH ORDINALITY \
+         AS u(room, seq, integration, gather, place) WHERE EXISTS (SELECT 1 FROM notifications AS n \
          WHERE n.room = u.room AND n.state = 'pending' AND n.seq > u.seq AND n.integration = u.integration \
          AND n.gather = u.gather)",
         &[
-            &lasts.iter().map(|(room, ..)| room.as_str()).collect::<Vec<_>>(),
-            &lasts.iter().map(|(_, seq, ..)| *seq).collect::<Vec<_>>(),
-            &lasts.iter().map(|(_, _, integration, _)| integration.as_str()).collect::<Vec<_>>(),
-            &lasts.iter().map(|(.., gather)| gather.as_str()).collect::<Vec<_>>(),
+            &of_rooms,
+            &seqs,
+            &integrations.iter().map(IntegrationId::as_str).collect::<Vec<_>>(),
+            &gathers.iter().map(GatherKey::as_str).collect::<Vec<_>>(),
         ],
     )
     .await?;
-    let go_on: Vec<i64> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    for (line, _) in lines {
-        let last = line.waiting.last().map(|last| last.seq);
-        line.continues_after = last.filter(|seq| go_on.contains(seq));
+    for row in found {
+        let at = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or_default();
+        lines[places[at]].0.going_on.push((integrations[at].clone(), gathers[at].clone()));
     }
     Ok(())
 }
@@ -306,9 +319,11 @@ async fn heads(
     Ok(heads)
 }
 
-/// The readable rows, each line cut where its events get too large together; and the numbers of the others, with
-/// what is wrong.
-fn sort_out(found: &[Row]) -> Done<(Vec<Place>, Vec<(i64, String)>)> {
+/// Rows that can't be read, by number, with what is wrong.
+type Damaged = Vec<(i64, String)>;
+
+/// The readable rows, each line cut where its events get too large together; and the others.
+fn sort_out(found: &[Row]) -> Done<(Vec<Place>, Damaged)> {
     let (mut places, mut damaged): (Vec<Place>, _) = (Vec::with_capacity(found.len()), Vec::new());
     let mut bytes: HashMap<String, usize> = HashMap::new();
     for row in found {

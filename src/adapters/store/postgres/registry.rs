@@ -95,6 +95,7 @@ pub async fn apply(
     let ids = kept::ids_once(definitions)?;
     decide_alone(tx, keys).await?;
     let there = all(tx).await?;
+    let key = kept::check_key(&there, cipher);
     let by_id: HashMap<&IntegrationId, &Kept> = there.iter().map(|kept| (&kept.id, kept)).collect();
     let (mut applied, mut changes) = (Applied::default(), Changes::default());
     for new in definitions {
@@ -103,7 +104,7 @@ pub async fn apply(
                 changes.written.push((new, true));
                 applied.changes.added.push(new.id.clone());
             }
-            Some(kept) => match kept.difference(new, by, cipher)? {
+            Some(kept) => match kept.difference(new, by, cipher, &key)? {
                 None => applied.unchanged += 1,
                 Some(differs) => {
                     changes.add(new, kept, &differs);

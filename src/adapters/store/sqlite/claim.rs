@@ -1,12 +1,12 @@
 //! Claiming rooms: which are due, what waits in their lines, and what their tokens may spend.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::{Done, Fail, misread};
+use super::errors::{Done, Fail, misread, text};
 use super::notifications::bury;
 use super::{clock, standing, tokens};
 use crate::adapters::store::meters;
@@ -20,8 +20,8 @@ use crate::domain::reason::{DeadLetterReason, SendReason};
 use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
-/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready waits (it was paused
-/// away, say) is put back to sleep and not handed out.
+/// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
+/// waits (it was paused away, say) is put back to sleep and not handed out.
 pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
     clock::note(c, now)?;
     let mut lines: Vec<RoomLine> = Vec::new();
@@ -118,14 +118,14 @@ fn claim(
             |row| Ok((row.get::<_, i64>(0)?, read_state(row, &room, now)?)),
         )?;
     let throttles = throttles(c, &waiting, now)?;
-    let continues_after = continues_after(c, &room, &waiting)?;
+    let going_on = going_on(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
         held_since: now,
         state,
         room,
         waiting,
-        continues_after,
+        going_on,
         tokens: HashMap::new(),
         throttles,
     }))
@@ -133,7 +133,7 @@ fn claim(
 
 /// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
 fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
-    let meter = meters::room(&row.get::<_, String>(1)?, room, now);
+    let meter = meters::room(&text(row, 1)?.unwrap_or_default(), room, now);
     let failures = row.get::<_, Option<i64>>(2)?.and_then(|failures| u32::try_from(failures).ok());
     let retry_at = row.get::<_, Option<i64>>(3)?;
     let retry = failures.zip(retry_at).map(|(failures, at)| Retry { failures, at: time(at) });
@@ -169,18 +169,30 @@ pub fn next_opening(c: &Connection, room: &RoomKey, now: Timestamp) -> rusqlite:
     .optional()
 }
 
-/// The place of the last of `waiting` if more is ready that is to be told together with it.
-fn continues_after(c: &Connection, room: &RoomKey, waiting: &[Waiting]) -> rusqlite::Result<Option<i64>> {
-    let Some((last, gather)) = waiting.last().and_then(|last| Some((last, last.gather.as_ref()?))) else {
-        return Ok(None);
-    };
-    let goes_on = c
-        .prepare_cached(
-            "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
-             AND gather = ?4 LIMIT 1",
-        )?
-        .exists(params![room.as_str(), last.seq, last.integration.as_str(), gather.as_str()])?;
-    Ok(goes_on.then_some(last.seq))
+/// What `waiting` has the beginning of, and more is ready that is to be told together with it.
+fn going_on(
+    c: &Connection,
+    room: &RoomKey,
+    waiting: &[Waiting],
+) -> rusqlite::Result<Vec<(IntegrationId, GatherKey)>> {
+    let Some(last) = waiting.last() else { return Ok(Vec::new()) };
+    // Of scheduled digests there are few. Collations may be many, and only the last is worth a look at what follows.
+    let gatherings: HashSet<(&IntegrationId, &GatherKey)> = waiting
+        .iter()
+        .filter(|w| w.story.reason == SendReason::ScheduledDigest || w.seq == last.seq)
+        .filter_map(|w| Some((&w.integration, w.gather.as_ref()?)))
+        .collect();
+    let mut more = c.prepare_cached(
+        "SELECT 1 FROM notifications WHERE room = ?1 AND state = 'pending' AND seq > ?2 AND integration = ?3 \
+         AND gather = ?4 LIMIT 1",
+    )?;
+    let mut going_on = Vec::new();
+    for (integration, gather) in gatherings {
+        if more.exists(params![room.as_str(), last.seq, integration.as_str(), gather.as_str()])? {
+            going_on.push((integration.clone(), gather.clone()));
+        }
+    }
+    Ok(going_on)
 }
 
 /// A line's row before its event is read.
@@ -313,13 +325,13 @@ impl Events<'_> {
         if let Some(received) = self.read.get(&no) {
             return Ok(Arc::clone(received));
         }
-        let row: Option<(String, Vec<u8>, i64)> = self
+        let row: Option<(Option<String>, Vec<u8>, i64)> = self
             .c
             .prepare_cached("SELECT properties, body, received_at FROM events WHERE no = ?1")?
-            .query_row([no], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row([no], |row| Ok((text(row, 0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         let received = row.and_then(|(properties, body, at)| {
-            Some(Received { envelope: rows::envelope(&properties, body)?, at: time(at) })
+            Some(Received { envelope: rows::envelope(&properties?, body)?, at: time(at) })
         });
         let received = Arc::new(
             received.ok_or_else(|| Fail::corrupt(format!("event number {no} is missing or unreadable")))?,
@@ -350,12 +362,12 @@ fn throttles(c: &Connection, waiting: &[Waiting], now: Timestamp) -> Done<HashMa
         if found.contains_key(&one.integration) {
             continue;
         }
-        let text: Option<String> = c
+        let kept: Option<Option<String>> = c
             .prepare_cached("SELECT meter FROM throttles WHERE integration = ?1")?
-            .query_row([one.integration.as_str()], |row| row.get(0))
+            .query_row([one.integration.as_str()], |row| text(row, 0))
             .optional()?;
-        let Some(text) = text else { continue };
-        found.insert(one.integration.clone(), meters::throttle(&text, &one.integration, now));
+        let Some(kept) = kept.flatten() else { continue };
+        found.insert(one.integration.clone(), meters::throttle(&kept, &one.integration, now));
     }
     Ok(found)
 }

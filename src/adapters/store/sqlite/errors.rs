@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, Row};
 
 use crate::ports::StoreError;
 
@@ -107,6 +107,12 @@ pub fn misread(error: rusqlite::Error) -> Result<String, rusqlite::Error> {
         None => Ok(error.to_string()),
         Some(_) => Err(error),
     }
+}
+
+/// A text, whatever bytes it has by now: one that is damaged is told by whoever takes it apart.
+pub fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// The same error once more: one failed commit is told to all whose work was in it.

@@ -55,21 +55,23 @@ pub fn dead_lettered(c: &Connection, integration: &IntegrationId) -> Done<u64> {
 }
 
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before.
-/// What is open is never forgotten. When there is nothing to forget, the file gives back some of what it does not need.
+/// What is open is never forgotten. When there is no more to forget, the file gives back some of what it does not
+/// need.
 pub fn forget(c: &Connection, before: Timestamp, limit: usize) -> Done<usize> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let forgotten = c
         .prepare_cached(
             "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications \
              WHERE event_no IS NULL AND decided_at < ?1 ORDER BY decided_at LIMIT ?2)",
         )?
-        .execute(params![micros(before), limit])?;
+        .execute(params![micros(before), most])?;
     c.prepare_cached(
         "DELETE FROM collations WHERE (integration, of) IN \
          (SELECT integration, of FROM collations WHERE until < ?1 ORDER BY until LIMIT ?2)",
     )?
-    .execute(params![micros(before), limit])?;
-    if forgotten == 0 {
+    .execute(params![micros(before), most])?;
+    // Where something comes every day, something is forgotten in every round.
+    if forgotten < limit {
         shrink(c)?;
     }
     Ok(forgotten)

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::Done;
+use super::errors::{Done, text};
 use super::notifications::{Open, end, find};
 use crate::adapters::store::rows::{envelope, micros, properties, time};
 use crate::adapters::store::state::Ending;
@@ -88,12 +88,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
         first_attempt_at: row.get::<_, Option<i64>>(9)?.map(time),
         at: time(row.get(10)?),
     })
-}
-
-/// A text, whatever bytes it has by now.
-fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
-    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more

@@ -197,8 +197,7 @@ fn is_contention(error: &rusqlite::Error) -> bool {
 
 fn try_prepare(path: &Path) -> Done<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let (id, tables) = whose(&mut connection)?;
     if id != APPLICATION_ID && (id != 0 || tables > 0) {
         return Err(Fail::Store(StoreError::Refused(format!(
             "store {} is another program's database: set store.url to another file",
@@ -215,6 +214,14 @@ fn try_prepare(path: &Path) -> Done<Connection> {
     }
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// The file's application id, and how many tables it has: at one moment, since another process may be making it.
+fn whose(connection: &mut Connection) -> rusqlite::Result<(i32, i64)> {
+    let moment = connection.transaction()?;
+    let tables = moment.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let id = moment.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    Ok((id, tables))
 }
 
 fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {

@@ -13,7 +13,7 @@ use crate::adapters::store::kept::{self, Kept, PAUSED, managed_text};
 use crate::adapters::store::rows::micros;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::reason::SuppressReason;
-use crate::ports::{Applied, Definition, ManagedBy, Stored};
+use crate::ports::{Applied, Definition, ManagedBy, StoreError, Stored};
 
 const COLUMNS: &str = "id, json, room_url, room, token, paused, suspended, managed_by";
 
@@ -67,7 +67,8 @@ pub fn apply(
     now: Timestamp,
 ) -> Done<Applied> {
     let ids = kept::ids_once(definitions)?;
-    let change = Change { c, cipher, by, now, revision: revision(c)? + 1 };
+    let key = kept::check_key(&all(c)?, cipher);
+    let change = Change { c, cipher, key, by, now, revision: revision(c)? + 1 };
     let mut applied = Applied::default();
     for definition in definitions {
         match find(c, &definition.id)? {
@@ -96,6 +97,8 @@ pub fn apply(
 struct Change<'a> {
     c: &'a Connection,
     cipher: &'a Cipher,
+    /// Whether the key is that of what is there.
+    key: Result<(), StoreError>,
     by: ManagedBy,
     now: Timestamp,
     /// The number that this change will have.
@@ -105,7 +108,7 @@ struct Change<'a> {
 impl Change<'_> {
     /// Takes over a definition of an integration that is there. Returns whether anything differs.
     fn update(&self, new: &Definition, old: &Kept) -> Done<bool> {
-        let Some(differs) = old.difference(new, self.by, self.cipher)? else { return Ok(false) };
+        let Some(differs) = old.difference(new, self.by, self.cipher, &self.key)? else { return Ok(false) };
         self.write(new, differs.url)?;
         if differs.paused {
             suppress_waiting(self.c, &new.id, SuppressReason::Paused, PAUSED, self.now)?;

@@ -88,6 +88,7 @@ async fn a_full_disk_is_said_and_survived() {
 async fn on_a_full_disk_every_answer_is_true() {
     let f = Arc::new(Fixture::new());
     f.pragma("PRAGMA max_page_count = 80").await;
+    f.take("before").await.unwrap();
     let tasks: Vec<_> = (0..60)
         .map(|n| {
             let f = Arc::clone(&f);
@@ -107,7 +108,9 @@ async fn on_a_full_disk_every_answer_is_true() {
             }
         }
     }
-    assert!(failed > 0 && failed < 60, "{failed}");
+    // Work that shares a transaction fails together, so it may be all of it.
+    assert!(failed > 0, "80 pages are soon full");
+    assert_eq!(f.outcomes("before").await, [Outcome::Suppressed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,9 +189,17 @@ async fn a_file_shrinks_when_its_journal_was_forgotten() {
     };
     let full = pages().await;
     assert!(full > 2 * SPARE_PAGES, "{full}");
-    assert_eq!(f.store.forget(Timestamp::MAX, 10_000).await.unwrap(), 1_500);
+    assert_eq!(f.store.forget(Timestamp::MAX, 1_500).await.unwrap(), 1_500);
     let mut before = pages().await;
-    assert_eq!(before, full, "the empty pages are still there");
+    assert_eq!(before, full, "there may be more to forget, which goes before");
+    f.take("of every day").await.unwrap();
+    assert_eq!(f.store.forget(Timestamp::MAX, 10_000).await.unwrap(), 1);
+    let now = pages().await;
+    assert!(
+        now < before,
+        "a journal from which something goes all the time gives back too: {now} of {before}"
+    );
+    before = now;
     loop {
         assert_eq!(f.store.forget(Timestamp::MAX, 10_000).await.unwrap(), 0);
         let now = pages().await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::errors::Done;
+use super::errors::{Done, text};
 use crate::adapters::store::meters;
 use crate::adapters::store::purse::{self, Grants, Needs, Purse};
 use crate::adapters::store::rows::{meter_text, span};
@@ -51,13 +51,13 @@ fn open(c: &Connection, token: &TokenKey, budget: Budget, now: Timestamp) -> Don
 }
 
 fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
-    let row: Option<(String, u32, i64)> = c
+    let row: Option<(Option<String>, u32, i64)> = c
         .prepare_cached("SELECT meter, messages, per FROM tokens WHERE token = ?1")?
-        .query_row([token.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([token.as_str()], |row| Ok((text(row, 0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    Ok(row.map(|(text, messages, per)| {
+    Ok(row.map(|(kept, messages, per)| {
         (
-            meters::token(&text, token, now),
+            meters::token(&kept.unwrap_or_default(), token, now),
             Budget { messages, per: Duration::from_micros(per.unsigned_abs()) },
         )
     }))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::errors::Done;
+use super::errors::{Done, text};
 use crate::adapters::store::rows::{self, time};
 use crate::adapters::store::state::{self, Where};
 use crate::domain::line::{Retry, RoomState};
@@ -75,5 +75,5 @@ fn read_room(row: &Row<'_>) -> rusqlite::Result<Place> {
 }
 
 fn meter(row: &Row<'_>, column: usize) -> rusqlite::Result<Meter> {
-    Ok(rows::meter(&row.get::<_, String>(column)?).unwrap_or_default())
+    Ok(rows::meter(&text(row, column)?.unwrap_or_default()).unwrap_or_default())
 }

@@ -61,7 +61,7 @@ fn over_budget_worst_first() {
             "<li>", &link("a", "Fine"), ": 1 passed</li></ul>",
             &format!("<b>Collection <a href=\"{COLLECTION}\">Orders</a></b>"),
             &format!("<ul><li>Ana updated request {REQUEST} ×2</li><li>Ana deleted request {REQUEST}</li></ul>"),
-            "<i>2 older notifications were not sent: they waited longer than allowed.</i>",
+            "<i>2 other notifications were not sent: they waited longer than allowed.</i>",
         ]
         .concat()
     );
@@ -227,7 +227,7 @@ fn one_that_goes_on_in_the_next_message_says_so_before_what_expired() {
     let events = runs(&[("1-a", "A", RunResult::Failure, 1), ("1-b", "B", RunResult::Success, 0)]);
     let extras = Extras { expired: 1, continues: true };
     let message = told_together(&integration, &events, SendReason::ScheduledDigest, extras);
-    let end = "<i>The next message tells more of this. 1 older notification was not sent: it waited longer than allowed.</i>";
+    let end = "<i>The next message tells more of this. 1 other notification was not sent: it waited longer than allowed.</i>";
     assert!(message.html.ends_with(end), "{}", message.html);
 }
 
@@ -241,5 +241,5 @@ fn one_alone_and_none_at_all() {
 
     let none =
         told_together(&integration, &[], SendReason::OverBudget, Extras { expired: 1, ..Extras::default() });
-    assert!(none.html.contains("1 older notification was not sent"), "{}", none.html);
+    assert!(none.html.contains("1 other notification was not sent"), "{}", none.html);
 }

@@ -256,8 +256,8 @@ fn expired_ones_are_mentioned_last() {
     let story = Story::plain(SendReason::Activity);
     let told = Told { event: &event, story: &story, received_at: received() };
     for (expired, want) in [
-        (1, "<br><i>1 older notification was not sent: it waited longer than allowed.</i>"),
-        (7, "<br><i>7 older notifications were not sent: they waited longer than allowed.</i>"),
+        (1, "<br><i>1 other notification was not sent: it waited longer than allowed.</i>"),
+        (7, "<br><i>7 other notifications were not sent: they waited longer than allowed.</i>"),
     ] {
         let message = render(
             &activities_integration(),
