@@ -25,7 +25,8 @@
 //!    `hipchat.dead-letters`.
 //!
 //! `explain EVENT_ID` reads what all this left in the journal. [`app`] joins the parts, [`cli`] has the verbs.
-//! `ARCHITECTURE.md` says what each module must never do.
+//! With a shared store all this is spread over any
+//! number of workers; [`adapters::store::postgres`] says how they act as one. `ARCHITECTURE.md` says what each module must never do.
 
 pub mod domain;
 

@@ -77,3 +77,49 @@ async fn a_store_that_goes_away_in_the_middle_stops_the_intake_and_loses_nothing
     assert_eq!(found.repeats, 0);
     assert!(!worker.logged("works again").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_works_on_a_shared_store_and_none_shows_its_password() {
+    let (postgres, broker) = (Postgres::fresh().await, Broker::fresh().await);
+    let by_hand = Site::on(&broker).sharing(&postgres).with("STORE__MIGRATE", "false");
+    let told = by_hand.run(&["check"]).await;
+    assert_eq!(told.code, Some(78), "{told:?}");
+    assert!(
+        told.stdout.contains("has no schema yet") && told.stdout.contains("hipchat-notifier migrate"),
+        "{told:?}"
+    );
+    let looked = by_hand.run(&["explain", "e-1"]).await;
+    assert_eq!(looked.code, Some(78), "{looked:?}");
+    assert!(looked.stderr.contains("there is no store at postgres://notifier:***@"), "{looked:?}");
+    for _ in 0..2 {
+        let migrated = by_hand.run(&["migrate"]).await.done();
+        assert!(migrated.stdout.contains("has the schema of this version"), "{migrated:?}");
+    }
+    let site = Site::on(&broker).sharing(&postgres);
+    site.apply(
+        "[[integrations]]\nid = \"one\"\nname = \"One\"\nkind = \"monitor-results\"\n\
+         room_url = \"https://acme.hipchat.com/v2/room/1/notification?auth_token=abcdefabcdefabcdefabcdefabcdef\"\n",
+    )
+    .await;
+    let listed = site.run(&["integrations", "list", "--output", "json"]).await.done();
+    assert_eq!(listed.json()[0]["id"], "one");
+    let worker = by_hand.start().await;
+    let checked = site.run(&["check"]).await.done();
+    assert!(checked.stdout.contains("a worker at 127.0.0.1 runs on this store"), "{checked:?}");
+    let unknown = site.run(&["explain", "e-1"]).await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    site.run(&["integrations", "pause", "one"]).await.done();
+    eventually("the worker hears of it", async || worker.logged("integrations changed").first().map(drop))
+        .await;
+
+    let other_key = Site::on(&broker).sharing(&postgres).with("SECRETS__KEY", &"ab".repeat(32));
+    let refused = other_key.run(&["integrations", "list"]).await;
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("was begun with another key than the one in secrets.key"), "{refused:?}");
+    let password =
+        postgres.url.split_once("://notifier:").expect("a password").1.split_once('@').expect("a host").0;
+    for ran in [told, looked, listed, checked, unknown, refused] {
+        assert!(!format!("{ran:?}").contains(password), "{ran:?}");
+    }
+    assert!(!worker.log().contains(password));
+}

@@ -134,7 +134,7 @@ mod tests {
         let cases = [
             ("postgres://u:s3cret@host/db?sslmode=maybe", "sslmode"),
             ("postgres://u:s3cret@host/db?hunter2=1", "not known"),
-            ("postgres://u:s3#cret@host/db", "#"),
+            ("postgres://u@host/db#s3cret", "#"),
             ("postgres://u:s3cret@host", "no database"),
             ("postgres://host/db", "no user"),
             ("mysql://u:s3cret@host/db", "postgres://"),
