@@ -66,7 +66,7 @@ impl Parts {
 
     /// Reads an integrations file.
     pub fn read_integrations(&self, path: &Path) -> IntegrationsText {
-        read_integrations(path, &self.egress)
+        read_integrations(path, &self.egress, AbsentUrl::Refused)
     }
 }
 
@@ -88,8 +88,24 @@ pub struct IntegrationsText {
     pub url_files: Vec<PathBuf>,
 }
 
+/// What a room URL from the environment or a file becomes that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentUrl {
+    /// A fault.
+    Refused,
+    /// A URL that leads nowhere: for who decides about events and posts nothing.
+    StoodInFor,
+}
+
+impl AbsentUrl {
+    fn stand_in(self) -> Option<String> {
+        const NOWHERE: &str = "https://hipchat.invalid/v2/room/any/notification?auth_token=none";
+        (self == Self::StoodInFor).then(|| NOWHERE.to_owned())
+    }
+}
+
 /// Reads an integrations file; `-` is stdin.
-pub fn read_integrations(path: &Path, egress: &Egress) -> IntegrationsText {
+pub fn read_integrations(path: &Path, egress: &Egress, absent: AbsentUrl) -> IntegrationsText {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
@@ -97,10 +113,10 @@ pub fn read_integrations(path: &Path, egress: &Egress) -> IntegrationsText {
     };
     let url_files = RefCell::new(Vec::new());
     let sources = SecretSources {
-        env: &|name| std::env::var(name).ok(),
+        env: &|name| std::env::var(name).ok().or_else(|| absent.stand_in()),
         read_file: &|path| {
             url_files.borrow_mut().push(path.to_owned());
-            std::fs::read_to_string(path)
+            std::fs::read_to_string(path).or_else(|error| absent.stand_in().ok_or(error))
         },
         check_url: &|url| {
             let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
@@ -149,6 +165,14 @@ pub fn store_file(settings: &Settings) -> Result<&Path, Misconfigured> {
         StoreUrl::Sqlite(path) => Ok(path),
         _ => Err(Misconfigured("store.url: this build keeps its store in SQLite only".to_owned())),
     }
+}
+
+/// Whether there is a store yet.
+///
+/// # Errors
+/// As [`store_file`].
+pub fn store_is_there(settings: &Settings) -> Result<bool, Misconfigured> {
+    store_file(settings).map(SqliteStore::is_there)
 }
 
 /// The process of the worker that runs on the store; `None` if none does.

@@ -8,7 +8,7 @@ use super::output::{self, say};
 use crate::adapters::rabbitmq;
 use crate::adapters::store::sqlite::Role;
 use crate::app::Misconfigured;
-use crate::app::parts::{self, Parts};
+use crate::app::parts::{self, AbsentUrl, Parts};
 use crate::domain::integration::IntegrationState;
 use crate::domain::message::count;
 use crate::ports::{AnswerClass, BrokerError, Registry, Stored};
@@ -27,15 +27,21 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     let mut findings = vec![finding("configuration", Ok("valid".to_owned()), true)];
     findings.push(links(settings));
     if let Some(file) = &settings.integrations.file {
-        let read =
-            parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress).definitions);
+        let read = parts::egress(settings)
+            .and_then(|egress| parts::read_integrations(file, &egress, AbsentUrl::Refused).definitions);
         let result = read
             .map(|definitions| format!("{} in {}", integrations(definitions.len()), file.display()))
             .map_err(|e| e.to_string());
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
-    match Parts::open(settings, Role::Tool) {
+    if !parts::store_is_there(settings)? {
+        let file = parts::store_file(settings)?.display();
+        let none_yet = format!("none at {file} yet; the worker or `integrations apply` makes it");
+        findings.push(finding("store", Ok(none_yet), false));
+        return report(args, &findings);
+    }
+    match Parts::open(settings, Role::Look) {
         Err(error) => {
             let configuration = error.is::<Misconfigured>();
             findings.push(finding("store", Err(format!("{error:#}")), configuration));
