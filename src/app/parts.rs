@@ -69,7 +69,7 @@ impl Parts {
 
     /// Reads an integrations file.
     pub fn read_integrations(&self, path: &Path) -> IntegrationsText {
-        read_integrations(path, &self.egress)
+        read_integrations(path, &self.egress, AbsentUrl::Refused)
     }
 }
 
@@ -91,8 +91,24 @@ pub struct IntegrationsText {
     pub url_files: Vec<PathBuf>,
 }
 
+/// What a room URL from the environment or a file becomes that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentUrl {
+    /// A fault.
+    Refused,
+    /// A URL that leads nowhere: for who decides about events and posts nothing.
+    StoodInFor,
+}
+
+impl AbsentUrl {
+    fn stand_in(self) -> Option<String> {
+        const NOWHERE: &str = "https://hipchat.invalid/v2/room/any/notification?auth_token=none";
+        (self == Self::StoodInFor).then(|| NOWHERE.to_owned())
+    }
+}
+
 /// Reads an integrations file; `-` is stdin.
-pub fn read_integrations(path: &Path, egress: &Egress) -> IntegrationsText {
+pub fn read_integrations(path: &Path, egress: &Egress, absent: AbsentUrl) -> IntegrationsText {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
@@ -100,10 +116,10 @@ pub fn read_integrations(path: &Path, egress: &Egress) -> IntegrationsText {
     };
     let url_files = RefCell::new(Vec::new());
     let sources = SecretSources {
-        env: &|name| std::env::var(name).ok(),
+        env: &|name| std::env::var(name).ok().or_else(|| absent.stand_in()),
         read_file: &|path| {
             url_files.borrow_mut().push(path.to_owned());
-            std::fs::read_to_string(path)
+            std::fs::read_to_string(path).or_else(|error| absent.stand_in().ok_or(error))
         },
         check_url: &|url| {
             let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;
@@ -165,6 +181,20 @@ pub async fn open_store(settings: &Settings, role: Role) -> anyhow::Result<OpenS
             let store = PostgresStore::open(options, cipher).await.map_err(from_store)?;
             let clock = store.clock().await.map_err(from_store)?;
             Ok(OpenStore { store, clock })
+        }
+    }
+}
+
+/// Whether there is a store yet.
+///
+/// # Errors
+/// As [`open_store`].
+pub async fn store_is_there(settings: &Settings) -> anyhow::Result<bool> {
+    match &settings.store.url {
+        StoreUrl::Sqlite(path) => Ok(SqliteStore::is_there(path)),
+        StoreUrl::Postgres(url) => {
+            let options = postgres_options(settings, url, Role::Look)?;
+            PostgresStore::is_there(options).await.map_err(from_store)
         }
     }
 }

@@ -8,11 +8,11 @@ use super::output::{self, say};
 use crate::adapters::rabbitmq;
 use crate::adapters::store::Role;
 use crate::app::Misconfigured;
-use crate::app::parts::{self, Parts};
+use crate::app::parts::{self, AbsentUrl, Parts};
 use crate::domain::integration::IntegrationState;
 use crate::domain::message::count;
 use crate::ports::{AnswerClass, BrokerError, Stored};
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreUrl};
 
 /// One thing that was looked at.
 struct Finding {
@@ -27,15 +27,20 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
     let mut findings = vec![finding("configuration", Ok("valid".to_owned()), true)];
     findings.push(links(settings));
     if let Some(file) = &settings.integrations.file {
-        let read =
-            parts::egress(settings).and_then(|egress| parts::read_integrations(file, &egress).definitions);
+        let read = parts::egress(settings)
+            .and_then(|egress| parts::read_integrations(file, &egress, AbsentUrl::Refused).definitions);
         let result = read
             .map(|definitions| format!("{} in {}", integrations(definitions.len()), file.display()))
             .map_err(|e| e.to_string());
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
-    match Parts::open(settings, Role::Tool).await {
+    // Where that can't be known, opening it says why.
+    if let Ok(false) = parts::store_is_there(settings).await {
+        findings.push(finding("store", Ok(none_yet(settings)), false));
+        return report(args, &findings);
+    }
+    match Parts::open(settings, Role::Look).await {
         Err(error) => {
             let configuration = error.is::<Misconfigured>();
             findings.push(finding("store", Err(format!("{error:#}")), configuration));
@@ -57,6 +62,15 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
         }
     }
     report(args, &findings)
+}
+
+/// What is said of a store that nobody has made yet, and who makes it.
+fn none_yet(settings: &Settings) -> String {
+    let maker = match (&settings.store.url, settings.store.migrate) {
+        (StoreUrl::Postgres(_), false) => "`hipchat-notifier migrate` makes it",
+        _ => "the worker or `integrations apply` makes it",
+    };
+    format!("none at {} yet; {maker}", settings.store.url)
 }
 
 fn finding(what: impl Into<String>, result: Result<String, String>, configuration: bool) -> Finding {

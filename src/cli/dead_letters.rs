@@ -13,7 +13,9 @@ use super::args::{
 };
 use super::output::{self, complain, say, table, visible};
 use crate::adapters::rabbitmq::{DeadLetters, LetterFilter, LetterSummary};
+use crate::adapters::store::Role;
 use crate::app::parts;
+use crate::domain::integration::IntegrationState;
 use crate::domain::message::count;
 use crate::domain::reason::DeadLetterReason;
 use crate::settings::Settings;
@@ -30,7 +32,7 @@ pub async fn run(verb: DeadLettersVerb, settings: &Settings) -> anyhow::Result<(
     match verb {
         DeadLettersVerb::List(args) => list(&letters, &args).await,
         DeadLettersVerb::Show(args) => show(&letters, &args).await,
-        DeadLettersVerb::Replay(args) => replay(&letters, &args).await,
+        DeadLettersVerb::Replay(args) => replay(&letters, &args, settings).await,
         DeadLettersVerb::Discard(args) => discard(&letters, &args.selection).await,
     }
 }
@@ -109,7 +111,10 @@ async fn show(letters: &DeadLetters, args: &DeadLetterArgs) -> anyhow::Result<()
     Ok(())
 }
 
-async fn replay(letters: &DeadLetters, args: &ReplayArgs) -> anyhow::Result<()> {
+async fn replay(letters: &DeadLetters, args: &ReplayArgs, settings: &Settings) -> anyhow::Result<()> {
+    if let Some(id) = &args.selection.filter.integration {
+        refuse_if_deaf(id, settings).await?;
+    }
     let Some(ids) = selected(letters, &args.selection, "put back into the work queue").await? else {
         return Ok(());
     };
@@ -132,6 +137,20 @@ async fn replay(letters: &DeadLetters, args: &ReplayArgs) -> anyhow::Result<()> 
         missing += removed.missing;
     }
     report(&args.selection, "replayed", replayed, missing)
+}
+
+/// What is put back for an integration that is told nothing would come straight back. Who replays need not have
+/// the worker's store: without one nothing is known.
+async fn refuse_if_deaf(id: &str, settings: &Settings) -> anyhow::Result<()> {
+    let Ok(opened) = parts::open_store(settings, Role::Look).await else { return Ok(()) };
+    let stored = opened.store.list().await.unwrap_or_default();
+    let why =
+        match stored.iter().find(|stored| stored.definition.id.as_str() == id).map(|stored| &stored.state) {
+            Some(IntegrationState::Suspended { reason }) => format!("suspended ({reason})"),
+            Some(IntegrationState::Paused) => "paused".to_owned(),
+            Some(IntegrationState::Active) | None => return Ok(()),
+        };
+    bail!("{id} is {why}, so its letters would come straight back; `integrations resume {id}` first")
 }
 
 async fn discard(letters: &DeadLetters, selection: &LetterSelection) -> anyhow::Result<()> {

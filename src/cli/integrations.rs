@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::args::{ApplyArgs, IntegrationArgs, IntegrationsVerb, Output, OutputArgs, RemoveArgs};
-use super::output::{self, say, table, visible};
+use super::output::{self, complain, say, table, visible};
 use crate::adapters::store::Role;
 use crate::app::Misconfigured;
 use crate::app::parts::{self, Parts};
@@ -18,8 +18,13 @@ use crate::settings::Settings;
 
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
 pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
-    // Only who brings integrations along can be before the worker.
-    let parts = Parts::open(settings, Role::Tool).await?;
+    // Only who brings integrations along can be before the worker. For the others there is nothing without a store.
+    let role = if matches!(verb, IntegrationsVerb::Apply(_)) { Role::Tool } else { Role::Look };
+    if let (IntegrationsVerb::List(output), false) = (&verb, parts::store_is_there(settings).await?) {
+        complain(&format!("hipchat-notifier: there is no store at {} yet", settings.store.url));
+        return list_of(&[], *output);
+    }
+    let parts = Parts::open(settings, role).await?;
     let now = parts.clock.now();
     match verb {
         IntegrationsVerb::List(output) => list(&parts, output).await,
@@ -57,7 +62,10 @@ async fn resume(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
 }
 
 async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
-    let all = parts.store.list().await?;
+    list_of(&parts.store.list().await?, output)
+}
+
+fn list_of(all: &[Stored], output: OutputArgs) -> anyhow::Result<()> {
     if output.output == Output::Json {
         return output::json(&all.iter().map(summary).collect::<anyhow::Result<Vec<_>>>()?);
     }
@@ -80,7 +88,7 @@ async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     table(&["ID", "STATE", "KIND", "NOTIFY ON", "PENDING", "ROOM"], &rows);
-    for stored in &all {
+    for stored in all {
         if let IntegrationState::Suspended { reason } = &stored.state {
             say(&format!("{} is suspended: {}", stored.definition.id, visible(reason)));
         }
@@ -213,6 +221,10 @@ async fn test(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
     let answer = parts.gateway.post(&target, &message::render_test(&integration)).await;
     if answer.class == AnswerClass::Accepted {
         say(&format!("{id}: the test message is in {}", integration.room));
+        if integration.state != IntegrationState::Active {
+            let state = integration.state.as_str();
+            say(&format!("{id} is still {state}; `integrations resume {id}` lets it be told again"));
+        }
         return Ok(());
     }
     bail!("{id}: the test message did not get to {}: {}", integration.room, answer.detail)

@@ -10,7 +10,7 @@ use super::events;
 use super::output::{self, complain, say, visible};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::wire;
-use crate::app::parts;
+use crate::app::parts::{self, AbsentUrl};
 use crate::domain::envelope::{Envelope, Received};
 use crate::domain::event::Event;
 use crate::domain::headers;
@@ -49,7 +49,8 @@ struct Held {
 /// Budgets are not simulated: everything is told in the message that it would have in a quiet room.
 pub fn run(args: &SimulateArgs, settings: &Settings) -> anyhow::Result<()> {
     let egress = parts::egress(settings)?;
-    let definitions = parts::read_integrations(&args.integrations, &egress).definitions?;
+    let definitions =
+        parts::read_integrations(&args.integrations, &egress, AbsentUrl::StoodInFor).definitions?;
     let stored: Vec<Stored> = definitions.into_iter().map(as_stored).collect();
     let (snapshot, faults) = Snapshot::build(0, &stored, &move |stored| parts::open_stored(stored, &egress));
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::event::{Event, Subject};
 use crate::domain::ids::{IntegrationId, TeamId};
@@ -37,6 +37,8 @@ impl std::fmt::Display for Unusable {
 
 /// How soon a change made by another process is noticed. The contract promises two seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// That the store can't be read is told when it begins, and then once in this time.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// All integrations at one revision.
 #[derive(Default)]
@@ -241,17 +243,24 @@ impl Catalogue {
 
     /// Keeps the snapshot fresh until stopped; rings `wake` after a change.
     pub async fn watch(&self, wake: &Bell, mut stop: Stop) {
+        let mut told: Option<Instant> = None;
         while !stop.is_set() {
             tokio::select! {
                 () = self.changed.wait(LOOK_EVERY) => {}
                 () = stop.wait() => return,
             }
             match self.refresh().await {
-                Ok(true) => wake.ring(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "can't read the integrations; going on with those known")
+                Ok(changed) => {
+                    told = None;
+                    if changed {
+                        wake.ring();
+                    }
                 }
+                Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) => {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "can't read the integrations; going on with those known");
+                }
+                Err(_) => {}
             }
         }
     }

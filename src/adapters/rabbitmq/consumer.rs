@@ -47,7 +47,7 @@ pub async fn consume(
         };
         let wait = match opened {
             Ok(mut session) => {
-                sessions.opened(&address.to_string());
+                sessions.opened(&address.to_string(), session.stands_by);
                 let end = session.run(&mut shutdown).await;
                 if let End::Lost(why) = &end {
                     health.connecting(why.as_str());
@@ -88,8 +88,12 @@ impl Sessions {
         Self { reconnect: Reconnect::new(), had_one: false, opened_at: None, told: None, untold: 0 }
     }
 
-    fn opened(&mut self, address: &str) {
-        tracing::info!(broker = address, "taking in events from RabbitMQ");
+    fn opened(&mut self, address: &str, stands_by: bool) {
+        if stands_by {
+            tracing::info!(broker = address, "standing by: another worker takes in events from RabbitMQ");
+        } else {
+            tracing::info!(broker = address, "taking in events from RabbitMQ");
+        }
         self.had_one = true;
         self.told = None;
         self.untold = 0;
@@ -120,13 +124,13 @@ impl Sessions {
             self.untold += 1;
             return Ok(wait);
         }
-        let unsaid = std::mem::take(&mut self.untold);
+        let untold = Some(std::mem::take(&mut self.untold)).filter(|untold| *untold > 0);
         self.told = Some(Instant::now());
         match error {
             BrokerError::Misconfigured(_) => {
-                tracing::error!(unsaid, "{error}; trying again every {} s", MISCONFIGURED.as_secs());
+                tracing::error!(untold, "{error}; trying again every {} s", MISCONFIGURED.as_secs());
             }
-            BrokerError::Unavailable(_) => tracing::warn!(unsaid, "{error}; trying again"),
+            BrokerError::Unavailable(_) => tracing::warn!(untold, "{error}; trying again"),
         }
         Ok(wait)
     }
@@ -138,7 +142,7 @@ mod tests {
 
     /// A session that is had and then lives for so long; how long the next is waited for.
     async fn live(sessions: &mut Sessions, life: Duration) -> Duration {
-        sessions.opened("amqp://broker");
+        sessions.opened("amqp://broker", false);
         tokio::time::advance(life).await;
         sessions.lost("it ended")
     }

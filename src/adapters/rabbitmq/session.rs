@@ -62,6 +62,8 @@ pub(super) struct Session<'a> {
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
     watch: Watchdog,
+    /// Another consumer was there first: this one gets nothing until that is gone.
+    pub stands_by: bool,
 }
 
 impl<'a> Session<'a> {
@@ -86,7 +88,7 @@ impl<'a> Session<'a> {
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
         let (ahead, watch) = (None, Watchdog::default());
-        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch })
+        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
     }
 
     /// Takes in until something ends. Only the error of an operation that was under way is waited for; the

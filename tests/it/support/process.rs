@@ -202,6 +202,11 @@ impl Worker {
         .await;
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// Kills it as a crash would, and waits until it is gone.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");

@@ -101,6 +101,15 @@ impl PostgresStore {
         open::known()
     }
 
+    /// Whether somebody has made the store yet.
+    ///
+    /// # Errors
+    /// As [`Self::open`], as far as that looks at the server.
+    pub async fn is_there(options: Options) -> Result<bool, StoreError> {
+        let Options { address, name, connections, .. } = options;
+        open::is_there(&Link::new(address.open()?, connections, &name)?).await
+    }
+
     /// The database's clock. Whoever asks for it takes all times from it.
     ///
     /// # Errors

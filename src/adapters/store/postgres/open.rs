@@ -30,6 +30,12 @@ pub async fn open(link: &Link, schema: Schema) -> Result<Keys, StoreError> {
     prepare(link, schema).await.map_err(|fail| fail.at_opening(link.name()))
 }
 
+/// Whether there is a schema of ours, of any version.
+pub async fn is_there(link: &Link) -> Result<bool, StoreError> {
+    let looked = async { Ok(found(&link.client().await?).await?.is_some()) };
+    looked.await.map_err(|fail: Fail| fail.at_opening(link.name()))
+}
+
 async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
     let mut client = link.client().await?;
     let row = client

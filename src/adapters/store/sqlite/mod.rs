@@ -54,13 +54,18 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Whether there is a store at `path`.
+    pub fn is_there(path: &Path) -> bool {
+        open::is_there(path)
+    }
+
     /// Opens the file at `path` with the key in `key_file`. The key is made together with the store only: one
     /// that is missing beside a store would leave its room URLs unreadable, and a new one would hide that.
     ///
     /// # Errors
     /// As [`Self::open`]; also for a key file that is missing, unreadable, or not a key.
     pub fn open_with_key_file(path: &Path, role: Role, key_file: &Path) -> Result<Arc<Self>, StoreError> {
-        if !open::is_there(path) {
+        if !Self::is_there(path) {
             if role == Role::Look {
                 return Err(open::not_there(path));
             }

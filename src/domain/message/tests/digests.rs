@@ -196,7 +196,7 @@ fn a_long_digest_ends_at_an_item_and_counts_the_rest() {
     let shown = message.html.matches("<li>Ana updated").count();
     assert!(shown > 60, "{shown}");
     assert!(
-        message.html.contains(&format!("<li><i>and {} more</i></li></ul><i>3 older", 1000 - shown)),
+        message.html.contains(&format!("<li><i>and {} more</i></li></ul><i>3 other", 1000 - shown)),
         "{}",
         message.html
     );
