@@ -112,25 +112,26 @@ fn links(settings: &Settings) -> Finding {
     finding("links", result, true)
 }
 
+fn counted(figures: &rabbitmq::Figures) -> String {
+    let counts = format!(
+        "{}, {}, {}",
+        count(figures.events.into(), "event waits", "events wait"),
+        count(figures.workers.into(), "worker", "workers"),
+        count(figures.letters.into(), "dead letter", "dead letters")
+    );
+    match figures.missing.as_slice() {
+        [] => counts,
+        missing => format!("{counts}; not there until the worker declares it: {}", missing.join(", ")),
+    }
+}
+
 async fn broker(settings: &Settings) -> Finding {
     let options = match parts::broker_options(settings) {
         Ok(options) => options,
         Err(error) => return finding("broker", Err(format!("{error:#}")), true),
     };
     match rabbitmq::check(&options).await {
-        Ok(None) => {
-            finding("broker", Ok("nothing declared yet; the worker does it at its start".to_owned()), false)
-        }
-        Ok(Some(s)) => finding(
-            "broker",
-            Ok(format!(
-                "{}, {}, {}",
-                count(s.events.into(), "event waits", "events wait"),
-                count(s.workers.into(), "worker", "workers"),
-                count(s.letters.into(), "dead letter", "dead letters")
-            )),
-            false,
-        ),
+        Ok(figures) => finding("broker", Ok(counted(&figures)), false),
         Err(error) => {
             let configuration = matches!(error, BrokerError::Misconfigured(_));
             finding("broker", Err(error.to_string()), configuration)

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::args::{ApplyArgs, IntegrationArgs, IntegrationsVerb, Output, OutputArgs, RemoveArgs};
-use super::output::{self, complain, say, table, visible};
+use super::output::{self, say, table, visible};
 use crate::adapters::store::Role;
 use crate::app::Misconfigured;
 use crate::app::parts::{self, Parts};
@@ -18,13 +18,8 @@ use crate::settings::Settings;
 
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
 pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
-    // Only who brings integrations along can be before the worker. For the others there is nothing without a store.
-    let role = if matches!(verb, IntegrationsVerb::Apply(_)) { Role::Tool } else { Role::Look };
-    if let (IntegrationsVerb::List(output), false) = (&verb, parts::store_is_there(settings).await?) {
-        complain(&format!("hipchat-notifier: there is no store at {} yet", settings.store.url));
-        return list_of(&[], *output);
-    }
-    let parts = Parts::open(settings, role).await?;
+    // Who brings integrations along can be before the worker.
+    let parts = Parts::open(settings, Role::Tool).await?;
     let now = parts.clock.now();
     match verb {
         IntegrationsVerb::List(output) => list(&parts, output).await,
@@ -62,10 +57,7 @@ async fn resume(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
 }
 
 async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
-    list_of(&parts.store.list().await?, output)
-}
-
-fn list_of(all: &[Stored], output: OutputArgs) -> anyhow::Result<()> {
+    let all = parts.store.list().await?;
     if output.output == Output::Json {
         return output::json(&all.iter().map(summary).collect::<anyhow::Result<Vec<_>>>()?);
     }
@@ -88,7 +80,7 @@ fn list_of(all: &[Stored], output: OutputArgs) -> anyhow::Result<()> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     table(&["ID", "STATE", "KIND", "NOTIFY ON", "PENDING", "ROOM"], &rows);
-    for stored in all {
+    for stored in &all {
         if let IntegrationState::Suspended { reason } = &stored.state {
             say(&format!("{} is suspended: {}", stored.definition.id, visible(reason)));
         }

@@ -35,10 +35,11 @@ pub use press::Publication;
 pub use publisher::Publisher;
 pub use topology::Topology;
 
+use self::topology::Node;
 use crate::ports::BrokerError;
 
 /// What `check` finds on the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figures {
     /// Events ready in the work queue.
     pub events: u32,
@@ -46,22 +47,34 @@ pub struct Figures {
     pub workers: u32,
     /// Letters ready in the dead-letter queue.
     pub letters: u32,
+    /// Exchanges and queues that are not there, which the worker declares when it starts.
+    pub missing: Vec<String>,
 }
 
-/// Connects, looks at the topology and counts what waits; changes nothing. `None` if nothing is declared yet.
+/// Connects, looks at the topology and counts what waits. Changes nothing.
 ///
 /// # Errors
-/// [`BrokerError::Misconfigured`] also where the topology stands in part only, or in another form.
-pub async fn check(options: &BrokerOptions) -> Result<Option<Figures>, BrokerError> {
+/// [`BrokerError::Misconfigured`] also where something stands in another form.
+pub async fn check(options: &BrokerOptions) -> Result<Figures, BrokerError> {
     let connection = link::open_any(options, "check").await?;
     let found = async {
-        if topology::look(&connection, &options.topology).await? == topology::Stands::Nothing {
-            return Ok(None);
-        }
+        let missing = topology::missing(&connection, &options.topology).await?;
         let channel = link::channel(&connection).await?;
-        let work = session::count(&channel, &options.topology.queue).await?;
-        let letters = session::count(&channel, &options.topology.dead_letters).await?;
-        Ok(Some(Figures { events: work.messages, workers: work.consumers, letters: letters.messages }))
+        let Topology { queue, dead_letters, .. } = &options.topology;
+        let mut figures = Figures {
+            events: 0,
+            workers: 0,
+            letters: 0,
+            missing: missing.iter().map(ToString::to_string).collect(),
+        };
+        if !missing.contains(&Node::Queue(queue)) {
+            let work = session::count(&channel, queue).await?;
+            (figures.events, figures.workers) = (work.messages, work.consumers);
+        }
+        if !missing.contains(&Node::DeadLetterQueue(dead_letters)) {
+            figures.letters = session::count(&channel, dead_letters).await?.messages;
+        }
+        Ok(figures)
     }
     .await;
     link::close(&connection).await;

@@ -4,7 +4,7 @@ use lapin::types::FieldTable;
 
 use super::options::BrokerOptions;
 use super::press::{Press, Publication, Sheet};
-use super::topology::short;
+use super::topology::{Node, Topology, short};
 use super::{link, topology, wire};
 use crate::domain::envelope::Envelope;
 use crate::ports::BrokerError;
@@ -16,14 +16,23 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects. Where nothing of the topology stands it is declared, so that events published before any worker ran
-    /// wait for it; where it stands, it is left as it is.
+    /// Connects, and declares what is missing of the topology, so that events published before any worker ran wait
+    /// for it.
     ///
     /// # Errors
-    /// [`BrokerError::Misconfigured`] also where it stands in part only, or in another form.
+    /// [`BrokerError::Misconfigured`] where something stands in another form, or where the exchange is missing
+    /// although the work queue is there: its name is wrong, and a new one would be joined to a running worker's queue.
     pub async fn open(options: &BrokerOptions) -> Result<Self, BrokerError> {
         let connection = link::open_any(options, "publish").await?;
-        if topology::look(&connection, &options.topology).await? == topology::Stands::Nothing {
+        let Topology { exchange, queue, .. } = &options.topology;
+        let missing = topology::missing(&connection, &options.topology).await?;
+        if missing.contains(&Node::Exchange(exchange)) && !missing.contains(&Node::Queue(queue)) {
+            return Err(BrokerError::Misconfigured(format!(
+                "there is no exchange '{exchange}', although queue '{queue}' is there: check amqp.exchange; if it is \
+                 right, start the worker, which declares it"
+            )));
+        }
+        if !missing.is_empty() {
             topology::declare(&connection, &options.topology).await?;
         }
         Ok(Self { press: Press::new(connection).await?, exchange: options.topology.exchange.clone() })

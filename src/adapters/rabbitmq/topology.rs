@@ -2,6 +2,8 @@
 //!
 //! Only queue arguments that mean the same on RabbitMQ 3.10 to 4.x are used.
 
+use std::fmt;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
@@ -73,7 +75,9 @@ fn work_queue(topology: &Topology) -> FieldTable {
 /// Declares everything. What stands already in the same form is left as it is; what stands in another form is
 /// [`BrokerError::Misconfigured`], with what differs and what can be done.
 pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
-    nodes(connection, topology).await?;
+    for node in Node::all(topology) {
+        node.declare(connection, topology).await?;
+    }
     bind(connection, &topology.dead_letters, &topology.dead_letters, "").await?;
     for key in BINDINGS {
         bind(connection, &topology.queue, &topology.exchange, key).await?;
@@ -81,98 +85,95 @@ pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(),
     Ok(())
 }
 
-/// The exchanges and queues, without what joins them. Where they all stand, this changes nothing, and finds those
-/// that stand in another form.
-async fn nodes(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
-    exchange(connection, &topology.dead_letters, ExchangeKind::Fanout).await?;
-    queue(connection, &topology.dead_letters, durable_quorum()).await?;
-    exchange(connection, &topology.exchange, ExchangeKind::Topic).await?;
-    queue(connection, &topology.queue, work_queue(topology)).await
+/// An exchange or a queue of the topology, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Node<'t> {
+    DeadLetterExchange(&'t str),
+    DeadLetterQueue(&'t str),
+    Exchange(&'t str),
+    Queue(&'t str),
 }
 
-/// What stands on the broker.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stands {
-    /// All of it, as it should.
-    Whole,
-    /// Nothing of it: no worker has been here yet.
-    Nothing,
-}
-
-/// Looks at what stands, and changes nothing.
-///
-/// # Errors
-/// [`BrokerError::Misconfigured`] if some of it is not there although other parts are, or stands in another form.
-pub(super) async fn look(connection: &Connection, topology: &Topology) -> Result<Stands, BrokerError> {
-    let found = find(connection, topology).await?;
-    match (found.standing.is_empty(), found.in_part()) {
-        (_, Some(fault)) => Err(BrokerError::Misconfigured(fault)),
-        (true, None) => Ok(Stands::Nothing),
-        (false, None) => nodes(connection, topology).await.map(|()| Stands::Whole),
+impl<'t> Node<'t> {
+    fn all(topology: &'t Topology) -> [Self; 4] {
+        let Topology { exchange, queue, dead_letters } = topology;
+        [
+            Self::DeadLetterExchange(dead_letters),
+            Self::DeadLetterQueue(dead_letters),
+            Self::Exchange(exchange),
+            Self::Queue(queue),
+        ]
     }
-}
 
-/// What of the topology stands, and what does not, as `exchange 'name'` or `queue 'name'`.
-struct Found {
-    standing: Vec<String>,
-    missing: Vec<String>,
-}
+    /// Where it stands already, this changes nothing, and fails if it stands in another form.
+    async fn declare(self, connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+        match self {
+            Self::DeadLetterExchange(name) => exchange(connection, name, ExchangeKind::Fanout).await,
+            Self::DeadLetterQueue(name) => queue(connection, name, durable_quorum()).await,
+            Self::Exchange(name) => exchange(connection, name, ExchangeKind::Topic).await,
+            Self::Queue(name) => queue(connection, name, work_queue(topology)).await,
+        }
+    }
 
-/// Looks for the exchanges and queues, whatever their arguments.
-async fn find(connection: &Connection, topology: &Topology) -> Result<Found, BrokerError> {
-    let Topology { exchange, queue, dead_letters } = topology;
-    let mut found = Found { standing: Vec::new(), missing: Vec::new() };
-    for name in [exchange, dead_letters] {
-        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+    async fn stands(self, connection: &Connection) -> Result<bool, BrokerError> {
+        // "Not there" closes the channel, so each question has its own.
         let channel = link::channel(connection).await?;
-        let kind = ExchangeKind::default();
-        let asked = channel.exchange_declare(short(name)?, kind, options, FieldTable::default());
-        found.add(&channel, format!("exchange '{name}'"), asked).await?;
-    }
-    for name in [queue, dead_letters] {
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let channel = link::channel(connection).await?;
-        let asked = channel.queue_declare(short(name)?, options, FieldTable::default());
-        found.add(&channel, format!("queue '{name}'"), asked).await?;
-    }
-    Ok(found)
-}
-
-impl Found {
-    /// Each question has a channel of its own, since "not there" closes the channel.
-    async fn add<T>(
-        &mut self,
-        channel: &Channel,
-        thing: String,
-        asked: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<(), BrokerError> {
-        let doing = format!("looking for {thing}");
-        let is_there = link::answer(&doing, async {
+        let arguments = FieldTable::default();
+        let asked = async {
+            match self {
+                Self::DeadLetterExchange(name) | Self::Exchange(name) => {
+                    let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+                    let kind = ExchangeKind::default();
+                    channel.exchange_declare(name.into(), kind, options, arguments).await
+                }
+                Self::DeadLetterQueue(name) | Self::Queue(name) => {
+                    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+                    channel.queue_declare(name.into(), options, arguments).await.map(drop)
+                }
+            }
+        };
+        let doing = format!("looking for the {self}");
+        let stands = link::answer(&doing, async {
             match asked.await {
-                Ok(_) => Ok(true),
+                Ok(()) => Ok(true),
                 Err(error) if fault::is_not_found(&error) => Ok(false),
                 Err(error) => Err(error),
             }
-        });
-        if is_there.await? {
-            link::close_channel(channel).await;
-            self.standing.push(thing);
-        } else {
-            self.missing.push(thing);
-        }
-        Ok(())
-    }
-
-    /// A sentence, if some of it stands and some does not: then a name is wrong, or something was deleted.
-    fn in_part(&self) -> Option<String> {
-        let (missing, standing) = (self.missing.join(", "), self.standing.join(", "));
-        (!self.missing.is_empty() && !self.standing.is_empty()).then(|| {
-            format!(
-                "{missing}: not there, although there is {standing}; check the names in amqp.exchange, amqp.queue and \
-                 amqp.dead_letters; if they are right, start the worker, which declares what is missing"
-            )
         })
+        .await?;
+        if stands {
+            link::close_channel(&channel).await;
+        }
+        Ok(stands)
     }
+}
+
+impl fmt::Display for Node<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadLetterExchange(name) | Self::Exchange(name) => write!(f, "exchange '{name}'"),
+            Self::DeadLetterQueue(name) | Self::Queue(name) => write!(f, "queue '{name}'"),
+        }
+    }
+}
+
+/// Looks at what stands, changes nothing, and tells what is missing.
+///
+/// # Errors
+/// [`BrokerError::Misconfigured`] if something stands in another form.
+pub(super) async fn missing<'t>(
+    connection: &Connection,
+    topology: &'t Topology,
+) -> Result<Vec<Node<'t>>, BrokerError> {
+    let mut missing = Vec::new();
+    for node in Node::all(topology) {
+        if node.stands(connection).await? {
+            node.declare(connection, topology).await?;
+        } else {
+            missing.push(node);
+        }
+    }
+    Ok(missing)
 }
 
 async fn exchange(connection: &Connection, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
