@@ -90,7 +90,7 @@ fn fetch(field: &str, text: &str, sources: &SecretSources<'_>) -> Result<String,
 /// Whoever checks URLs promises to keep the tokens to himself; this holds him to it. What is too short to be a
 /// token stays: it would be found in the words of any sentence.
 fn without_secret(problem: &str, url: &str) -> String {
-    const SHORTEST_TOKEN: usize = 8;
+    const SHORTEST_TOKEN: usize = 6;
     const NOT_SHOWN: &str = "(not shown)";
     let values = url.split("auth_token=").skip(1).filter_map(|rest| rest.split(['&', '#']).next());
     let problem = problem.replace(url, NOT_SHOWN).replace('\n', " ");
