@@ -83,7 +83,7 @@ impl IntegrationsFile {
     }
 
     async fn apply(&mut self) -> anyhow::Result<()> {
-        let IntegrationsText { definitions, url_files } = self.parts.read_integrations(&self.path);
+        let IntegrationsText { definitions, url_files } = self.read().await?;
         self.url_files = url_files;
         let definitions = definitions?;
         let now = self.parts.clock.now();
@@ -105,6 +105,14 @@ impl IntegrationsFile {
         );
         self.metrics.integrations_file_applied(now.as_second());
         Ok(())
+    }
+
+    /// Reads the files on a thread that may wait: the worker's own threads have rooms to serve.
+    async fn read(&self) -> anyhow::Result<IntegrationsText> {
+        let (parts, path) = (self.parts.clone(), self.path.clone());
+        tokio::task::spawn_blocking(move || parts.read_integrations(&path))
+            .await
+            .with_context(|| format!("can't read {}", self.path.display()))
     }
 
     fn look(&self) -> Vec<Option<Look>> {

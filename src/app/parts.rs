@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::Misconfigured;
+use super::files::{LONGEST_INTEGRATIONS, LONGEST_ROOM_URL, read_bounded, read_regular};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
 use crate::adapters::rabbitmq::{Address, BrokerOptions, Topology};
@@ -110,16 +111,16 @@ impl AbsentUrl {
 /// Reads an integrations file; `-` is stdin.
 pub fn read_integrations(path: &Path, egress: &Egress, absent: AbsentUrl) -> IntegrationsText {
     let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+        read_bounded(std::io::stdin(), LONGEST_INTEGRATIONS)
     } else {
-        std::fs::read_to_string(path)
+        read_regular(path, LONGEST_INTEGRATIONS)
     };
     let url_files = RefCell::new(Vec::new());
     let sources = SecretSources {
         env: &|name| std::env::var(name).ok().or_else(|| absent.stand_in()),
         read_file: &|path| {
             url_files.borrow_mut().push(path.to_owned());
-            std::fs::read_to_string(path).or_else(|error| absent.stand_in().ok_or(error))
+            read_regular(path, LONGEST_ROOM_URL).or_else(|error| absent.stand_in().ok_or(error))
         },
         check_url: &|url| {
             let target = hipchat::parse_room_url(url, egress).map_err(|error| error.to_string())?;

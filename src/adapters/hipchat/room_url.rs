@@ -35,6 +35,10 @@ pub enum RoomUrlError {
     WrongScheme,
     #[error("the room URL can't be read ({0}): paste the whole URL that HipChat shows for the integration")]
     NotAUrl(url::ParseError),
+    #[error("the room URL's host has a dot too many: write it as HipChat shows it")]
+    EmptyHostLabel,
+    #[error("the room URL's port is 0, which no server has: write the server's own, or leave it out")]
+    PortZero,
     #[error(
         "the room URL has a user name or password before the host: remove it; the token goes into auth_token"
     )]
@@ -117,10 +121,25 @@ fn parse_url(text: &str) -> Result<Url, RoomUrlError> {
     if url.fragment().is_some() {
         return Err(RoomUrlError::Fragment);
     }
-    if let Some(absolute) = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned) {
-        url.set_host(Some(&absolute)).map_err(RoomUrlError::NotAUrl)?;
+    if url.port() == Some(0) {
+        return Err(RoomUrlError::PortZero);
     }
+    tidy_host(&mut url)?;
     Ok(url)
+}
+
+/// Drops the dot that may end a host's full name. The parser takes empty labels, which no name has.
+fn tidy_host(url: &mut Url) -> Result<(), RoomUrlError> {
+    let host = url.host_str().unwrap_or_default();
+    let relative = host.strip_suffix('.').unwrap_or(host);
+    if relative.split('.').any(str::is_empty) {
+        return Err(RoomUrlError::EmptyHostLabel);
+    }
+    if relative.len() < host.len() {
+        let relative = relative.to_owned();
+        url.set_host(Some(&relative)).map_err(RoomUrlError::NotAUrl)?;
+    }
+    Ok(())
 }
 
 fn take_token(url: &Url) -> Result<SecretString, RoomUrlError> {

@@ -42,12 +42,14 @@ pub fn clean(raw: &str) -> impl Iterator<Item = char> + '_ {
 }
 
 /// Control characters; those that only steer the direction of text (Unicode's `Bidi_Control`: an override
-/// could make a name read as another); those that show nothing; and what is not for interchange.
+/// could make a name read as another); those that show nothing (tags, too, which can carry a text that nobody
+/// sees); and what is not for interchange.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
         || matches!(c, '\u{00AD}' | '\u{200B}' | '\u{2060}'..='\u{2065}' | '\u{206A}'..='\u{206F}' | '\u{FEFF}')
+        || matches!(c, '\u{E0000}'..='\u{E007F}')
         || matches!(c, '\u{FFF9}'..='\u{FFFB}' | '\u{FDD0}'..='\u{FDEF}')
         || (u32::from(c) & 0xFFFE) == 0xFFFE
 }
@@ -144,6 +146,7 @@ mod tests {
             ("ends are trimmed", "  \u{200B} a \u{0007} ", "a"),
             ("controls go", "a\u{0}\u{1b}[31mb\u{7f}\u{9b}c", "a[31mbc"),
             ("direction overrides go", "pay\u{202E}gnp.exe\u{2066}", "paygnp.exe"),
+            ("tags go", "a\u{E0000}\u{E0001}\u{E0041}\u{E007F}b", "ab"),
             ("not for interchange", "a\u{FFFE}\u{1FFFF}\u{FDD0}b", "ab"),
             ("emoji sequences stay", "👩\u{200D}🚀", "👩\u{200D}🚀"),
         ];
@@ -154,7 +157,15 @@ mod tests {
 
     #[test]
     fn blank_is_what_shows_nothing() {
-        for raw in ["", " \n\t", "\u{200B}\u{FEFF}", "\u{200D}", "\u{202E}\u{202C}", "\u{3164}"] {
+        for raw in [
+            "",
+            " \n\t",
+            "\u{200B}\u{FEFF}",
+            "\u{200D}",
+            "\u{202E}\u{202C}",
+            "\u{3164}",
+            "\u{E0068}\u{E0069}",
+        ] {
             assert!(is_blank(raw), "{raw:?}");
         }
         assert!(!is_blank("\u{200B}x"));

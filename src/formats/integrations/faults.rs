@@ -40,7 +40,11 @@ impl fmt::Display for IntegrationFault {
     }
 }
 
-/// All faults of a file, in the order of its lines. Displays as one line each.
+/// So many faults are shown: a file that is wrong throughout would fill the log.
+const SHOWN: usize = 50;
+
+/// All faults of a file, in the order of its lines. Displays as one line each, and a last one for how many more
+/// there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntegrationFaults {
     file: Option<PathBuf>,
@@ -67,7 +71,7 @@ impl IntegrationFaults {
 
 impl fmt::Display for IntegrationFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, fault) in self.faults.iter().enumerate() {
+        for (n, fault) in self.faults.iter().take(SHOWN).enumerate() {
             if n > 0 {
                 f.write_str("\n")?;
             }
@@ -76,7 +80,11 @@ impl fmt::Display for IntegrationFaults {
             }
             write!(f, "{fault}")?;
         }
-        Ok(())
+        match self.faults.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            1 => f.write_str("\nand 1 more fault"),
+            more => write!(f, "\nand {more} more faults"),
+        }
     }
 }
 

@@ -16,13 +16,16 @@ use crate::formats::{duration, nearest::nearest};
 /// Faults found so far, and in which integration we are.
 pub(super) struct Report<'a> {
     text: &'a str,
+    /// The byte that each line begins with: the lines of many integrations are asked for.
+    lines: Vec<usize>,
     integration: Option<String>,
     faults: Vec<IntegrationFault>,
 }
 
 impl<'a> Report<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, integration: None, faults: Vec::new() }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, lines, integration: None, faults: Vec::new() }
     }
 
     /// What follows is about this integration.
@@ -77,7 +80,7 @@ impl<'a> Report<'a> {
 
     /// The line of a byte, counted from 1.
     pub fn line(&self, at: usize) -> usize {
-        self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+        self.lines.partition_point(|start| *start <= at)
     }
 }
 

@@ -87,10 +87,14 @@ fn fetch(field: &str, text: &str, sources: &SecretSources<'_>) -> Result<String,
     }
 }
 
-/// Whoever checks URLs promises to keep the token to himself; this holds him to it.
+/// Whoever checks URLs promises to keep the tokens to himself; this holds him to it. What is too short to be a
+/// token stays: it would be found in the words of any sentence.
 fn without_secret(problem: &str, url: &str) -> String {
-    let token =
-        url.split_once("auth_token=").map_or("", |(_, rest)| rest.split(['&', '#']).next().unwrap_or(""));
-    let problem = problem.replace(url, "(not shown)").replace('\n', " ");
-    if token.is_empty() { problem } else { problem.replace(token, "(not shown)") }
+    const SHORTEST_TOKEN: usize = 6;
+    const NOT_SHOWN: &str = "(not shown)";
+    let values = url.split("auth_token=").skip(1).filter_map(|rest| rest.split(['&', '#']).next());
+    let problem = problem.replace(url, NOT_SHOWN).replace('\n', " ");
+    values
+        .filter(|value| value.len() >= SHORTEST_TOKEN)
+        .fold(problem, |problem, token| problem.replace(token, NOT_SHOWN))
 }

@@ -123,6 +123,48 @@ fn the_same_file_makes_the_same_json() {
     );
 }
 
+#[test]
+fn a_fault_names_its_line_whatever_ends_the_lines_before_it() {
+    for (before, line) in [("", 2), ("# a\n", 3), ("\n\n", 4), ("# a\r\n# ü\r\n", 4)] {
+        let faults = read(&format!("{before}[[integrations]]\nid = 1")).unwrap_err();
+        assert!(faults.faults().iter().any(|f| f.field == "id" && f.line == line), "{before:?}: {faults}");
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_throughout_shows_its_first_faults_and_counts_the_others() {
+    let text = |n: usize| {
+        (0..n)
+            .map(|n| format!("[[integrations]]\nid = \"a{n}\"\nkind = \"no\"\nroom_url = \"u\"\n"))
+            .collect::<String>()
+    };
+    let shown = |n: usize| read(&text(n)).unwrap_err().to_string();
+    assert_eq!(shown(50).lines().count(), 50);
+    assert_eq!(shown(51).lines().last(), Some("and 1 more fault"));
+    assert_eq!(shown(51).lines().count(), 51);
+    assert_eq!(shown(70).lines().last(), Some("and 20 more faults"));
+}
+
+#[test]
+fn a_refused_room_url_hides_its_tokens_and_nothing_else() {
+    let refused = |url: &str, problem: &str| {
+        let sources = SecretSources {
+            env: &|_| None,
+            read_file: &|_| Err(io::Error::from(io::ErrorKind::NotFound)),
+            check_url: &|_| Err(problem.to_owned()),
+        };
+        let text =
+            format!("[[integrations]]\nid = \"a\"\nkind = \"team-activity\"\nroom_url = {}", quoted(url));
+        read_file_text(&text, &sources).unwrap_err().faults()[0].problem.clone()
+    };
+    let twice = "the room URL has more than one auth_token: keep one";
+    assert_eq!(refused("https://h/?auth_token=a&auth_token=o", twice), twice);
+    assert_eq!(
+        refused("https://h/?auth_token=first-token&auth_token=other-token", "first-token and other-token"),
+        "(not shown) and (not shown)"
+    );
+}
+
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

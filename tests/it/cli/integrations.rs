@@ -345,3 +345,29 @@ async fn a_room_url_that_comes_after_the_file_that_names_it_is_taken() {
     worker.says(&["integrations file applied: changed runs"]).await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_not_a_regular_file_is_refused_and_the_worker_goes_on() {
+    let lab = Lab::new().await;
+    let text = lab.integration("runs", "monitor-results");
+    let file = lab.write("managed.toml", &text);
+    let worker = lab.start(&[("integrations.file", file.as_str())]);
+    worker.is_ready().await;
+    let fifo = lab.path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    let old = text.lines().find(|line| line.starts_with("room_url")).expect("it has one");
+    lab.write("managed.toml", text.replace(old, &format!("room_url_file = {fifo:?}")));
+    let fault = "this file cannot be read: it is not a regular file";
+    worker.says(&["the integrations stay as they are", fault]).await;
+    std::fs::remove_file(lab.path("managed.toml")).expect("removed");
+    std::fs::rename(&fifo, lab.path("managed.toml")).expect("renamed");
+    worker.says(&["managed.toml: it is not a regular file"]).await;
+    assert_eq!(
+        lab.run(&["integrations", "apply", &file]).await.complaint(78),
+        format!("can't read {file}: it is not a regular file")
+    );
+    std::fs::remove_file(lab.path("managed.toml")).expect("removed");
+    lab.write("managed.toml", "integrations = []");
+    worker.says(&["integrations file applied: removed runs"]).await;
+    worker.stop().await;
+}
