@@ -243,6 +243,7 @@ impl Running {
             trouble: self.store_trouble.clone(),
             claiming: self.claiming.clone(),
             unsettled: AtomicUsize::new(0),
+            rate_limits: std::sync::Mutex::default(),
             terms: dispatch_terms(&self.settings)?,
             wake: wake.clone(),
             burial: burial.clone(),

@@ -87,6 +87,7 @@ fn accepted(
         }
     });
     c.state.meter.record(rules.room, now, 1);
+    c.state.meter.limited = 0;
     c.state.retry = None;
     c.state.expired_untold = 0;
     c.throttles = spoke_for
@@ -100,7 +101,8 @@ fn accepted(
         .collect();
 }
 
-/// The one to blame is blocked: the token where its own count is used up, else the room.
+/// The one to blame is blocked: the token where its own count is used up, else the room. The room also backs off
+/// from a server that goes on saying so.
 fn rate_limited(c: &mut Consequence, answer: &Answer, until: Timestamp, now: Timestamp) {
     let used_up = |hint: LimitHint| hint.remaining == Some(0);
     let token_is_to_blame = used_up(answer.token_limit);
@@ -110,6 +112,7 @@ fn rate_limited(c: &mut Consequence, answer: &Answer, until: Timestamp, now: Tim
     if !token_is_to_blame || used_up(answer.room_limit) {
         c.state.meter.block_until(answer.room_limit.reset_at.unwrap_or(until), now);
     }
+    c.state.meter.limited_again(now);
 }
 
 fn unavailable(

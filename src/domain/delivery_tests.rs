@@ -96,6 +96,28 @@ fn a_rate_limit_costs_no_attempt_and_blocks_the_one_to_blame() {
 }
 
 #[test]
+fn a_server_that_goes_on_saying_too_many_is_asked_less_and_less() {
+    let limited = answer(AnswerClass::RateLimited { until: second(11) }, Some(429));
+    let used_up = LimitHint { limit: None, remaining: Some(0), reset_at: Some(second(11)) };
+    let token = Answer { token_limit: used_up, ..limited.clone() };
+    for (says, first) in [(&limited, Some(second(11))), (&token, None)] {
+        let mut line = line(&["a"]);
+        let mut blocked = Vec::new();
+        for _ in 0..8 {
+            line.state.meter.blocked_until = None;
+            let c = consequence(&line, says, 0.0);
+            assert_eq!((&c.transitions[..], c.state.retry), (&[][..], line.state.retry), "costs no attempt");
+            blocked.push(c.state.meter.blocked_until);
+            line.state = c.state;
+        }
+        let longer = [12, 14, 18, 26, 42, 70, 70].map(|at| Some(second(at)));
+        assert_eq!((blocked[0], &blocked[1..]), (first, &longer[..]));
+        let told = consequence(&line, &answer(AnswerClass::Accepted, Some(204)), 0.0);
+        assert_eq!(told.state.meter.limited, 0, "an accepted message ends it");
+    }
+}
+
+#[test]
 fn no_good_answer_is_retried_later_and_later() {
     let mut line = line(&["a"]);
     for (failures, expected) in [(1, 11), (2, 12), (3, 14), (4, 18)] {

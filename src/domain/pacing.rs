@@ -33,6 +33,9 @@ const LEARNED_WINDOWS: u32 = 10;
 /// The longest wait a server may ask for. A clock that is off by years must not silence a room for years.
 pub const LONGEST_SERVER_WAIT: Duration = Duration::from_secs(15 * 60);
 
+/// The longest wait of our own making between two answers that say the limit is reached.
+const LIMITED_LONGEST: Duration = Duration::from_secs(60);
+
 /// What has been spent of one budget lately, and what the server said about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Meter {
@@ -46,6 +49,8 @@ pub struct Meter {
     pub learned: Option<Learned>,
     /// Nothing may be sent before this, by the server's word.
     pub blocked_until: Option<Timestamp>,
+    /// Answers in a row that said the limit is reached, since a message was accepted.
+    pub limited: u32,
 }
 
 /// A limit as the server told it.
@@ -123,6 +128,16 @@ impl Meter {
         let until = until.min(later(now, LONGEST_SERVER_WAIT));
         if until > now && self.blocked_until.is_none_or(|old| old < until) {
             self.blocked_until = Some(until);
+        }
+    }
+
+    /// One more answer that says the limit is reached. From the second in a row on it blocks, 2 s and twice as long
+    /// each time, to a minute at most: a server whose reset is always over, or just ahead, is not asked for ever.
+    pub fn limited_again(&mut self, now: Timestamp) {
+        self.limited = self.limited.saturating_add(1);
+        if self.limited > 1 {
+            let seconds = 1u64 << (self.limited - 1).min(6);
+            self.block_until(later(now, LIMITED_LONGEST.min(Duration::from_secs(seconds))), now);
         }
     }
 

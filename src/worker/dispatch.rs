@@ -1,23 +1,25 @@
 //! From pending notifications to rooms: claims what is due and works off one room's line at a time.
 //!
-//! A room that waits holds nothing here: waiting is a time in the store. Each claimed room is one task, of
-//! which `concurrency` run at most, so no room waits for another. Rooms whose last attempt failed have places of
-//! their own beside these: each may take until its timeout to fail again, and there may be many of them.
+//! A room that waits holds nothing here: waiting is a time in the store. Each claimed room is one task on one of
+//! the [`Places`]. Rooms whose last attempt failed have places of their own, and slow rooms leave theirs to others:
+//! each may take until its timeout to answer, and there may be many of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::domain::line::{LineRules, RoomLine};
+use crate::domain::lines::Lines;
 use crate::domain::message::Links;
 use crate::domain::pacing::{Budget, later};
 use crate::metrics::Metrics;
 use crate::ports::{ClaimTerms, Clock, RoomGateway, Store};
 use crate::worker::catalogue::Catalogue;
+use crate::worker::places::Places;
+use crate::worker::room::say_untold;
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
@@ -32,7 +34,7 @@ const NOT_HANDED_OUT: Duration = Duration::from_millis(50);
 pub struct DispatchTerms {
     pub rules: LineRules,
     pub token_budget: Budget,
-    /// Rooms worked on at the same time, but for those to be retried.
+    /// Rooms worked on at the same time that are neither slow nor to be retried.
     pub concurrency: usize,
     /// Notifications loaded of one room's line at a time, and so told in one digest at most.
     pub line: usize,
@@ -53,38 +55,13 @@ pub struct Dispatch {
     pub claiming: Arc<Trouble>,
     /// How many rooms hold an answer that the store has not taken yet.
     pub unsettled: AtomicUsize,
+    /// The log lines about rate limits: a server's flood of them does not become the log's.
+    pub rate_limits: Mutex<Lines>,
     pub terms: DispatchTerms,
     /// Rung when something may be due.
     pub wake: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
-}
-
-/// Places for rooms that are worked on.
-struct Places {
-    /// For rooms whose last attempt did not fail.
-    fresh: Arc<Semaphore>,
-    /// For the others.
-    retries: Arc<Semaphore>,
-}
-
-impl Places {
-    /// A quarter on top is for retries.
-    fn new(concurrency: usize) -> Self {
-        let retries = concurrency.div_ceil(4);
-        Self { fresh: Arc::new(Semaphore::new(concurrency)), retries: Arc::new(Semaphore::new(retries)) }
-    }
-
-    /// Free places of both kinds.
-    fn free(&self) -> (usize, usize) {
-        (self.fresh.available_permits(), self.retries.available_permits())
-    }
-
-    /// The place that `line` takes, if there is one.
-    fn take(&self, line: &RoomLine) -> Option<OwnedSemaphorePermit> {
-        let places = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
-        places.clone().try_acquire_owned().ok()
-    }
 }
 
 impl Dispatch {
@@ -118,14 +95,13 @@ impl Dispatch {
                 let Some(place) = places.take(&line) else { continue };
                 let (this, stop) = (self.clone(), stop.clone());
                 tasks.spawn(async move {
-                    this.work_off(line, &stop).await;
-                    drop(place);
                     // A free place may be what another due room waits for.
-                    this.wake.ring();
+                    place.hold(this.work_off(line, &stop), || this.wake.ring()).await;
                 });
             }
         }
         while tasks.join_next().await.is_some() {}
+        say_untold(self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner).end());
     }
 
     /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of

@@ -10,6 +10,7 @@ mod compose;
 pub mod dispatch;
 pub mod intake;
 pub mod janitor;
+pub mod places;
 pub mod room;
 pub mod trouble;
 pub mod wake;

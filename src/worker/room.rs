@@ -1,8 +1,8 @@
 //! One held room: decide the next step, post, settle; until nothing is left or the room has to wait.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use crate::domain::delivery::{self, Attempt, Consequence};
 use crate::domain::ids::IntegrationId;
 use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, next_step};
+use crate::domain::lines::Untold;
 use crate::domain::pacing::later;
 use crate::domain::reason::{DeadLetterReason, Outcome, WaitReason};
 use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then};
@@ -277,7 +278,17 @@ impl Dispatch {
         let (status, detail) = (answer.status, &answer.detail);
         match answer.class {
             AnswerClass::Accepted => {}
-            AnswerClass::RateLimited { until } => tracing::info!(%until, "rate limit: {detail}"),
+            AnswerClass::RateLimited { until } => {
+                let now = self.clock.now();
+                let (untold, told) = {
+                    let mut lines = self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner);
+                    (lines.ended(now), lines.admit(now))
+                };
+                say_untold(untold);
+                if told {
+                    tracing::info!(%until, "rate limit: {detail}");
+                }
+            }
             AnswerClass::Unavailable | AnswerClass::Refused => {
                 tracing::warn!(notifications, status, "attempt failed: {detail}");
             }
@@ -306,6 +317,13 @@ impl Dispatch {
                 "{outcome}"
             );
         }
+    }
+}
+
+/// What is said of the rate limits that a flood kept out of the log.
+pub fn say_untold(untold: Option<Untold>) {
+    if let Some(Untold { count, since }) = untold {
+        tracing::info!(count, %since, "more answers of a reached rate limit, not told one by one");
     }
 }
 

@@ -189,6 +189,7 @@ impl Bench {
                 trouble: trouble.clone(),
                 claiming: trouble.clone(),
                 unsettled: AtomicUsize::new(0),
+                rate_limits: Mutex::default(),
                 terms: DispatchTerms {
                     rules: RULES,
                     token_budget: Budget::TOKEN,

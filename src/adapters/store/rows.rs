@@ -67,7 +67,7 @@ pub fn envelope(properties: &str, body: Vec<u8>) -> Option<Envelope> {
     })
 }
 
-/// A meter as text: `slot_ms;newest;count,count;learned@when;blocked_until`, empty for an unused one.
+/// A meter as text: `slot_ms;newest;count,count;learned@when;blocked_until;limited`, empty for an unused one.
 pub fn meter_text(meter: &Meter) -> String {
     if *meter == Meter::default() {
         return String::new();
@@ -76,7 +76,8 @@ pub fn meter_text(meter: &Meter) -> String {
     let learned =
         meter.learned.map_or(String::new(), |learned| format!("{}@{}", learned.limit, micros(learned.at)));
     let blocked = meter.blocked_until.map_or(String::new(), |at| micros(at).to_string());
-    format!("{};{};{};{learned};{blocked}", meter.slot_ms, meter.newest, counts.join(","))
+    let Meter { slot_ms, newest, limited, .. } = meter;
+    format!("{slot_ms};{newest};{};{learned};{blocked};{limited}", counts.join(","))
 }
 
 /// The meter that `text` stands for; `None` if it is not what [`meter_text`] made.
@@ -92,6 +93,8 @@ pub fn meter(text: &str) -> Option<Meter> {
         counts: parse_list(next()?)?,
         learned: parse_learned(next()?)?,
         blocked_until: parse_optional(next()?)?.map(time),
+        // Written before there was such a count, it has none.
+        limited: next().map_or(Some(0), |text| text.parse().ok())?,
     };
     next().is_none().then_some(meter)
 }
@@ -122,11 +125,11 @@ mod tests {
         fn meters_come_back(
             slot_ms in any::<i64>(), newest in any::<i64>(),
             counts in prop::collection::vec(any::<u32>(), 0..22),
-            learned in any::<Option<(u32, i32)>>(), blocked in any::<Option<i32>>(),
+            learned in any::<Option<(u32, i32)>>(), blocked in any::<Option<i32>>(), limited in any::<u32>(),
         ) {
             let blocked_until = blocked.map(|s| time(i64::from(s) * 1_000_001));
             let learned = learned.map(|(limit, s)| Learned { limit, at: time(i64::from(s) * 1_000_001) });
-            let one = Meter { slot_ms, newest, counts, learned, blocked_until };
+            let one = Meter { slot_ms, newest, counts, learned, blocked_until, limited };
             prop_assert_eq!(meter(&meter_text(&one)), Some(one));
         }
 

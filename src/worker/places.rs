@@ -1,0 +1,162 @@
+//! Places for the rooms that are worked on: how many at once, and what they may hold in memory.
+//!
+//! A room begins on a quick place. One whose turn takes longer than [`SLOW_AFTER`] moves to a slow place and
+//! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::domain::line::RoomLine;
+
+/// After this long a room counts as slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Slow places for each of `concurrency`.
+const SLOW_FOR_EACH: usize = 4;
+
+/// Rooms of one kind that are claimed at once: bounds how far one claim can go beyond [`HELD_BYTES`].
+const CLAIM: usize = 64;
+
+/// Nothing more is claimed while the held lines' bodies come to this. A body that several rooms are told of is
+/// counted for each.
+const HELD_BYTES: usize = 256 * 1024 * 1024;
+
+/// All the places of one worker.
+#[derive(Debug)]
+pub struct Places {
+    /// Quick places for rooms whose last attempt did not fail.
+    fresh: Arc<Semaphore>,
+    /// Quick places for the others.
+    retries: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Places {
+    /// `concurrency` quick places of each kind.
+    pub fn new(concurrency: usize) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            fresh: places(concurrency),
+            retries: places(concurrency),
+            slow: places(concurrency.saturating_mul(SLOW_FOR_EACH)),
+            held: Arc::default(),
+        }
+    }
+
+    /// How many rooms may be claimed now: fresh ones, and ones to be retried.
+    pub fn free(&self) -> (usize, usize) {
+        if self.held.load(Ordering::Acquire) >= HELD_BYTES {
+            return (0, 0);
+        }
+        (self.fresh.available_permits().min(CLAIM), self.retries.available_permits().min(CLAIM))
+    }
+
+    /// The place that `line` takes, if there is one.
+    pub fn take(&self, line: &RoomLine) -> Option<Place> {
+        let quick = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
+        let bytes = line.waiting.iter().map(|one| one.received.envelope.body.len()).sum();
+        self.place(quick, bytes)
+    }
+
+    fn place(&self, quick: &Arc<Semaphore>, bytes: usize) -> Option<Place> {
+        let quick = quick.clone().try_acquire_owned().ok()?;
+        self.held.fetch_add(bytes, Ordering::AcqRel);
+        Some(Place { quick, slow: self.slow.clone(), held: Held { bytes, all: self.held.clone() } })
+    }
+}
+
+/// A room's place, free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    quick: OwnedSemaphorePermit,
+    slow: Arc<Semaphore>,
+    held: Held,
+}
+
+impl Place {
+    /// Holds the place while `work` is under way, and calls `freed` each time somebody else may have a place.
+    pub async fn hold(self, work: impl Future<Output = ()>, freed: impl Fn()) {
+        let Self { quick, slow, held } = self;
+        let mut work = pin!(work);
+        let exchange = async {
+            tokio::time::sleep(SLOW_AFTER).await;
+            slow.acquire_owned().await
+        };
+        tokio::select! {
+            biased;
+            () = &mut work => drop(quick),
+            slow = exchange => {
+                drop(quick);
+                freed();
+                work.await;
+                drop(slow);
+            }
+        }
+        drop(held);
+        freed();
+    }
+}
+
+/// The bytes that a held line is counted with.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Begins as many rooms as may be begun, each of which takes ten seconds.
+    fn fill(places: &Places) -> usize {
+        let free = places.free().0;
+        for _ in 0..free {
+            let place = places.place(&places.fresh, 1).unwrap();
+            tokio::spawn(place.hold(tokio::time::sleep(Duration::from_secs(10)), || {}));
+        }
+        free
+    }
+
+    /// Lets `wait` pass, and what is due by then happen.
+    async fn pass(wait: Duration) {
+        tokio::time::sleep(wait + Duration::from_millis(10)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_rooms_free_their_quick_places_until_the_slow_ones_are_taken() {
+        let places = Places::new(8);
+        for _ in 0..5 {
+            assert_eq!(fill(&places), 8);
+            assert_eq!(places.free(), (0, 8), "those to be retried have places of their own");
+            pass(SLOW_AFTER).await;
+        }
+        assert_eq!(places.free().0, 0, "40 at once at most");
+        pass(Duration::from_secs(10)).await;
+        assert_eq!(places.free(), (8, 8));
+        assert_eq!(places.slow.available_permits(), 32);
+        assert_eq!(places.held.load(Ordering::Acquire), 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_claimed_while_much_is_held_and_one_claim_is_bounded() {
+        let places = Places::new(1000);
+        assert_eq!(places.free(), (CLAIM, CLAIM));
+        let place = places.place(&places.fresh, HELD_BYTES);
+        assert_eq!(places.free(), (0, 0));
+        drop(place);
+        assert_eq!(places.free(), (CLAIM, CLAIM));
+    }
+}
