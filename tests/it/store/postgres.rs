@@ -16,8 +16,9 @@ use hipchat_notifier::ports::{
 use tempfile::TempDir;
 
 use super::lab::*;
+use crate::support::authority::Authority;
 use crate::support::broker::eventually;
-use crate::support::gate::Gate;
+use crate::support::gate::{Gate, tls_before};
 use crate::support::postgres::Postgres;
 
 /// A schema of its own on the PostgreSQL of `NOTIFIER_TEST_POSTGRES`, and a key.
@@ -139,6 +140,29 @@ async fn what_stands_in_the_way_is_told_apart_and_no_password_shown() {
         assert!(text.starts_with("store postgres://…") && text.contains(says), "{text}");
         assert!(!text.contains("hunter2") && !text.contains('\n'), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_only_with_a_server_that_is_who_it_says() {
+    let lab = PostgresLab::new().await;
+    let authority = Authority::new();
+    let port = tls_before(lab.postgres.host_and_port(), authority.acceptor("localhost")).await;
+    let by = |host: &str, mode: &str, trusted: bool| {
+        let url = lab.postgres.url_by(&format!("{host}:{port}"));
+        let url = url.replacen("sslmode=disable", &format!("sslmode={mode}"), 1);
+        let file = authority.file().display().to_string().replace('/', "%2F");
+        if trusted { format!("{url}&sslrootcert={file}") } else { url }
+    };
+    for mode in ["prefer", "require", "verify-full"] {
+        drop(open_at(&by("localhost", mode, true), Schema::Migrate, lab.cipher()).await.expect(mode));
+        for (host, trusted) in [("127.0.0.1", true), ("localhost", false)] {
+            let text = refused(open_at(&by(host, mode, trusted), Schema::Migrate, lab.cipher()).await);
+            assert!(text.contains("no TLS session") && text.contains("certificate"), "{mode} {host}: {text}");
+        }
+    }
+    let none = by("localhost", "require", false) + "&sslrootcert=%2Fnonexistent.pem";
+    let text = refused(open_at(&none, Schema::Migrate, lab.cipher()).await);
+    assert!(text.contains("sslrootcert /nonexistent.pem: it can't be read"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +363,8 @@ async fn no_row_holds_a_token_or_an_unneeded_body() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_daily_work_reads_a_whole_table() {
     let lab = PostgresLab::new().await;
-    let desk = Desk::new(&lab).await;
+    // Its connections tell what they have read of the empty tables when they go.
+    drop(Desk::new(&lab).await);
     let room_1 = room("1");
     lab.postgres
         .run(&format!(
@@ -373,6 +398,7 @@ async fn no_daily_work_reads_a_whole_table() {
     })
     .await;
 
+    let desk = Desk(lab.worker().await.unwrap());
     let found = scans("idx_scan").await;
     desk.tell("e1", "a", 0).await;
     desk.tell("e2", "b", 0).await;

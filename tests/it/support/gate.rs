@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Stands between a client and a server.
 pub struct Gate {
@@ -55,4 +56,28 @@ impl Drop for Gate {
         self.accepting.abort();
         self.close();
     }
+}
+
+/// Speaks TLS as PostgreSQL does, before a PostgreSQL that speaks none. Returns its port on loopback.
+pub async fn tls_before(upstream: String, acceptor: TlsAcceptor) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
+            tokio::spawn(async move {
+                // A client asks for TLS in a message of its own, and is told in one letter that it can have it.
+                let mut asks = [0u8; 8];
+                client.read_exact(&mut asks).await.expect("it asks");
+                assert_eq!(asks, [0, 0, 0, 8, 4, 210, 22, 47], "a request for TLS");
+                client.write_all(b"S").await.expect("told");
+                let mut server = TcpStream::connect(&upstream).await.expect("the server listens");
+                // A client that does not trust the certificate goes.
+                if let Ok(mut client) = acceptor.accept(client).await {
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    port
 }

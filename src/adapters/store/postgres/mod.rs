@@ -12,6 +12,7 @@ mod errors;
 mod intake;
 mod journal;
 mod letters;
+mod line;
 mod link;
 mod listen;
 mod locks;
