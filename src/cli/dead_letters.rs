@@ -112,8 +112,8 @@ async fn show(letters: &DeadLetters, args: &DeadLetterArgs) -> anyhow::Result<()
 }
 
 async fn replay(letters: &DeadLetters, args: &ReplayArgs, settings: &Settings) -> anyhow::Result<()> {
-    if let Some(id) = &args.selection.filter.integration {
-        refuse_if_deaf(id, settings).await?;
+    if let (Some(id), true) = (&args.selection.filter.integration, args.selection.yes) {
+        warn_if_deaf(id, settings).await;
     }
     let Some(ids) = selected(letters, &args.selection, "put back into the work queue").await? else {
         return Ok(());
@@ -139,18 +139,20 @@ async fn replay(letters: &DeadLetters, args: &ReplayArgs, settings: &Settings) -
     report(&args.selection, "replayed", replayed, missing)
 }
 
-/// What is put back for an integration that is told nothing would come straight back. Who replays need not have
+/// What is put back for an integration that is told nothing comes straight back. Who replays need not have
 /// the worker's store: without one nothing is known.
-async fn refuse_if_deaf(id: &str, settings: &Settings) -> anyhow::Result<()> {
-    let Ok(opened) = parts::open_store(settings, Role::Look).await else { return Ok(()) };
+async fn warn_if_deaf(id: &str, settings: &Settings) {
+    let Ok(opened) = parts::open_store(settings, Role::Look).await else { return };
     let stored = opened.store.list().await.unwrap_or_default();
     let why =
         match stored.iter().find(|stored| stored.definition.id.as_str() == id).map(|stored| &stored.state) {
             Some(IntegrationState::Suspended { reason }) => format!("suspended ({reason})"),
             Some(IntegrationState::Paused) => "paused".to_owned(),
-            Some(IntegrationState::Active) | None => return Ok(()),
+            Some(IntegrationState::Active) | None => return,
         };
-    bail!("{id} is {why}, so its letters would come straight back; `integrations resume {id}` first")
+    complain(&format!(
+        "hipchat-notifier: warning: {id} is {why}, so its letters come straight back; `integrations resume {id}` first"
+    ));
 }
 
 async fn discard(letters: &DeadLetters, selection: &LetterSelection) -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ fn line<'r>(ran: &'r Ran, what: &str) -> &'r str {
 #[tokio::test]
 async fn all_is_well() {
     let lab = Lab::new().await;
+    lab.declare().await;
     let file = lab.write("managed.toml", lab.integration("runs", "monitor-results"));
     let keys = [("integrations.file", file.as_str())];
     let told = lab.run_with(&["check"], &keys, b"").await.done();
@@ -235,4 +236,16 @@ async fn a_suspended_integration_is_seen_with_what_to_do_and_so_is_the_worker() 
     worker.stop().await;
     let told = lab.run(&["check"]).await.done();
     assert!(told.contains("ok    worker: none runs on this store\n"), "{told}");
+}
+
+#[tokio::test]
+async fn what_is_not_declared_yet_is_named_and_not_made() {
+    let lab = Lab::new().await;
+    lab.declare().await;
+    let keys = [("amqp.queue", "no.such.queue")];
+    for _ in 0..2 {
+        let told = lab.run_with(&["check"], &keys, b"").await.done();
+        let expected = "0 dead letters; not there until the worker declares it: queue 'no.such.queue'\n";
+        assert!(told.contains(expected), "{told}");
+    }
 }

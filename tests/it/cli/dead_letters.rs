@@ -191,7 +191,7 @@ async fn a_letter_that_any_tool_moves_back_is_a_replay() {
 async fn what_the_broker_itself_dead_letters_is_listed_and_can_be_replayed() {
     let lab = Lab::new().await;
     lab.apply(&lab.integration("runs", "monitor-results")).await;
-    lab.run(&["check"]).await.done();
+    lab.declare().await;
     let names = &lab.broker.topology;
     let headers = FieldTable::from(std::collections::BTreeMap::from([(
         "team".into(),

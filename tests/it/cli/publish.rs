@@ -9,7 +9,7 @@ use crate::support::cli::{Lab, cloud_run, fixture, run_body};
 /// A lab whose topology stands, so that its queue can be counted.
 async fn lab() -> Lab {
     let lab = Lab::new().await;
-    lab.run(&["check"]).await.done();
+    lab.declare().await;
     lab
 }
 
@@ -171,4 +171,16 @@ async fn events_without_a_team_are_warned_of_where_integrations_have_one() {
          names no team (--team gives it one)\n"
     );
     lab.run_with(&["publish", "-", "--team", "acme"], &[], event.as_bytes()).await.done();
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_misspelt_is_not_made_and_joined_to_the_workers_queue() {
+    let lab = lab().await;
+    let event = cloud_run("run-1", "m", 1).to_string();
+    let keys = [("amqp.exchange", "no.such.exchange")];
+    for _ in 0..2 {
+        let told = lab.run_with(&["publish", "-"], &keys, event.as_bytes()).await.complaint(78);
+        assert!(told.starts_with("there is no exchange 'no.such.exchange', although queue '"), "{told}");
+    }
+    assert_eq!(lab.broker.depth(&lab.broker.topology.queue).await, 0);
 }

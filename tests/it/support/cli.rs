@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use hipchat_notifier::adapters::rabbitmq::topology;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -100,6 +101,12 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Declares the topology, as a worker does.
+    pub async fn declare(&self) {
+        let declared = topology::declare(self.broker.connection(), &self.broker.topology).await;
+        declared.expect("the topology can be declared");
+    }
+
     /// With nothing declared on the broker, no store, and a sandbox in which every room takes [`TOKEN`].
     pub async fn new() -> Self {
         let lab = Self {

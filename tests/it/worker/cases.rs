@@ -272,3 +272,15 @@ async fn integrations_that_cannot_be_read_are_looked_at_once_a_change() {
     }
     assert_eq!(looks.load(Ordering::SeqCst), 1, "or the log is told of the fault twice a second");
 }
+
+#[tokio::test]
+async fn an_event_that_comes_right_after_a_change_is_decided_by_it() {
+    let bench = Bench::new(&results("one", "a", "all")).await;
+    let both = results("one", "a", "all") + &results("two", "b", "all");
+    bench.store.apply(super::definitions(&both), ManagedBy::Operator, bench.clock.now()).await.unwrap();
+    bench.take("e1", &run("m", true)).await;
+    assert_eq!(bench.fate("e1", "two").await, "pending/every-run");
+    bench.store.pause(&IntegrationId::new("two"), bench.clock.now()).await.unwrap();
+    bench.take("e2", &run("m", true)).await;
+    assert_eq!(bench.fate("e2", "two").await, "suppressed/integration-paused");
+}
