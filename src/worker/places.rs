@@ -1,6 +1,6 @@
 //! Places for the rooms that are worked on: how many at once, and what they may hold in memory.
 //!
-//! A room begins on a quick place. One whose turn takes longer than [`SLOW_AFTER`] moves to a slow place and
+//! A room begins on a quick place. One whose turn takes longer than `SLOW_AFTER` moves to a slow place and
 //! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only.
 
 use std::future::Future;

@@ -209,6 +209,26 @@ fn story(lab: &Lab) -> (String, Vec<Value>) {
 }
 
 #[tokio::test]
+async fn simulate_needs_no_room_url() {
+    let lab = Lab::new().await;
+    let at = |id: &str, url: &str| {
+        format!(
+            "[[integrations]]\nid = \"{id}\"\nname = \"{id}\"\nkind = \"monitor-results\"\nnotify.on = \"all\"\n{url}\n"
+        )
+    };
+    let text =
+        at("from-env", "room_url_env = \"NO_SUCH_VARIABLE\"") + &at("from-file", "room_url_file = \"none\"");
+    let file = lab.write("integrations.toml", &text);
+    let event = lab.write("event.json", cloud_run("run-1", "m", 1).to_string());
+    let arguments = ["simulate", "--integrations", &file, "--output", "json", &event];
+    let decided = lab.run(&arguments).await.json();
+    let decisions: Vec<&Value> =
+        decided.as_array().expect("a list").iter().map(|one| &one["decision"]).collect();
+    assert_eq!(decisions, ["send", "send"], "{decided}");
+    lab.run(&["integrations", "apply", &file]).await.complaint(78);
+}
+
+#[tokio::test]
 async fn simulate_decides_as_the_worker_does() {
     let lab = Lab::new().await;
     let (text, events) = story(&lab);

@@ -238,7 +238,16 @@ async fn a_test_message_is_marked_as_one() {
         lab.run(&["integrations", "test", "runs"]).await.done(),
         format!("runs: the test message is in http://{}/v2/room/runs\n", lab.rooms.address)
     );
-    let posted = lab.rooms.receives("runs", 1).await;
+    lab.run(&["integrations", "pause", "runs"]).await.done();
+    assert_eq!(
+        lab.run(&["integrations", "test", "runs"]).await.done(),
+        format!(
+            "runs: the test message is in http://{}/v2/room/runs\nruns is still paused; `integrations resume runs` \
+             lets it be told again\n",
+            lab.rooms.address
+        )
+    );
+    let posted = lab.rooms.receives("runs", 2).await;
     assert!(
         posted[0]["message"].as_str().is_some_and(|text| text.starts_with("<b>Test message</b>")),
         "{posted:?}"
