@@ -7,6 +7,8 @@ mod broker;
 mod cli;
 mod formats;
 mod hipchat;
+#[path = "../sim/model/mod.rs"]
+mod model;
 mod page;
 mod pipeline;
 mod sandbox;

@@ -8,8 +8,8 @@ use super::load::{Play, SMALL, now};
 use crate::support::postgres::Postgres;
 use crate::support::process::{Site, Worker};
 
-/// Shorter than a freeze below, and longer than a call may take.
-const LEASE: &str = "2s";
+/// Shorter than a freeze below, and longer than two calls may take.
+const LEASE: &str = "2500ms";
 const CALL: &str = "1s";
 const FREEZE: Duration = Duration::from_secs(4);
 
