@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::world::{Mutation, Plan};
+use crate::world::{Mutation, Plan, StoreKind};
 
 /// Runs the worker in a simulated world, seed by seed, and fails if a promise is broken.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ pub struct Args {
     /// A promise to break on purpose
     #[arg(long, value_parser = mutation)]
     pub mutation: Option<Mutation>,
+    /// The real SQLite store instead of the model; slower
+    #[arg(long)]
+    pub sqlite: bool,
     /// Threads; as many as there are cores if not given
     #[arg(long)]
     pub jobs: Option<usize>,
@@ -41,6 +44,13 @@ pub struct Args {
     /// Given by cargo, and without meaning here
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+impl Args {
+    /// Which store the worlds have.
+    pub fn store(&self) -> StoreKind {
+        if self.sqlite { StoreKind::Sqlite } else { StoreKind::Model }
+    }
 }
 
 const EXAMPLES: &str = "Examples:

@@ -39,7 +39,7 @@ fn plan(args: &Args, seed: u64) -> Plan {
 }
 
 fn run(plan: Plan, args: &Args, trace: bool) -> History {
-    world::run(plan, Options { trace, mutation: args.mutation })
+    world::run(plan, Options { trace, mutation: args.mutation, store: args.store() })
 }
 
 /// One seed, told line by line.

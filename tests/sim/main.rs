@@ -4,7 +4,7 @@
 mod model;
 mod world;
 
-use world::{History, Mutation, Options, Plan};
+use world::{History, Mutation, Options, Plan, StoreKind};
 
 /// The seeds of every run of the tests.
 const SLICE: u64 = 150;
@@ -29,6 +29,19 @@ fn a_slice_of_seeds_breaks_no_promise() {
     }
     // A slice in which nothing happens proves nothing.
     assert!(figures.crashes > 20 && figures.repeats > 10 && figures.letters > 100, "{figures:?}");
+}
+
+#[test]
+fn sqlite_and_the_model_give_the_same_histories() {
+    let on = |store| Options { trace: true, store, ..Options::default() };
+    for seed in 0..8 {
+        let (model, sqlite) = (run(seed, on(StoreKind::Model)), run(seed, on(StoreKind::Sqlite)));
+        assert!(sqlite.faults.is_empty(), "seed {seed}: {:?}", sqlite.faults);
+        for (n, (one, other)) in model.trace.iter().zip(&sqlite.trace).enumerate() {
+            assert_eq!(one, other, "seed {seed}, line {n}");
+        }
+        assert_eq!(model.figures, sqlite.figures, "seed {seed}");
+    }
 }
 
 #[test]

@@ -71,11 +71,11 @@ impl Server {
         }
     }
 
+    /// Who made them is dead. What it had sent to the store may arrive all the same.
     pub fn crashed(&mut self, life: usize) {
-        let left: Vec<(usize, RoomKey)> = self.open.keys().filter(|(of, _)| *of == life).cloned().collect();
-        for key in left {
-            if let Some(post) = self.open.remove(&key).and_then(|at| self.posts.get_mut(at)) {
-                post.end = End::Crashed;
+        for ((of, _), at) in &self.open {
+            if *of == life {
+                self.posts[*at].end = End::Crashed;
             }
         }
     }

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey};
 use hipchat_notifier::ports::Journal;
 
+use super::backend::at_once;
 use super::broker::Means;
 use super::gateway::{End, Post};
 use super::ledger::{self, Pair, State};
-use super::{Inner, World, at_once};
+use super::{Inner, World};
 
 /// Says all that does not fit.
 pub fn judge(world: &World, inner: &mut Inner) {
@@ -52,7 +53,7 @@ fn check_journal(world: &World, inner: &mut Inner, faults: &mut Vec<String>) {
     }
     let mut found = 0;
     for id in inner.ledger.events.keys() {
-        for entry in at_once(world.store.explain(&EventId::new(id))).unwrap_or_default() {
+        for entry in at_once(world.store().explain(&EventId::new(id))).unwrap_or_default() {
             found += 1;
             let pair = (entry.event.clone(), entry.integration.clone());
             let says = (entry.outcome.as_str(), entry.reason.as_str());

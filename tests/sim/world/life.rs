@@ -137,7 +137,7 @@ pub async fn supervise(world: Arc<World>, worker: usize) {
             life
         };
         if !world.plan.shared {
-            world.store.void_claims();
+            world.backend.restart();
             world.lock().ledger.claims_voided();
         }
         let mut tasks = JoinSet::new();

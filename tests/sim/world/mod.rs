@@ -2,6 +2,7 @@
 //! queue and clock, all driven by one seed. Time is tokio's paused clock: it moves on when everybody waits. One seed
 //! gives one history, to the microsecond.
 
+mod backend;
 mod broker;
 pub mod flawed;
 mod gateway;
@@ -21,19 +22,19 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use futures_util::FutureExt;
 use hipchat_notifier::metrics::Metrics;
-use hipchat_notifier::ports::{Clock, Gauges, Store as _};
+use hipchat_notifier::ports::{Clock, Gauges, Storage};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+pub use self::backend::StoreKind;
+use self::backend::{Backend, at_once};
 use self::broker::Queue;
 pub use self::flawed::Mutation;
 use self::gateway::Server;
 use self::ledger::Ledger;
 use self::letters::DeadLetters;
 pub use self::plan::Plan;
-use crate::model::ModelStore;
 
 /// When every history begins, in microseconds since the Unix epoch.
 const BEGIN: i64 = 1_764_000_000_000_000;
@@ -50,6 +51,7 @@ pub struct Options {
     pub trace: bool,
     /// A promise that is broken on purpose.
     pub mutation: Option<Mutation>,
+    pub store: StoreKind,
 }
 
 /// What came of a seed.
@@ -129,7 +131,7 @@ pub struct World {
     /// By how many microseconds the wall clock is off.
     skew: AtomicI64,
     metrics: Arc<Metrics>,
-    store: Arc<ModelStore>,
+    backend: Backend,
     inner: Mutex<Inner>,
 }
 
@@ -179,7 +181,7 @@ impl World {
             began: Instant::now(),
             skew: AtomicI64::new(0),
             metrics: METRICS.with(Arc::clone),
-            store: Arc::new(ModelStore::new(flaws)),
+            backend: Backend::new(options.store, flaws),
             inner: Mutex::new(inner),
         })
     }
@@ -229,7 +231,11 @@ impl World {
     }
 
     fn store_gauges(&self) -> Gauges {
-        at_once(self.store.gauges(Timestamp::MAX)).expect("the model has gauges")
+        at_once(self.store().gauges(Timestamp::MAX)).expect("gauges")
+    }
+
+    fn store(&self) -> Arc<dyn Storage> {
+        self.backend.get()
     }
 
     /// The judgement.
@@ -314,9 +320,4 @@ impl Clock for World {
 
 fn micros(at: i64) -> Timestamp {
     Timestamp::from_microsecond(at).expect("a time within any calendar")
-}
-
-/// What a call of the model gives: it never waits.
-fn at_once<T>(call: impl Future<Output = T>) -> T {
-    call.now_or_never().expect("the model answers at once")
 }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use hipchat_notifier::domain::ids::IntegrationId;
 use hipchat_notifier::ports::{ManagedBy, Registry};
 
+use super::backend::at_once;
 use super::broker::DEEDS;
 use super::plan::ROOMS;
 use super::wishes::{Interest, Rule, Wish};
-use super::{Inner, World, at_once};
+use super::{Inner, World};
 
 impl World {
     /// The integrations that there are at the beginning.
     pub(super) fn establish(&self) {
         let definitions = self.plan.wishes.iter().map(Wish::definition).collect();
-        at_once(self.store.apply(definitions, ManagedBy::Operator, self.now())).expect("definitions");
+        at_once(self.store().apply(definitions, ManagedBy::Operator, self.now())).expect("definitions");
         let mut inner = self.lock();
         for wish in &self.plan.wishes {
             inner.ledger.applied(wish.clone());
@@ -26,7 +27,7 @@ impl World {
 
     fn apply(&self, inner: &mut Inner, wish: Wish) {
         self.note(inner, || format!("an operator applies {wish:?}"));
-        at_once(self.store.apply(vec![wish.definition()], ManagedBy::Operator, self.now()))
+        at_once(self.store().apply(vec![wish.definition()], ManagedBy::Operator, self.now()))
             .expect("a definition");
         inner.ledger.applied(wish);
     }
@@ -41,12 +42,12 @@ impl World {
         match inner.rng.u8(..10) {
             0..=2 => {
                 self.note(inner, || format!("an operator pauses {id}"));
-                at_once(self.store.pause(&id, self.now())).expect("it is there");
+                at_once(self.store().pause(&id, self.now())).expect("it is there");
                 inner.ledger.pause(&id);
             }
             3 | 4 => {
                 self.note(inner, || format!("an operator resumes {id}"));
-                at_once(self.store.resume(&id)).expect("it is there");
+                at_once(self.store().resume(&id)).expect("it is there");
                 inner.ledger.resume(&id);
             }
             5 => {
@@ -71,7 +72,7 @@ impl World {
             }
             _ => {
                 self.note(inner, || format!("an operator removes {id}"));
-                at_once(self.store.remove(&id, self.now())).expect("it is there");
+                at_once(self.store().remove(&id, self.now())).expect("it is there");
                 inner.ledger.removed(&id);
             }
         }

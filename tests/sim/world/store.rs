@@ -14,8 +14,9 @@ use hipchat_notifier::ports::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::backend::at_once;
 use super::life::Life;
-use super::{Inner, Mutation, World, at_once};
+use super::{Inner, Mutation, World};
 
 /// One worker's way to the store.
 pub struct SimStore {
@@ -177,7 +178,7 @@ impl Store for SimStore {
                 *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes.clone());
                 changes
             };
-            let receipt = at_once(world.store.take_in(query, Box::new(decide)))?;
+            let receipt = at_once(world.store().take_in(query, Box::new(decide)))?;
             let changes = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(changes) = changes {
                 let ids: Vec<&str> = changes.events.iter().map(|event| event.id.as_str()).collect();
@@ -197,7 +198,7 @@ impl Store for SimStore {
         let (life, luck, now) = (self.life.clone(), self.luck(true), _now);
         let lines = self
             .call("claim", luck, move |world, inner| {
-                let lines = at_once(world.store.claim_rooms(terms, now))?;
+                let lines = at_once(world.store().claim_rooms(terms, now))?;
                 for line in &lines {
                     world.note(inner, || {
                         let waiting: Vec<String> =
@@ -214,7 +215,7 @@ impl Store for SimStore {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.call("look", self.luck(false), |world, _| at_once(world.store.next_due())).await?
+        self.call("look", self.luck(false), |world, _| at_once(world.store().next_due())).await?
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
@@ -226,7 +227,7 @@ impl Store for SimStore {
         let dropped = self.has(Mutation::AnswerDropped);
         let settled = self
             .call("settlement", luck, move |world, inner| {
-                let settled = at_once(world.store.settle(settlement.clone()))?;
+                let settled = at_once(world.store().settle(settlement.clone()))?;
                 world.note(inner, || {
                     let Settlement { room, claim, transitions, then, .. } = &settlement;
                     let words: Vec<String> = transitions.iter().map(|t| inner_words(t)).collect();
@@ -249,7 +250,7 @@ impl Store for SimStore {
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
         let life = self.life.clone();
         let looked = self.call("look at letters", self.luck(false), move |world, inner| {
-            let letters = at_once(world.store.letters(limit))?;
+            let letters = at_once(world.store().letters(limit))?;
             // Letters are one worker's for half a minute, so that each is published once.
             let now = world.elapsed();
             let mine: Vec<Letter> = letters
@@ -265,7 +266,7 @@ impl Store for SimStore {
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
         let (life, letters) = (self.life.clone(), letters.to_vec());
         let buried = self.call("burial", self.luck(true), move |world, inner| {
-            at_once(world.store.buried(&letters, at))?;
+            at_once(world.store().buried(&letters, at))?;
             world.note(inner, || format!("{life} notes letters {letters:?} as buried"));
             inner.ledger.buried(&letters);
             Ok(())
@@ -274,17 +275,17 @@ impl Store for SimStore {
     }
 
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.call("tidying", self.luck(false), move |world, _| at_once(world.store.forget(before, limit)))
+        self.call("tidying", self.luck(false), move |world, _| at_once(world.store().forget(before, limit)))
             .await?
     }
 
     async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let call = move |world: &World, _: &mut Inner| at_once(world.store.forget_streaks(before, limit));
+        let call = move |world: &World, _: &mut Inner| at_once(world.store().forget_streaks(before, limit));
         self.call("tidying", self.luck(false), call).await?
     }
 
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
-        self.call("gauges", self.luck(false), move |world, _| at_once(world.store.gauges(now))).await?
+        self.call("gauges", self.luck(false), move |world, _| at_once(world.store().gauges(now))).await?
     }
 }
 
@@ -322,13 +323,13 @@ impl Registry for SimStore {
         {
             return Ok(*revision);
         }
-        self.call("look", self.luck(false), |world, _| at_once(world.store.revision())).await?
+        self.call("look", self.luck(false), |world, _| at_once(world.store().revision())).await?
     }
 
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let listed = self.call("look", self.luck(false), |world, inner| {
-            let list = at_once(world.store.list())?;
-            let revision = at_once(world.store.revision())?;
+            let list = at_once(world.store().list())?;
+            let revision = at_once(world.store().revision())?;
             Ok::<_, StoreError>((list, revision, inner.ledger.registry()))
         });
         let (list, revision, snapshot) = listed.await??;
@@ -345,18 +346,18 @@ impl Registry for SimStore {
         by: ManagedBy,
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
-        at_once(self.world.store.apply(definitions, by, now))
+        at_once(self.world.store().apply(definitions, by, now))
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
-        at_once(self.world.store.remove(id, now))
+        at_once(self.world.store().remove(id, now))
     }
 
     async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
-        at_once(self.world.store.pause(id, now))
+        at_once(self.world.store().pause(id, now))
     }
 
     async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
-        at_once(self.world.store.resume(id))
+        at_once(self.world.store().resume(id))
     }
 }
