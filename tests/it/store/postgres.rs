@@ -1,6 +1,8 @@
 //! What is particular to the PostgreSQL store: who may open it, what is said where it can't be had, and what several
 //! workers do at the same time.
 
+mod moments;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
