@@ -164,7 +164,7 @@ async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
     for (id, argument) in
         [("never-seen", "never-seen"), ("with\u{1b}[31m colour", "'with\u{fffd}[31m colour'")]
     {
-        lab.run(&["integrations", "list"]).await.done();
+        lab.run(&["migrate"]).await.done();
         let ran = lab.run(&["explain", id, "--output", "json"]).await;
         assert_eq!(ran.out, "", "no document about nothing");
         assert!(!ran.err.contains('\u{1b}'), "{ran:?}");

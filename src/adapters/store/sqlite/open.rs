@@ -85,6 +85,17 @@ pub fn place(path: &Path) -> Result<PathBuf, StoreError> {
     }
 }
 
+/// Makes sure that a file could be at `path`, and leaves none behind that was not there.
+pub fn try_place(path: &Path) -> Result<(), StoreError> {
+    let was_there = path.exists();
+    place(path)?;
+    if !was_there {
+        // One that stays is empty, and as good as none.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
 fn io_sentence(error: &std::io::Error, path: &Path) -> StoreError {
     let shown = path.display();
     match error.kind() {
