@@ -12,6 +12,7 @@ fn keys(value: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn they_are_applied_listed_and_shown_without_their_token() {
     let lab = Lab::new().await;
+    lab.run(&["migrate"]).await.done();
     assert_eq!(
         lab.run(&["integrations", "list"]).await.done(),
         "there are no integrations; add some with `integrations apply FILE`\n"
@@ -163,6 +164,7 @@ async fn a_file_with_every_kind_of_fault_changes_nothing() {
 #[tokio::test]
 async fn ids_that_are_not_there_are_told() {
     let lab = Lab::new().await;
+    lab.run(&["migrate"]).await.done();
     for verb in ["show", "pause", "resume", "remove", "test"] {
         let told = lab.run(&["integrations", verb, "nobody"]).await.complaint(1);
         assert!(told.starts_with("there is no integration nobody"), "{verb}: {told}");

@@ -301,8 +301,10 @@ fn who_only_looks_makes_no_store_and_nobody_a_second_key() {
         Err(StoreError::Refused(text)) => text,
         other => panic!("{other:?}"),
     };
-    let expected =
-        format!("there is no store at {}; start the worker once or check store.url", path.display());
+    let expected = format!(
+        "there is no store at {}; `integrations apply` or the worker makes it, or check store.url",
+        path.display()
+    );
     assert_eq!(refused(Role::Look), expected);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
     for role in [Role::Tool, Role::Look, Role::Worker] {

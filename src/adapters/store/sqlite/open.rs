@@ -44,7 +44,7 @@ pub fn is_there(path: &Path) -> bool {
 /// The refusal of whoever would only have looked.
 pub fn not_there(path: &Path) -> StoreError {
     StoreError::Refused(format!(
-        "there is no store at {}; start the worker once or check store.url",
+        "there is no store at {}; `integrations apply` or the worker makes it, or check store.url",
         path.display()
     ))
 }
