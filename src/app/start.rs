@@ -38,14 +38,19 @@ pub async fn prepare(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Res
     let mut file = path.map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
     match &mut file {
         Some(file) => file.apply_first().await?,
-        None => release(&parts).await?,
+        None => release(&parts, settings).await?,
     }
     catalogue.load().await.context("can't read the integrations from the store")?;
     Ok(Prepared { parts, catalogue, file })
 }
 
-/// What a file managed that there is no more is operators' again, or nobody could change it.
-async fn release(parts: &Parts) -> anyhow::Result<()> {
+/// What a file managed that there is no more is operators' again, or nobody could change it. Another worker on the
+/// same store may have the file.
+async fn release(parts: &Parts, settings: &Settings) -> anyhow::Result<()> {
+    let shared = matches!(settings.store.url, StoreUrl::Postgres(_));
+    if shared && !parts.store.workers().await.map_err(from_store)?.is_empty() {
+        return Ok(());
+    }
     let released = parts.store.release().await.map_err(from_store)?;
     if !released.is_empty() {
         tracing::warn!(
