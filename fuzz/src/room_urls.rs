@@ -32,7 +32,7 @@ fn check_with(text: &str, egress: &Egress) {
     assert!(target.endpoint.query().is_none() && target.endpoint.fragment().is_none(), "{endpoint}");
     assert!(target.endpoint.username().is_empty() && target.endpoint.password().is_none(), "{endpoint}");
     assert!(endpoint.contains("/v2/room/") && endpoint.ends_with("/notification"), "{endpoint}");
-    assert!(room.is_ascii() && !room.contains(['?', '#', '@', ' ', '"', '<']), "{room}");
+    assert!(room.is_ascii() && !room.contains(['?', '#', ' ', '"', '<']), "{room}");
     if token.len() >= SHORTEST_TOKEN && text.matches(token).count() == 1 {
         let shown = format!("{target:?} {} {endpoint} {room}", token_key(&target));
         assert!(!shown.contains(token), "the token is shown: {shown}");
@@ -90,9 +90,10 @@ fn is_inside(url: &Url) -> bool {
 fn hides_the_token(text: &str, error: &str) {
     assert!(!error.chars().any(char::is_control), "{error:?}");
     assert!(error.chars().count() < 5_000);
-    for value in text.split("auth_token=").skip(1) {
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    for value in query.split("auth_token=").skip(1) {
         let token = value.split(['&', '#', '/', '?', ':', '@', '.']).next().unwrap_or_default();
-        // A host is shown, also where somebody wrote the token there too.
+        // What stands elsewhere too, in the host perhaps, is no secret.
         if token.len() >= 16 && text.to_ascii_lowercase().matches(&token.to_ascii_lowercase()).count() == 1 {
             assert!(!error.contains(token), "the token is shown: {error}");
         }

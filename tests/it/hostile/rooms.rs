@@ -66,8 +66,8 @@ async fn rooms_that_do_their_worst_harm_no_other() {
     let ca_file = authority.file().to_string_lossy().into_owned();
     let site = Site::on(&broker)
         .with("HIPCHAT__CA_FILE", &ca_file)
-        .with("HIPCHAT__TIMEOUT", "500ms")
-        .with("HIPCHAT__CONNECT_TIMEOUT", "500ms")
+        .with("HIPCHAT__TIMEOUT", "5s")
+        .with("HIPCHAT__CONNECT_TIMEOUT", "5s")
         .with("RETRY__FIRST", "50ms")
         .with("RETRY__LONGEST", "100ms")
         .with("RETRY__GIVE_UP_AFTER", "2s")
