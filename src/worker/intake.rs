@@ -42,8 +42,16 @@ impl TakeIn for Intake {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
-        let batch: Arc<[Read]> = batch.into_iter().map(|received| batch::read(received, &snapshot)).collect();
-        let Err(fault) = self.commit(&batch).await else { return };
+        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
+            self.take_part(&part).await;
+        }
+    }
+}
+
+impl Intake {
+    /// Returns when this part of a batch is durable.
+    async fn take_part(&self, batch: &Arc<[Read]>) {
+        let Err(fault) = self.commit(batch).await else { return };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
         tracing::error!(
             events = batch.len(),
@@ -58,9 +66,7 @@ impl TakeIn for Intake {
             }
         }
     }
-}
 
-impl Intake {
     /// Commits a batch, waiting for as long as the store is out of reach.
     ///
     /// # Errors

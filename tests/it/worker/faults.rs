@@ -214,6 +214,8 @@ struct Failing {
     instead: Instead,
     poison: &'static str,
     corrupt: AtomicBool,
+    /// How many notifications each batch made pending.
+    pending: Arc<Mutex<Vec<usize>>>,
 }
 
 type Instead = fn() -> Result<Settled, StoreError>;
@@ -223,6 +225,11 @@ fn full() -> Result<Settled, StoreError> {
 }
 
 impl Failing {
+    fn new(inner: Arc<dyn Store>, settle: usize, instead: Instead, poison: &'static str) -> Self {
+        let (settle, corrupt) = (AtomicUsize::new(settle), AtomicBool::new(true));
+        Self { inner, settle, instead, poison, corrupt, pending: Arc::default() }
+    }
+
     fn wrap(inner: Arc<dyn Store>, settle: usize, poison: &'static str) -> Arc<dyn Store> {
         Self::settling(inner, settle, full, poison)
     }
@@ -233,8 +240,7 @@ impl Failing {
         instead: Instead,
         poison: &'static str,
     ) -> Arc<dyn Store> {
-        let (settle, corrupt) = (AtomicUsize::new(settle), AtomicBool::new(true));
-        Arc::new(Self { inner, settle, instead, poison, corrupt })
+        Arc::new(Self::new(inner, settle, instead, poison))
     }
 }
 
@@ -244,7 +250,9 @@ impl Store for Failing {
         if query.events.iter().any(|id| id.as_str() == self.poison) && self.corrupt.load(Ordering::SeqCst) {
             return Err(StoreError::Corrupt("it trips over this one".into()));
         }
-        self.inner.take_in(query, decide).await
+        let receipt = self.inner.take_in(query, decide).await?;
+        self.pending.lock().unwrap().push(receipt.pending);
+        Ok(receipt)
     }
 
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
@@ -344,4 +352,20 @@ async fn an_event_that_trips_the_store_over_is_set_aside_and_the_others_go_on() 
     let letters = bench.letters();
     assert_eq!((letters.len(), letters[0].reason), (1, DeadLetterReason::WorkerFault));
     assert_eq!(letters[0].event, Some(EventId::new("poison")));
+}
+
+#[tokio::test]
+async fn a_batch_that_thousands_want_is_decided_in_parts_and_in_order() {
+    let all: String = (0..120).map(|n| results(&format!("i-{n}"), "a", "all")).collect();
+    let pending = Arc::new(Mutex::new(Vec::new()));
+    let counted = |inner| {
+        let store = Failing { pending: pending.clone(), ..Failing::new(inner, 0, full, "nothing") };
+        Arc::new(store) as Arc<dyn Store>
+    };
+    let bench = Bench::with_store(&all, counted).await;
+    let received =
+        |n: usize| Received { envelope: envelope(&format!("e{n}"), &run("m", true)), at: bench.clock.now() };
+    bench.intake.take_in((0..100).map(received).collect()).await;
+    assert_eq!(*pending.lock().unwrap(), [83 * 120, 17 * 120], "10,000 at most in one transaction");
+    assert_eq!(bench.fate("e99", "i-119").await, "pending/every-run");
 }
