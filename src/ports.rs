@@ -54,8 +54,12 @@ pub trait Readiness: Send + Sync {
 #[async_trait]
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
-    /// until then it keeps trying, so there is no error.
+    /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
+    /// not tried any more, and is whole in the store or not at all.
     async fn take_in(&self, batch: Vec<Received>);
+
+    /// Waits until it is able to make a batch durable, for whoever has given one up.
+    async fn able(&self);
 }
 
 // ---------------------------------------------------------------------------------------------- intake
