@@ -206,6 +206,18 @@ pub async fn store_is_there(settings: &Settings) -> anyhow::Result<bool> {
     }
 }
 
+/// Whether a store that is not there yet could be made, as far as that can be known without making it.
+///
+/// # Errors
+/// What stands in the way of a file at its place.
+pub fn store_can_be_made(settings: &Settings) -> Result<(), StoreError> {
+    match &settings.store.url {
+        StoreUrl::Sqlite(path) => SqliteStore::try_place(path),
+        // A server that can be asked whether there is one has let this user in.
+        StoreUrl::Postgres(_) => Ok(()),
+    }
+}
+
 fn open_file(path: &Path, role: Role, key: Option<&KeySource>) -> Result<Arc<dyn Storage>, StoreError> {
     Ok(match key {
         Some(KeySource::Given(key)) => SqliteStore::open(path, role, given(key)?)?,

@@ -42,20 +42,8 @@ impl TakeIn for Intake {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
-        let batch: Arc<[Read]> = batch.into_iter().map(|received| batch::read(received, &snapshot)).collect();
-        let Err(fault) = self.commit(&batch).await else { return };
-        // One event of the batch trips the store or a decision over: find it, so that the others go on.
-        tracing::error!(
-            events = batch.len(),
-            "a batch can't be taken in whole ({fault}); taking it in one by one"
-        );
-        for read in batch.iter() {
-            if let Err(fault) = self.commit(&Arc::from([read.clone()])).await {
-                let letter = Arc::from([read.given_up(&fault)]);
-                while self.commit(&letter).await.is_err() {
-                    tokio::time::sleep(STORE_RETRY).await;
-                }
-            }
+        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
+            self.take_part(&part).await;
         }
     }
 
@@ -73,6 +61,24 @@ impl TakeIn for Intake {
 }
 
 impl Intake {
+    /// Returns when this part of a batch is durable.
+    async fn take_part(&self, batch: &Arc<[Read]>) {
+        let Err(fault) = self.commit(batch).await else { return };
+        // One event of the batch trips the store or a decision over: find it, so that the others go on.
+        tracing::error!(
+            events = batch.len(),
+            "a batch can't be taken in whole ({fault}); taking it in one by one"
+        );
+        for read in batch.iter() {
+            if let Err(fault) = self.commit(&Arc::from([read.clone()])).await {
+                let letter = Arc::from([read.given_up(&fault)]);
+                while self.commit(&letter).await.is_err() {
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
     /// Commits a batch, waiting for as long as the store is out of reach.
     ///
     /// # Errors

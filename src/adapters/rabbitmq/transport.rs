@@ -101,6 +101,22 @@ impl Reactor for Mending {
     }
 }
 
+/// What would be given on of a stream that comes in `pieces`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn mended<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (mut frames, mut given, mut into) = (Frames::default(), Vec::new(), [0; 4096]);
+    for piece in pieces {
+        frames.feed(piece);
+        loop {
+            match frames.take(&mut into) {
+                0 => break,
+                count => given.extend_from_slice(&into[..count]),
+            }
+        }
+    }
+    given
+}
+
 /// Gives on what it reads from `inner` with each frame mended; writes are passed through.
 struct Mended {
     inner: Box<dyn Duplex>,
