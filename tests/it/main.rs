@@ -7,6 +7,7 @@ mod broker;
 mod cli;
 mod formats;
 mod hipchat;
+mod hostile;
 #[path = "../sim/model/mod.rs"]
 mod model;
 mod page;

@@ -8,6 +8,7 @@ pub mod cipher;
 pub mod fate;
 mod kept;
 pub mod meters;
+mod outbox;
 pub mod postgres;
 pub mod purse;
 pub mod release;

@@ -80,6 +80,10 @@ const AHEAD: [&str; 5] = [
     "UPDATE letters SET taken_until = taken_until - $1 WHERE taken_until IS NOT NULL",
 ];
 
+/// Who holds a room had it before the clock went back and has it still. How much of the lease is left is not known: what
+/// was tolerated before may have been too much. A whole one is safe, and at worst a dead worker's room waits for that.
+const HELD: &str = "UPDATE rooms SET lease_until = $1 + lease, due_at = $1 + lease WHERE lease_until > 0";
+
 /// Notes the time, and moves what lies ahead if it went back: all of it was reckoned by the clock as it was, and rooms
 /// would otherwise be silent until the old time comes again. With `ours`, `now` is the database's time as reckoned
 /// here: where that is what is off, nothing is moved and nothing is claimed.
@@ -120,6 +124,7 @@ async fn set_back(tx: &Transaction<'_>, now: Timestamp, ours: bool) -> Done<()> 
     for sql in AHEAD {
         script.add(sql, values![back]);
     }
+    script.add(HELD, values![micros(now)]);
     script.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
     script.run(tx).await
 }
