@@ -13,10 +13,10 @@ use crate::support::rooms::Hipchat;
 
 /// `shutdown.grace`: a worker that takes longer to stop is cut off.
 const GRACE: Duration = Duration::from_secs(10);
-const ROOMS: [&str; 4] = ["r-1", "r-2", "r-3", "r-4"];
+const ROOMS: [&str; 3] = ["r-1", "r-2", "r-3"];
 /// Slow enough that calls are on their way whenever a worker is told to stop.
 const ANSWER_MS: u64 = 60;
-const BETWEEN_EVENTS: Duration = Duration::from_millis(200);
+const BETWEEN_EVENTS: Duration = Duration::from_millis(400);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_stalls_no_room_for_longer_than_one_grace_time() {
