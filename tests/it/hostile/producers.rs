@@ -287,7 +287,7 @@ fn of_every_type() -> FieldTable {
 
 fn nested() -> FieldTable {
     let mut table = FieldTable::default();
-    table.insert(NESTED.into(), AMQPValue::ByteArray(vec![0; 100_000].into()));
+    table.insert(NESTED.into(), AMQPValue::ByteArray(vec![0; 7 * 14_000].into()));
     table
 }
 
