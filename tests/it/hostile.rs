@@ -27,21 +27,16 @@ fn run(id: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Where one of the secrets stands in what a worker and the verbs have told.
-async fn leaks(site: &Site, broker: &Broker, log: &str, secrets: &[String]) -> Vec<String> {
+/// Where one of the secrets stands in what a worker and the verbs have told. The headers of dead letters are among it.
+async fn leaks(site: &Site, log: &str, secrets: &[String]) -> Vec<String> {
     let mut told = vec![("the log", log.to_owned())];
     for verb in [
         &["integrations", "list"][..],
         &["integrations", "list", "--output", "json"],
         &["dead-letters", "list", "--each", "--output", "json"],
     ] {
-        told.push(("a verb", format!("{:?}", site.run(verb).await)));
+        told.push((verb[0], format!("{:?}", site.run(verb).await)));
     }
-    let letters = broker.bodies(&broker.topology.dead_letters).await;
-    told.push((
-        "a dead letter",
-        letters.values().flatten().map(|body| String::from_utf8_lossy(body)).collect(),
-    ));
     let mut found = Vec::new();
     for (place, text) in &told {
         for secret in secrets.iter().filter(|secret| text.contains(secret.as_str())) {

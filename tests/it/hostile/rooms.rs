@@ -114,5 +114,5 @@ async fn rooms_that_do_their_worst_harm_no_other() {
     let secrets: BTreeSet<String> =
         rooms.iter().map(|(room, ..)| token(room)).chain([token("good-1")]).collect();
     let secrets: Vec<String> = secrets.into_iter().collect();
-    assert_eq!(leaks(&site, &broker, &worker.log(), &secrets).await, Vec::<String>::new());
+    assert_eq!(leaks(&site, &worker.log(), &secrets).await, Vec::<String>::new());
 }
