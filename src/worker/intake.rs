@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{Store, StoreError, TakeIn};
+use crate::ports::{IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::trouble::Trouble;
@@ -46,6 +46,18 @@ impl TakeIn for Intake {
             self.take_part(&part).await;
         }
     }
+
+    /// Takes nothing in, until that works: a transaction like any other, with the lock that each of them needs.
+    async fn able(&self) {
+        loop {
+            let nothing = Box::new(|_| IntakeChanges::default());
+            match self.store.take_in(IntakeQuery::default(), nothing).await {
+                Ok(_) => return self.trouble.worked(),
+                Err(error) => self.failed(&error),
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
 }
 
 impl Intake {
@@ -79,8 +91,7 @@ impl Intake {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.metrics.store_errors.inc();
-                    self.trouble.failed("take events in", &error);
+                    self.failed(&error);
                     if !matches!(error, StoreError::Unavailable(_)) {
                         return Err(error);
                     }
@@ -88,6 +99,11 @@ impl Intake {
                 }
             }
         }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        self.metrics.store_errors.inc();
+        self.trouble.failed("take events in", error);
     }
 
     /// One try to commit a batch.
