@@ -28,6 +28,11 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState};
 pub async fn claim_rooms(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Vec<RoomLine>>> {
     let Some(found) = find(tx, terms, now).await? else { return Ok(None) };
     let mut round = Round::default();
+    if found.due.is_empty() && found.forfeits.is_empty() {
+        clock::note(&mut round, found.noted, now);
+        round.run_last(tx).await?;
+        return Ok(Some(Vec::new()));
+    }
     let events = found.lines.ask_events(&mut round);
     let budget = terms.token_budget;
     let named: BTreeSet<TokenKey> =

@@ -10,7 +10,7 @@ use super::errors::{Done, Fail};
 use super::letters;
 use super::listen::tell;
 use super::locks::{Keys, decide_alone};
-use super::notifications::{Doubts, doubt_streaks, let_go, wake_rooms};
+use super::notifications::{Doubts, count_open, doubt_streaks, let_go, wake_rooms};
 use super::rounds::{Answers, Place, Round, Tx, text, texts, values};
 use super::standing::{ask_standings, standings as read_standings};
 use crate::adapters::store::fate::{Now, Standing, fate_by_now};
@@ -226,6 +226,7 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
     doubt_streaks(&mut round, &batch.untold);
     batch.write_collations(&mut round, &changes.collations);
     letters::insert(&mut round, &changes.letters);
+    count_open(&mut round, batch.events.iter().map(|(_, told)| told).sum());
     if !batch.ready.is_empty() {
         tell(&mut round, keys, Hint::Rooms);
     }

@@ -123,10 +123,9 @@ pub async fn forget_streaks(tx: &Tx, before: Timestamp, limit: usize) -> Done<us
 pub async fn gauges(c: &Client, now: Timestamp) -> Done<Gauges> {
     let statement = c
         .prepare_cached(
-            "SELECT (SELECT count(*) FROM notifications WHERE event_no IS NOT NULL), \
+            "SELECT (SELECT coalesce(sum(open), 0)::bigint FROM open_counts), \
              (SELECT count(*) FROM letters), \
-             least((SELECT min(ready_at) FROM notifications WHERE state = 'pending'), \
-                   (SELECT min(ready_at) FROM notifications WHERE state = 'gathering'))",
+             (SELECT min(ready_at) FROM notifications WHERE state IN ('pending', 'gathering'))",
         )
         .await?;
     let row = c.query_one(&statement, &[]).await?;

@@ -21,9 +21,10 @@ const CONNECTION: Duration = Duration::from_secs(10);
 const TRIES: u32 = 4;
 
 /// What every connection is told. A worker that is frozen in the middle of a transaction must not keep its locks,
-/// and a commit that was reported is on the disk.
+/// and a commit that was reported is on the disk. The statements are short: compiling one costs more than it can gain.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '25s'; \
     SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('jit', 'off', false) WHERE current_setting('jit', true) = 'on'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A pool of connections to one store.

@@ -227,6 +227,10 @@ impl Registry for PostgresStore {
         reading!(self.link, |c| registry::list(c, &self.cipher))
     }
 
+    async fn integrations(&self) -> Result<Vec<Stored>, StoreError> {
+        reading!(self.link, |c| registry::integrations(c, &self.cipher))
+    }
+
     async fn apply(
         &self,
         definitions: Vec<Definition>,

@@ -325,21 +325,38 @@ fn insert_letters<'a>(round: &mut Round, burials: &'a [Burial], of: impl Fn(&'a 
     );
 }
 
+/// Counts notifications that have begun to wait, or that wait no more.
+pub fn count_open(round: &mut Round, more: i64) {
+    if more != 0 {
+        round.add(
+            "INSERT INTO open_counts AS c (slot, open) VALUES (pg_backend_pid() % 64, $1) \
+             ON CONFLICT (slot) DO UPDATE SET open = c.open + excluded.open",
+            values![more],
+        );
+    }
+}
+
 /// So many notifications less need each event; the last one takes its body along.
 pub fn let_go(round: &mut Round, freed: &BTreeMap<i64, i64>) {
     if freed.is_empty() {
         return;
     }
+    count_open(round, -freed.values().sum::<i64>());
     let nos: Vec<i64> = freed.keys().copied().collect();
     let counts: Vec<i64> = freed.values().copied().collect();
     // One after the other in the order of their numbers, so that two who share events never wait in a circle.
     round.add("SELECT 1 FROM events WHERE no = ANY($1) ORDER BY no FOR UPDATE", values![nos.clone()]);
     round.add(
+        "DELETE FROM events AS e USING unnest($1::bigint[], $2::bigint[]) AS u(no, count) \
+         WHERE e.no = u.no AND e.open <= u.count",
+        values![nos.clone(), counts.clone()],
+    );
+    // Those that others still need.
+    round.add(
         "UPDATE events AS e SET open = open - u.count \
          FROM unnest($1::bigint[], $2::bigint[]) AS u(no, count) WHERE e.no = u.no",
-        values![nos.clone(), counts],
+        values![nos, counts],
     );
-    round.add("DELETE FROM events WHERE no = ANY($1) AND open <= 0", values![nos]);
 }
 
 /// Makes beliefs unsure because news is lost, also where no run has moved the streak yet. Where later news of it is

@@ -261,14 +261,21 @@ fn read_left(answers: &mut Answers, asked: Place) -> Done<HashMap<RoomKey, Left>
     Ok(left)
 }
 
-/// What waits in rooms at a time each.
+/// What waits in rooms at a time each. What waits for an integration is in its room's line, so that much that is
+/// throttled need not be read to find out whether something else is ready.
 pub const LEFT: &str = "SELECT r.room, \
     (SELECT min(n.ready_at) FROM notifications AS n WHERE n.room = r.room AND n.state = 'gathering'), \
-    (SELECT t.closed_until FROM throttles AS t WHERE t.closed_until > r.now AND EXISTS \
-       (SELECT 1 FROM notifications AS n WHERE n.integration = t.integration AND n.event_no IS NOT NULL \
-        AND n.state = 'pending' AND n.room = r.room) ORDER BY t.closed_until LIMIT 1), \
-    EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending' AND NOT EXISTS \
-       (SELECT 1 FROM throttles AS t WHERE t.integration = n.integration AND t.closed_until > r.now)) \
+    (SELECT min(t.closed_until) FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
+       WHERE i.room = r.room AND t.closed_until > r.now AND EXISTS \
+       (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+        AND n.state = 'pending')), \
+    CASE WHEN EXISTS (SELECT 1 FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
+       WHERE i.room = r.room AND t.closed_until > r.now) \
+    THEN EXISTS (SELECT 1 FROM integrations AS i WHERE i.room = r.room \
+       AND NOT EXISTS (SELECT 1 FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > r.now) \
+       AND EXISTS (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+         AND n.state = 'pending')) \
+    ELSE EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending') END \
     FROM unnest($1::text[], $2::bigint[]) AS r(room, now)";
 
 fn save(round: &mut Round, next: &[(&Settlement, Next)]) {
