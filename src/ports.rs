@@ -54,8 +54,12 @@ pub trait Readiness: Send + Sync {
 #[async_trait]
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
-    /// until then it keeps trying, so there is no error.
+    /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
+    /// not tried any more, and is whole in the store or not at all.
     async fn take_in(&self, batch: Vec<Received>);
+
+    /// Waits until it is able to make a batch durable, for whoever has given one up.
+    async fn able(&self);
 }
 
 // ---------------------------------------------------------------------------------------------- intake
@@ -292,6 +296,10 @@ pub trait Storage: Store + Journal + Registry {
         std::future::pending().await
     }
 
+    /// Looks at rooms again that rest for a budget: when a worker begins, the budgets may be others than those that
+    /// sent them to rest. One that waits for a retry goes on waiting.
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError>;
+
     /// The workers that run on it now, each as people would call it.
     async fn workers(&self) -> Result<Vec<String>, StoreError>;
 }
@@ -392,6 +400,8 @@ pub struct Stored {
 pub struct Applied {
     pub changes: Changes,
     pub unchanged: usize,
+    /// Of the changed ones, those that an operator managed and the file manages from now on.
+    pub taken_over: Vec<IntegrationId>,
 }
 
 /// The integrations and their states. All changes raise the revision, which workers watch.
@@ -425,6 +435,10 @@ pub trait Registry: Send + Sync {
         by: ManagedBy,
         now: Timestamp,
     ) -> Result<Applied, StoreError>;
+
+    /// There is no integrations file: what one managed before is operators' from now on, and else as it was. Returns
+    /// which, by id.
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError>;
 
     /// Removes one that no file manages; its pending notifications end as suppressed.
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;

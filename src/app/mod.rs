@@ -229,6 +229,7 @@ impl Running {
             clock: self.parts.clock.clone(),
             metrics: self.metrics.clone(),
             trouble: Arc::new(Trouble::new("the dead-letter queue", self.parts.clock.clone())),
+            outbox: Arc::new(Trouble::new("the store", self.parts.clock.clone())),
             wake: wake.clone(),
         })
     }

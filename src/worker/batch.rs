@@ -55,6 +55,15 @@ impl Read {
         }
     }
 
+    /// How many notifications it makes, if it was not known before.
+    fn notifications(&self) -> usize {
+        match self {
+            Self::Event { wanted_by, .. } => wanted_by.len(),
+            Self::Replay { .. } => 1,
+            Self::Undecidable(_) => 0,
+        }
+    }
+
     /// The dead letter of an event that can't be taken in because of a fault in here.
     pub fn given_up(&self, fault: &StoreError) -> Self {
         let (Self::Event { received, .. } | Self::Replay { received, .. }) = self else {
@@ -140,6 +149,28 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         first_attempt_at: None,
         at,
     }))
+}
+
+/// Notifications that one transaction writes at most, unless one event alone makes more: a batch of which thousands
+/// of integrations want every event would fill the memory and hold up everything else that the store has to do.
+const AT_ONCE: usize = 10_000;
+
+/// Cuts a batch into what is decided at once, in its order.
+pub fn parts(batch: impl IntoIterator<Item = Read>) -> Vec<Arc<[Read]>> {
+    let (mut parts, mut part, mut notifications) = (Vec::new(), Vec::new(), 0);
+    for read in batch {
+        let more = read.notifications();
+        if !part.is_empty() && notifications + more > AT_ONCE {
+            parts.push(Arc::from(std::mem::take(&mut part)));
+            notifications = 0;
+        }
+        notifications += more;
+        part.push(read);
+    }
+    if !part.is_empty() {
+        parts.push(Arc::from(part));
+    }
+    parts
 }
 
 /// What the store has to tell before the batch can be decided.

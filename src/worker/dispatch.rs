@@ -26,6 +26,9 @@ use crate::worker::wake::{Bell, Stop};
 /// The longest pause between two looks at the store: how soon work is found that another process made.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// After a long outage of the store, how long all workers leave rooms alone: a few tries of recording an answer.
+const RECORD_FIRST: Duration = Duration::from_secs(5);
+
 /// The pause after a look that was handed nothing although something is due.
 const NOT_HANDED_OUT: Duration = Duration::from_millis(50);
 
@@ -70,6 +73,7 @@ impl Dispatch {
         let places = Places::new(self.terms.concurrency);
         let mut tasks = JoinSet::new();
         let mut looked_at = self.clock.now();
+        let mut worked_at = looked_at;
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
             let mut now = self.clock.now();
@@ -79,10 +83,17 @@ impl Dispatch {
                 while tasks.join_next().await.is_some() {}
                 now = self.clock.now();
             }
+            if later(worked_at, self.terms.lease / 2) <= now {
+                self.let_others_record(&mut stop).await;
+                now = self.clock.now();
+            }
             looked_at = now;
             let (fresh, retries) = places.free();
             // By this very time: a freeze from here on lapses no lease in the claim's eyes.
             let lines = self.claim_due(fresh, retries, now).await;
+            if self.unsettled.load(Ordering::Acquire) == 0 && !self.claiming.lasts() {
+                worked_at = self.clock.now();
+            }
             if lines.is_empty() {
                 let pause = self.pause(fresh + retries).await;
                 tokio::select! {
@@ -130,6 +141,17 @@ impl Dispatch {
                 self.metrics.store_errors.inc();
                 self.claiming.failed("claim rooms", &error);
                 Vec::new()
+            }
+        }
+    }
+
+    /// The store was out of reach for so long that leases may have lapsed. If it is back, other workers get the time
+    /// to record what they have posted, as this one does before it claims: the rooms would else hear it twice.
+    async fn let_others_record(&self, stop: &mut Stop) {
+        if self.store.next_due().await.is_ok() {
+            tokio::select! {
+                () = tokio::time::sleep(RECORD_FIRST) => {}
+                () = stop.wait() => {}
             }
         }
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{Store, StoreError, TakeIn};
+use crate::ports::{IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::trouble::Trouble;
@@ -42,8 +42,28 @@ impl TakeIn for Intake {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
-        let batch: Arc<[Read]> = batch.into_iter().map(|received| batch::read(received, &snapshot)).collect();
-        let Err(fault) = self.commit(&batch).await else { return };
+        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
+            self.take_part(&part).await;
+        }
+    }
+
+    /// Takes nothing in, until that works: a transaction like any other, with the lock that each of them needs.
+    async fn able(&self) {
+        loop {
+            let nothing = Box::new(|_| IntakeChanges::default());
+            match self.store.take_in(IntakeQuery::default(), nothing).await {
+                Ok(_) => return self.trouble.worked(),
+                Err(error) => self.failed(&error),
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+}
+
+impl Intake {
+    /// Returns when this part of a batch is durable.
+    async fn take_part(&self, batch: &Arc<[Read]>) {
+        let Err(fault) = self.commit(batch).await else { return };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
         tracing::error!(
             events = batch.len(),
@@ -58,9 +78,7 @@ impl TakeIn for Intake {
             }
         }
     }
-}
 
-impl Intake {
     /// Commits a batch, waiting for as long as the store is out of reach.
     ///
     /// # Errors
@@ -73,8 +91,7 @@ impl Intake {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.metrics.store_errors.inc();
-                    self.trouble.failed("take events in", &error);
+                    self.failed(&error);
                     if !matches!(error, StoreError::Unavailable(_)) {
                         return Err(error);
                     }
@@ -82,6 +99,11 @@ impl Intake {
                 }
             }
         }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        self.metrics.store_errors.inc();
+        self.trouble.failed("take events in", error);
     }
 
     /// One try to commit a batch.

@@ -206,6 +206,7 @@ impl Bench {
                 letter_box: drawer.clone(),
                 clock: clock.clone(),
                 metrics,
+                outbox: trouble.clone(),
                 trouble,
                 wake: burial_bell,
             },

@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
@@ -23,8 +22,6 @@ use super::{fault, link, wire};
 use crate::domain::envelope::Received;
 use crate::ports::{BrokerError, Clock, TakeIn};
 
-/// How often the queue is asked whether events wait that do not arrive.
-const LOOK: Duration = Duration::from_secs(15);
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
 /// A larger body is taken in alone: no event that can be read is as large, so nothing else has to wait with it.
@@ -37,6 +34,8 @@ pub(super) enum End {
     Shutdown,
     /// What happened, for the log and `/readyz`; without the password.
     Lost(String),
+    /// The batch in hand could not be made durable in time. It is given up: why.
+    Yielded(String),
 }
 
 /// What a session works with.
@@ -94,18 +93,21 @@ impl<'a> Session<'a> {
     /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
     /// broker gives back what was not acknowledged.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
-        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let look_every = self.terms.options.look_every;
+        let mut look = tokio::time::interval_at(Instant::now() + look_every, look_every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let step = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
-                why = broken(&mut self.events, self.terms.health) => Some(why),
+                why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
                 next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
-                _ = look.tick() => self.look().await,
+                _ = look.tick() => self.look().await.map(End::Lost),
             };
-            if let Some(why) = step {
-                return End::Lost(self.terms.address.redact(&why));
+            match step {
+                None => {}
+                Some(End::Lost(why)) => return End::Lost(self.terms.address.redact(&why)),
+                Some(end) => return end,
             }
         }
     }
@@ -118,19 +120,19 @@ impl<'a> Session<'a> {
     }
 
     /// Takes in one delivery and those that are here with it.
-    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<String> {
+    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
         let Chunk { batch, last, end } = self.gather(first);
         if let Some(last) = last {
             self.watch.delivered();
             self.terms.health.set(SessionState::Consuming);
-            if let Some(why) = self.take_in(batch).await {
-                return Some(why);
+            if let Some(end) = self.take_in(batch).await {
+                return Some(end);
             }
             if let Err(why) = self.acknowledge(last).await {
-                return Some(end.unwrap_or(why));
+                return Some(End::Lost(end.unwrap_or(why)));
             }
         }
-        end
+        end.map(End::Lost)
     }
 
     /// What is here already, up to the size of a batch; waits for nothing.
@@ -171,18 +173,37 @@ impl<'a> Session<'a> {
     }
 
     /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
-    /// batches in hand. Returns why the session ended, if it did.
-    async fn take_in(&mut self, batch: Vec<Received>) -> Option<String> {
+    /// batches in hand. If that takes too long the batch is dropped, and not tried on while a successor has it.
+    /// Returns how the session ended, if it did.
+    async fn take_in(&mut self, batch: Vec<Received>) -> Option<End> {
         let intake = Arc::clone(self.terms.intake);
+        let patience = self.terms.options.yield_after;
+        let given_up = async {
+            match patience {
+                None => std::future::pending().await,
+                Some(patience) => {
+                    tokio::time::sleep(patience).await;
+                    End::Yielded(format!(
+                        "a batch could not be made durable within {} s",
+                        patience.as_secs_f64()
+                    ))
+                }
+            }
+        };
         let mut taking = intake.take_in(batch);
+        tokio::pin!(given_up);
         let why = tokio::select! {
             biased;
             () = &mut taking => return None,
             why = broken(&mut self.events, self.terms.health) => why,
+            end = &mut given_up => return Some(end),
         };
         self.terms.health.connecting(self.terms.address.redact(&why));
-        taking.await;
-        Some(why)
+        tokio::select! {
+            biased;
+            () = taking => Some(End::Lost(why)),
+            end = given_up => Some(end),
+        }
     }
 
     async fn acknowledge(&mut self, last: u64) -> Result<(), String> {
@@ -199,7 +220,7 @@ impl<'a> Session<'a> {
                     self.terms.health.set(SessionState::Consuming);
                 }
                 self.watch.starved(standing).then(|| {
-                    format!("{} events wait, but none is delivered to the only consumer", standing.messages)
+                    format!("{} events wait, but none is delivered to the active consumer", standing.messages)
                 })
             }
         }
@@ -230,7 +251,10 @@ struct Chunk {
 /// Notices a consumer that is subscribed and gets nothing while the queue grows.
 #[derive(Debug, Default)]
 struct Watchdog {
+    /// Since the latest look.
     delivered: bool,
+    /// Has had a delivery: the broker gives them to one consumer until that goes.
+    active: bool,
     idle_looks: u32,
 }
 
@@ -240,11 +264,13 @@ impl Watchdog {
 
     fn delivered(&mut self) {
         self.delivered = true;
+        self.active = true;
     }
 
-    /// With other consumers one of them is the active one, and this one stands by.
+    /// Whoever stands by for others gets nothing, and starves not.
     fn starved(&mut self, standing: Count) -> bool {
-        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && standing.consumers <= 1;
+        let active = self.active || standing.consumers <= 1;
+        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && active;
         self.idle_looks = if idle { self.idle_looks + 1 } else { 0 };
         self.idle_looks >= Self::PATIENCE
     }
@@ -296,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_barks_only_when_the_one_consumer_starves() {
+    fn the_watchdog_barks_only_when_the_active_consumer_starves() {
         let starving = Count { messages: 5, consumers: 1 };
         let cases = [
             ("nothing waits", Count { messages: 0, consumers: 1 }, false),
@@ -313,5 +339,7 @@ mod tests {
         watchdog.delivered();
         assert!(!watchdog.starved(starving), "a delivery starts the count anew");
         assert!(!watchdog.starved(starving));
+        let among_others = Count { messages: 5, consumers: 3 };
+        assert!(watchdog.starved(among_others), "it was the active one, and no other is while it is there");
     }
 }

@@ -11,15 +11,15 @@ use hipchat_notifier::domain::reason::{Belief, SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
     ClaimTerms, DecidedEvent, Definition, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
-    Journal, JournalEntry, ManagedBy, NewNotification, Registry, RoomLine, Settled, Settlement, Store,
-    StoreError, StreakKey, Then, Transition,
+    JournalEntry, ManagedBy, NewNotification, RoomLine, Settled, Settlement, Storage, StoreError, StreakKey,
+    Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
 
 /// All that a store is.
-pub trait AnyStore: Store + Journal + Registry {}
-impl<T: Store + Journal + Registry> AnyStore for T {}
+pub trait AnyStore: Storage {}
+impl<T: Storage> AnyStore for T {}
 
 /// One empty store of some kind, which can be opened more than once.
 #[async_trait]

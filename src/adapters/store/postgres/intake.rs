@@ -11,7 +11,7 @@ use super::letters;
 use super::listen::tell;
 use super::locks::{Keys, decide_alone};
 use super::notifications::{Doubts, count_open, doubt_streaks, let_go, wake_rooms};
-use super::rounds::{Answers, Place, Round, Tx, text, texts, values};
+use super::rounds::{Answers, Place, Round, Tx, key_text, rows, text, texts, values};
 use super::standing::{ask_standings, standings as read_standings};
 use crate::adapters::store::fate::{Now, Standing, fate_by_now};
 use crate::adapters::store::rows::{belief, micros, properties, time};
@@ -79,7 +79,7 @@ impl Asked {
                 JOIN collations AS c ON c.integration = u.integration AND c.of = u.of";
             let values = values![
                 texts(collations.iter().map(|key| key.integration.as_str())),
-                texts(collations.iter().map(|key| key.of.as_str())),
+                collations.iter().map(|key| key_text(&key.of)).collect::<Vec<_>>(),
             ];
             asked.collations = Some(round.add(sql, values));
         }
@@ -123,13 +123,13 @@ fn read_streak(row: &Row) -> Result<Streak, tokio_postgres::Error> {
 
 /// What the journal has of the batch's events already.
 struct Known {
-    /// By event and integration: the number, the state, and the event that it still needs.
-    notifications: HashMap<(String, String), (i64, String, Option<i64>)>,
+    /// By event and integration: the number and the state.
+    notifications: HashMap<(String, String), (i64, String)>,
 }
 
 impl Known {
     fn ask(round: &mut Round, events: &[DecidedEvent]) -> Place {
-        let sql = "SELECT event, integration, seq, state, event_no FROM notifications WHERE event = ANY($1)";
+        let sql = "SELECT event, integration, seq, state FROM notifications WHERE event = ANY($1)";
         round.add(sql, values![texts(events.iter().map(|event| event.id.as_str()))])
     }
 
@@ -137,16 +137,16 @@ impl Known {
         let mut notifications = HashMap::new();
         for row in answers.take(asked) {
             let key = (row.try_get(0)?, row.try_get(1)?);
-            notifications.insert(key, (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?));
+            notifications.insert(key, (row.try_get(2)?, row.try_get(3)?));
         }
         Ok(Self { notifications })
     }
 
     /// A dead letter comes back: its earlier end makes room for the new beginning.
-    fn exhume(&mut self, key: &(String, String)) -> Option<(i64, Option<i64>)> {
+    fn exhume(&mut self, key: &(String, String)) -> Option<i64> {
         let dead = |state: &str| state == Outcome::DeadLettered.as_str() || state == BURYING;
-        self.notifications.get(key).filter(|(_, state, _)| dead(state))?;
-        self.notifications.remove(key).map(|(seq, _, event_no)| (seq, event_no))
+        self.notifications.get(key).filter(|(_, state)| dead(state))?;
+        self.notifications.remove(key).map(|(seq, _)| seq)
     }
 
     /// Whether it is new; known from now on.
@@ -164,9 +164,8 @@ struct Batch<'c> {
     known: Known,
     /// Rooms that get something, and when the first of it is ready.
     ready: BTreeMap<String, i64>,
-    /// Dead letters that come back: their numbers, and the events that these needed.
+    /// Dead letters that come back.
     exhumed: Vec<i64>,
-    freed: BTreeMap<i64, i64>,
     /// Events that are told to somebody, and to how many.
     events: Vec<(&'c DecidedEvent, i64)>,
     new: Vec<New<'c>>,
@@ -205,7 +204,6 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
         known: Known::read(&mut answers, known)?,
         ready: BTreeMap::new(),
         exhumed: Vec::new(),
-        freed: BTreeMap::new(),
         events: Vec::new(),
         new: Vec::new(),
         untold: Doubts::new(),
@@ -217,7 +215,10 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
     let mut round = Round::default();
     // Rooms first, as everywhere.
     wake_rooms(&mut round, &batch.ready);
-    batch.exhume(&mut round);
+    if !batch.exhumed.is_empty() {
+        std::mem::take(&mut round).run(tx).await?;
+        exhume(tx, &mut round, &batch.exhumed).await?;
+    }
     batch.insert_events(&mut round);
     batch.insert_notifications(&mut round);
     let at = changes.events.last().map(|event| micros(event.received.at));
@@ -237,6 +238,22 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
     Ok(batch.receipt)
 }
 
+/// Dead letters come back: their earlier ends make room for new beginnings. Where the broker has a letter but that is
+/// not written down yet, it leaves the outbox too. Which of them still need their events is known only when their rows
+/// go: a letter may have been confirmed a moment ago.
+async fn exhume(tx: &Tx, round: &mut Round, seqs: &[i64]) -> Done<()> {
+    let mut freed: BTreeMap<i64, i64> = BTreeMap::new();
+    let sql = "DELETE FROM notifications WHERE seq = ANY($1) RETURNING event_no";
+    for row in rows(tx, sql, values![seqs.to_vec()]).await? {
+        if let Some(no) = row.try_get::<_, Option<i64>>(0)? {
+            *freed.entry(no).or_default() += 1;
+        }
+    }
+    let_go(round, &freed);
+    round.add("DELETE FROM letters WHERE seq = ANY($1)", values![seqs.to_vec()]);
+    Ok(())
+}
+
 /// All integrations that a batch names.
 fn concerned(changes: &IntakeChanges) -> Vec<&IntegrationId> {
     let told = changes.events.iter().flat_map(|event| event.notifications.iter().map(|new| &new.integration));
@@ -248,12 +265,7 @@ fn concerned(changes: &IntakeChanges) -> Vec<&IntegrationId> {
 impl<'c> Batch<'c> {
     fn event(&mut self, event: &'c DecidedEvent) {
         for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
-            if let Some((seq, event_no)) = self.known.exhume(&key(event, new)) {
-                self.exhumed.push(seq);
-                if let Some(no) = event_no {
-                    *self.freed.entry(no).or_default() += 1;
-                }
-            }
+            self.exhumed.extend(self.known.exhume(&key(event, new)));
         }
         let told = event.notifications.iter().filter(|new| self.notification(event, new)).count();
         if told > 0 {
@@ -311,15 +323,6 @@ impl<'c> Batch<'c> {
                 });
                 true
             }
-        }
-    }
-
-    /// Where the broker has the letter but that is not written down yet, it leaves the outbox too.
-    fn exhume(&self, round: &mut Round) {
-        if !self.exhumed.is_empty() {
-            round.add("DELETE FROM notifications WHERE seq = ANY($1)", values![self.exhumed.clone()]);
-            let_go(round, &self.freed);
-            round.add("DELETE FROM letters WHERE seq = ANY($1)", values![self.exhumed.clone()]);
         }
     }
 
@@ -429,8 +432,9 @@ impl<'c> Batch<'c> {
 
     fn write_collations(&self, round: &mut Round, collations: &[(CollationKey, jiff::Timestamp)]) {
         let there = collations.iter().filter(|(key, _)| self.standings.contains_key(&key.integration));
-        let there: BTreeMap<_, _> =
-            there.map(|(key, until)| ((key.integration.as_str(), text(&key.of)), micros(*until))).collect();
+        let there: BTreeMap<_, _> = there
+            .map(|(key, until)| ((key.integration.as_str(), key_text(&key.of)), micros(*until)))
+            .collect();
         if there.is_empty() {
             return;
         }

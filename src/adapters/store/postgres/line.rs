@@ -57,7 +57,7 @@ pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, EXISTS \
       n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \
       coalesce((SELECT octet_length(e.body) FROM events AS e WHERE e.no = n.event_no), 0), \
       (SELECT i.token FROM integrations AS i WHERE i.id = n.integration), \
-      (SELECT t.meter FROM throttles AS t WHERE t.integration = n.integration) \
+      (SELECT t.meter FROM throttles AS t WHERE t.integration = n.integration), n.detail \
     FROM r CROSS JOIN LATERAL ( \
       (SELECT * FROM notifications AS n WHERE NOT r.closed AND n.room BETWEEN r.room AND r.room \
          AND n.state = 'pending' ORDER BY n.room, n.seq LIMIT $2) \
@@ -198,6 +198,7 @@ fn read_place(row: &Row) -> Result<Place, String> {
         gather: row.try_get::<_, Option<&str>>(7).map_err(shape)?.map(GatherKey::new),
         attempts: whole(9)?,
         first_attempt_at: row.try_get::<_, Option<i64>>(10).map_err(shape)?.map(time),
+        last_answer: row.try_get(17).map_err(shape)?,
         plain: row.try_get(11).map_err(shape)?,
         received: Arc::new(Received { envelope: Default::default(), at: received_at }),
     };

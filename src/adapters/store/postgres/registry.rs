@@ -132,6 +132,7 @@ pub async fn apply(
                 None => applied.unchanged += 1,
                 Some(differs) => {
                     changes.add(new, kept, &differs);
+                    applied.taken_over.extend(differs.taken_over.then(|| new.id.clone()));
                     applied.changes.changed.push(new.id.clone());
                 }
             },
@@ -332,6 +333,24 @@ async fn delete(tx: &Tx, of: &[&Kept], why: &str, now: Timestamp) -> Done<()> {
     }
     round.run(tx).await?;
     Ok(())
+}
+
+/// See `ports::Registry::release`.
+pub async fn release(tx: &Tx, keys: &Keys) -> Done<Vec<IntegrationId>> {
+    let mut round = Round::default();
+    decide_alone(&mut round, keys);
+    let sql = "UPDATE integrations SET managed_by = $1 WHERE managed_by <> $1 RETURNING id";
+    let released = round.add(sql, values![managed_text(ManagedBy::Operator)]);
+    let found = round.run(tx).await?.take(released);
+    let mut released = Vec::with_capacity(found.len());
+    for row in &found {
+        released.push(IntegrationId::new(row.try_get::<_, &str>(0)?));
+    }
+    released.sort();
+    if !released.is_empty() {
+        raise_revision(tx, keys).await?;
+    }
+    Ok(released)
 }
 
 /// See `ports::Registry::remove`.

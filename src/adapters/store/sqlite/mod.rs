@@ -59,6 +59,14 @@ impl SqliteStore {
         open::is_there(path)
     }
 
+    /// Whether a store could be made at `path`; leaves nothing there.
+    ///
+    /// # Errors
+    /// What stands in the way, in a sentence.
+    pub fn try_place(path: &Path) -> Result<(), StoreError> {
+        open::try_place(path)
+    }
+
     /// Opens the file at `path` with the key in `key_file`. The key is made together with the store only: one
     /// that is missing beside a store would leave its room URLs unreadable, and a new one would hide that.
     ///
@@ -155,6 +163,10 @@ impl Store for SqliteStore {
 
 #[async_trait]
 impl Storage for SqliteStore {
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.writer.run(move |c| claim::look_again(c, now)).await
+    }
+
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
         let path = self.path.display();
         match open::worker(&self.path) {
@@ -198,6 +210,10 @@ impl Registry for SqliteStore {
     ) -> Result<Applied, StoreError> {
         let cipher = Arc::clone(&self.cipher);
         self.writer.run(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
+    }
+
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
+        self.writer.run(registry::release).await
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {

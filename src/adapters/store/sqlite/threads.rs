@@ -105,6 +105,7 @@ fn guarded<T>(work: impl FnOnce() -> Done<T>) -> Done<T> {
 }
 
 fn write_all(mut connection: Connection, file: &Path, queue: &Receiver<Job>) {
+    let own = identity(file);
     let mut group = Vec::new();
     while let Ok(first) = queue.recv() {
         group.push(first);
@@ -112,12 +113,32 @@ fn write_all(mut connection: Connection, file: &Path, queue: &Receiver<Job>) {
         let mut waiting = group.drain(..);
         // A group starts anew in the middle when SQLite has given up the whole transaction (disk full).
         while waiting.len() > 0 {
+            // What is written to a file that has no name any more is gone with this process.
+            if identity(file) != own {
+                let error = moved(file);
+                waiting.by_ref().for_each(|job| refuse(job, &error));
+                break;
+            }
             write_group(&mut connection, file, &mut waiting);
         }
     }
     // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
     // fails here is done at the next start.
     let _ = connection.execute_batch("PRAGMA optimize");
+}
+
+/// Which file has the name now: its device and number; `None` if none has.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(file).map(|found| (found.dev(), found.ino())).ok()
+}
+
+fn moved(file: &Path) -> StoreError {
+    StoreError::Unavailable(format!(
+        "store {0} was moved away, deleted or replaced under this process: put that file back, or stop the worker and \
+         start it on what is at {0} now; nothing is written meanwhile",
+        file.display()
+    ))
 }
 
 /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
