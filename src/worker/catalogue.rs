@@ -252,8 +252,9 @@ impl Catalogue {
         let mut told: Option<Instant> = None;
         while !stop.is_set() {
             tokio::select! {
-                () = self.changed.wait(LOOK_EVERY) => {}
+                biased;
                 () = stop.wait() => return,
+                () = self.changed.wait(LOOK_EVERY) => {}
             }
             match self.refresh().await {
                 Ok(changed) => {

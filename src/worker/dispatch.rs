@@ -97,8 +97,9 @@ impl Dispatch {
             if lines.is_empty() {
                 let pause = self.pause(fresh + retries).await;
                 tokio::select! {
-                    () = self.wake.wait(pause) => continue,
+                    biased;
                     () = stop.wait() => break,
+                    () = self.wake.wait(pause) => continue,
                 }
             }
             for line in lines {

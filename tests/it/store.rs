@@ -7,6 +7,7 @@ mod intake;
 mod lab;
 mod letters;
 mod lives;
+mod model;
 mod postgres;
 mod registry;
 mod settle;
@@ -74,4 +75,5 @@ macro_rules! conformance {
 }
 
 conformance!(on_sqlite, crate::store::sqlite::SqliteLab::new());
+conformance!(on_model, crate::store::model::ModelLab::default());
 conformance!(on_postgres, crate::store::postgres::PostgresLab::new().await);

@@ -17,7 +17,7 @@ use crate::support::services::Services;
 #[derive(Clone, Copy)]
 struct Terms {
     scale: Scale,
-    /// Shorter than a freeze, and longer than a call may take.
+    /// Shorter than a freeze, and longer than two calls may take.
     lease: &'static str,
     call: &'static str,
     freeze: Duration,
@@ -27,7 +27,7 @@ struct Terms {
 
 impl Terms {
     const SMALL: Self =
-        Self { scale: SMALL, lease: "2s", call: "1s", freeze: Duration::from_secs(4), turns: 6 };
+        Self { scale: SMALL, lease: "2500ms", call: "1s", freeze: Duration::from_secs(4), turns: 6 };
     /// With HipChat's budgets, twelve times as fast: a minute of 5 s.
     const FULL: Self = Self {
         scale: Scale {
@@ -41,7 +41,7 @@ impl Terms {
             every: Duration::from_secs(10),
             patience: Duration::from_secs(20 * 60),
         },
-        lease: "8s",
+        lease: "9s",
         call: "4s",
         freeze: Duration::from_secs(10),
         turns: 20,
