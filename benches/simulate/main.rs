@@ -125,6 +125,10 @@ fn work(args: &Args, end: u64, tally: &Tally) {
 }
 
 /// A line now and then, until all is done.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread has nothing else to do, and there is no runtime on it"
+)]
 fn report(args: &Args, tally: &Tally, began: Instant) {
     let mut told = Instant::now();
     loop {

@@ -33,6 +33,11 @@ const LEARNED_WINDOWS: u32 = 10;
 /// The longest wait a server may ask for. A clock that is off by years must not silence a room for years.
 pub const LONGEST_SERVER_WAIT: Duration = Duration::from_secs(15 * 60);
 
+/// What is counted so much late, in milliseconds, is counted with the newest: several rooms share a token's meter, and
+/// an answer may wait for the store, or for a process that was stopped, while others are counted. Only what is further
+/// back says that the clock was set back.
+pub const LATE_MS: i64 = 60_000;
+
 /// The longest wait of our own making between two answers that say the limit is reached.
 const LIMITED_LONGEST: Duration = Duration::from_secs(60);
 
@@ -174,7 +179,7 @@ impl Meter {
             self.counts = vec![spent];
         }
         let ahead = slot - self.newest;
-        if ahead < -1 {
+        if ahead < -1 && ahead.saturating_neg().saturating_mul(slot_ms) > LATE_MS {
             // The clock was set back. What was spent counts as spent just now: a wait of one window at most,
             // instead of one until the clock is where it was.
             self.counts = vec![self.counts.iter().sum()];
@@ -280,6 +285,15 @@ mod tests {
         meter.record(Budget::ROOM, at(0), 0);
         assert!(meter.opens_at(Budget::ROOM, at(1)) <= at(64_000));
         assert_eq!(meter.available(Budget::ROOM, at(64_000)), 30);
+    }
+
+    #[test]
+    fn what_is_counted_late_lets_nothing_leave_its_window_early() {
+        let mut meter = Meter::default();
+        meter.record(Budget::TOKEN, at(60_000), 400);
+        meter.record(Budget::TOKEN, at(20_000), 1);
+        assert_eq!(meter.available(Budget::TOKEN, at(359_999)), 99);
+        assert_eq!(meter.available(Budget::TOKEN, at(390_000)), 500);
     }
 
     #[test]

@@ -4,9 +4,8 @@
 use jiff::Timestamp;
 
 use super::rows;
-use super::terms::TOLERATED;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
-use crate::domain::pacing::{LONGEST_SERVER_WAIT, Meter, later};
+use crate::domain::pacing::{LATE_MS, LONGEST_SERVER_WAIT, Meter, later};
 
 /// A room's meter.
 pub fn room(text: &str, room: &RoomKey, now: Timestamp) -> Meter {
@@ -43,7 +42,7 @@ pub fn sane(mut meter: Meter, now: Timestamp) -> Meter {
         let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
         // A little may be another process's clock, or a look that took long: its `now` is older than what others have
         // counted meanwhile, and to move that would let it leave its window too early.
-        if ahead.saturating_mul(meter.slot_ms) > TOLERATED / 1_000 {
+        if ahead > 2 && ahead.saturating_mul(meter.slot_ms) > LATE_MS {
             meter.newest -= ahead;
         }
     }

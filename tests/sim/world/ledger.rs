@@ -427,6 +427,14 @@ impl Ledger {
         let held = self.holders.get_mut(&s.room).filter(holds);
         match (settled, held) {
             (Settled::LostClaim, None) => return faults,
+            // Lapsed, and looked at by somebody who found nothing to tell.
+            (Settled::LostClaim, Some(holder))
+                if self.jumped
+                    || now.duration_since(holder.since).as_micros()
+                        >= self.plan.lease.as_micros().cast_signed() =>
+            {
+                return faults;
+            }
             (Settled::LostClaim, Some(_)) => {
                 faults.push(format!("{} was lost though nobody else had it", s.room));
                 return faults;
@@ -573,7 +581,7 @@ impl Ledger {
             let pair = (event.clone(), integration.clone());
             if let Some(note) = self.notes.get_mut(&pair)
                 && matches!(note.state, State::Burying(_))
-                && self.letters.get(&letter.id).is_none()
+                && !self.letters.contains_key(&letter.id)
             {
                 note.letter = Some(letter.id);
                 self.letters.insert(letter.id, pair);

@@ -235,7 +235,7 @@ impl Store for SimStore {
                 let settled = at_once(world.store().settle(settlement.clone()))?;
                 world.note(inner, || {
                     let Settlement { room, claim, transitions, then, .. } = &settlement;
-                    let words: Vec<String> = transitions.iter().map(|t| inner_words(t)).collect();
+                    let words: Vec<String> = transitions.iter().map(words_of).collect();
                     format!("{life} settles {room} ({claim}): {} {then:?} -> {settled:?}", words.join(" "))
                 });
                 let now = world.now();
@@ -309,7 +309,7 @@ impl SimStore {
     }
 }
 
-fn inner_words(transition: &hipchat_notifier::ports::Transition) -> String {
+fn words_of(transition: &hipchat_notifier::ports::Transition) -> String {
     let (name, rest) = match transition.outcome() {
         Some((outcome, reason)) => (outcome.as_str(), reason),
         None => ("attempted", ""),
