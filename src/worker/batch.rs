@@ -66,18 +66,36 @@ impl Read {
     }
 }
 
-/// Parses and matches one delivery. A panic in the parser is this event's fault alone.
-pub fn read(received: Received, snapshot: &Snapshot) -> Read {
+/// One delivery that was parsed, or what it becomes if it can't be.
+pub enum Parsed {
+    Event(Arc<Event>, Received),
+    Undecidable(Arc<Letter>),
+}
+
+/// Parses one delivery. A panic in the parser is this event's fault alone.
+pub fn parse(received: Received) -> Parsed {
     let parsed = catch_unwind(AssertUnwindSafe(|| formats::read_event(&received.envelope, make_id)));
-    let event = match parsed {
-        Ok(Ok(event)) => Arc::new(event),
-        Ok(Err(malformed)) => {
-            return undecidable(received, DeadLetterReason::MalformedEvent, malformed.to_string());
-        }
+    let letter = match parsed {
+        Ok(Ok(event)) => return Parsed::Event(Arc::new(event), received),
+        Ok(Err(malformed)) => letter(received, DeadLetterReason::MalformedEvent, malformed.to_string()),
         Err(_) => {
             let detail = "the worker failed while reading this event; please report it with the body";
-            return undecidable(received, DeadLetterReason::WorkerFault, detail.to_owned());
+            letter(received, DeadLetterReason::WorkerFault, detail.to_owned())
         }
+    };
+    Parsed::Undecidable(letter)
+}
+
+/// Parses and matches one delivery.
+pub fn read(received: Received, snapshot: &Snapshot) -> Read {
+    matched(parse(received), snapshot)
+}
+
+/// Finds out which integrations want it.
+pub fn matched(parsed: Parsed, snapshot: &Snapshot) -> Read {
+    let (event, received) = match parsed {
+        Parsed::Event(event, received) => (event, received),
+        Parsed::Undecidable(letter) => return Read::Undecidable(letter),
     };
     let Some(wanted) = received.envelope.header(headers::INTEGRATION_ID).map(str::to_owned) else {
         let wanted_by = snapshot.wanting(&event);
@@ -120,6 +138,10 @@ fn make_id() -> EventId {
 }
 
 fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> Read {
+    Read::Undecidable(letter(received, reason, detail))
+}
+
+fn letter(received: Received, reason: DeadLetterReason, detail: String) -> Arc<Letter> {
     let event = formats::identity(&received.envelope);
     // A letter that was put back for one integration must not go to all when it is put back again.
     let integration = received
@@ -128,7 +150,7 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         .filter(|id| IntegrationId::is_valid(id))
         .map(IntegrationId::new);
     let Received { envelope, at } = received;
-    Read::Undecidable(Arc::new(Letter {
+    Arc::new(Letter {
         id: 0,
         envelope,
         reason,
@@ -139,7 +161,7 @@ fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> 
         last_status: None,
         first_attempt_at: None,
         at,
-    }))
+    })
 }
 
 /// What the store has to tell before the batch can be decided.

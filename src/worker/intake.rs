@@ -10,9 +10,10 @@ use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{Store, StoreError, TakeIn};
-use crate::worker::batch::{self, Read};
+use crate::ports::{InHand, Store, StoreError, TakeIn};
+use crate::worker::batch::{self, Parsed, Read};
 use crate::worker::catalogue::Catalogue;
+use crate::worker::handover::Handover;
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::Bell;
 
@@ -30,47 +31,80 @@ pub struct Intake {
     pub dispatch: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
+    /// Where idle rooms are told straight from here; `None`: everything is written down first.
+    pub handover: Option<Arc<Handover>>,
+    /// Held by the batch that is decided: the next is parsed meanwhile, and waits.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
 impl TakeIn for Intake {
     /// Returns when the whole batch is durable, however long the store takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) {
+        let parsed: Vec<Parsed> = batch.into_iter().map(batch::parse).collect();
+        // It is waited for in the order of the calls, and no batch is decided before the one before it is written.
+        let turn = self.turn.lock().await;
+        let in_hand = self.decide(parsed).await;
+        drop(turn);
+        if let Some(in_hand) = in_hand {
+            self.written(in_hand).await;
+        }
+    }
+}
+
+impl Intake {
+    /// Decides a batch and writes it, but for what the answer stands for: that is in hand still.
+    async fn decide(&self, parsed: Vec<Parsed>) -> Option<InHand> {
         // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
         // now. If it can't be read, by what is known.
         if let Ok(true) = self.catalogue.refresh().await {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
-        let batch: Arc<[Read]> = batch.into_iter().map(|received| batch::read(received, &snapshot)).collect();
-        let Err(fault) = self.commit(&batch).await else { return };
+        let batch: Arc<[Read]> = parsed.into_iter().map(|one| batch::matched(one, &snapshot)).collect();
+        let fault = match self.commit(&batch, self.handover.as_ref()).await {
+            Ok(in_hand) => return in_hand,
+            Err(fault) => fault,
+        };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
         tracing::error!(
             events = batch.len(),
             "a batch can't be taken in whole ({fault}); taking it in one by one"
         );
         for read in batch.iter() {
-            if let Err(fault) = self.commit(&Arc::from([read.clone()])).await {
+            if let Err(fault) = self.commit(&Arc::from([read.clone()]), None).await {
                 let letter = Arc::from([read.given_up(&fault)]);
-                while self.commit(&letter).await.is_err() {
+                while self.commit(&letter, None).await.is_err() {
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
         }
+        None
     }
-}
 
-impl Intake {
+    /// Waits until what is in hand is durable, however long it takes.
+    async fn written(&self, in_hand: InHand) {
+        while let Err(error) = self.store.written(in_hand).await {
+            self.metrics.store_errors.inc();
+            self.trouble.failed("write down what takes long to be told", &error);
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+
     /// Commits a batch, waiting for as long as the store is out of reach.
     ///
     /// # Errors
     /// What is wrong with the batch itself, or with the store for good.
-    async fn commit(&self, batch: &Arc<[Read]>) -> Result<(), StoreError> {
+    async fn commit(
+        &self,
+        batch: &Arc<[Read]>,
+        handover: Option<&Arc<Handover>>,
+    ) -> Result<Option<InHand>, StoreError> {
         loop {
-            match self.step(batch).await {
-                Ok(()) => {
+            match self.step(batch, handover).await {
+                Ok(in_hand) => {
                     self.trouble.worked();
-                    return Ok(());
+                    return Ok(in_hand);
                 }
                 Err(error) => {
                     self.metrics.store_errors.inc();
@@ -85,7 +119,11 @@ impl Intake {
     }
 
     /// One try to commit a batch.
-    async fn step(&self, batch: &Arc<[Read]>) -> Result<(), StoreError> {
+    async fn step(
+        &self,
+        batch: &Arc<[Read]>,
+        handover: Option<&Arc<Handover>>,
+    ) -> Result<Option<InHand>, StoreError> {
         let query = batch::query(batch);
         let batch = batch.clone();
         let fates = Arc::new(Mutex::new(Vec::new()));
@@ -95,7 +133,12 @@ impl Intake {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = fates;
             changes
         };
-        let receipt = self.store.take_in(query, Box::new(decide)).await?;
+        let receipt = match handover {
+            Some(handover) => {
+                self.store.take_in_telling(query, Box::new(decide), handover.straight()).await?
+            }
+            None => self.store.take_in(query, Box::new(decide)).await?,
+        };
         for fate in fates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             self.metrics.event(*fate);
         }
@@ -108,6 +151,6 @@ impl Intake {
         if receipt.letters > 0 {
             self.burial.ring();
         }
-        Ok(())
+        Ok(receipt.in_hand)
     }
 }

@@ -2,12 +2,15 @@
 //! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
 //!
 //! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
-//! on another: what a lost channel held comes again.
+//! on another: what a lost channel held comes again. A few batches are in hand at once, so that one is read while
+//! the one before it is written; the intake decides them in their order, and they are acknowledged in it.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
@@ -29,6 +32,9 @@ const LOOK: Duration = Duration::from_secs(15);
 const BATCH_BYTES: usize = 4 << 20;
 /// A larger body is taken in alone: no event that can be read is as large, so nothing else has to wait with it.
 const ALONE_BYTES: usize = 1 << 20;
+
+/// Batches in hand at most.
+const IN_HAND: usize = 4;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +67,8 @@ pub(super) struct Session<'a> {
     events: Events,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
+    /// Batches that are being taken in, oldest first; each ends with the tag of its last delivery.
+    in_hand: FuturesOrdered<BoxFuture<'static, u64>>,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -87,26 +95,57 @@ impl<'a> Session<'a> {
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, watch) = (None, Watchdog::default());
-        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
+        let (ahead, in_hand, watch) = (None, FuturesOrdered::new(), Watchdog::default());
+        Ok(Self {
+            terms,
+            connection,
+            channel,
+            side,
+            consumer,
+            events,
+            ahead,
+            in_hand,
+            watch,
+            stands_by: !alone,
+        })
     }
 
-    /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
-    /// broker gives back what was not acknowledged.
+    /// Takes in until something ends, and then waits for what is in hand, since the intake must not have the same
+    /// events twice. The broker gives back what was not acknowledged.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let step = tokio::select! {
                 biased;
-                () = stopped(shutdown) => return End::Shutdown,
+                () = stopped(shutdown) => {
+                    self.finish().await;
+                    return End::Shutdown;
+                }
                 why = broken(&mut self.events, self.terms.health) => Some(why),
-                next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
+                // Before more is taken: so each batch is begun before the next.
+                Some(last) = self.in_hand.next() => self.acknowledge(last).await.err(),
+                next = next(&mut self.ahead, &mut self.consumer), if self.in_hand.len() < IN_HAND => {
+                    self.deliver(next)
+                }
                 _ = look.tick() => self.look().await,
             };
             if let Some(why) = step {
-                return End::Lost(self.terms.address.redact(&why));
+                let why = self.terms.address.redact(&why);
+                if !self.in_hand.is_empty() {
+                    self.terms.health.connecting(why.as_str());
+                    self.finish().await;
+                }
+                return End::Lost(why);
             }
+        }
+    }
+
+    /// Waits for what is in hand, and acknowledges it for as long as that works.
+    async fn finish(&mut self) {
+        let mut works = true;
+        while let Some(last) = self.in_hand.next().await {
+            works = works && self.acknowledge(last).await.is_ok();
         }
     }
 
@@ -117,18 +156,17 @@ impl<'a> Session<'a> {
         link::close(&self.connection).await;
     }
 
-    /// Takes in one delivery and those that are here with it.
-    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<String> {
+    /// Begins to take in one delivery and those that are here with it. Returns why the session ended, if it did.
+    fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<String> {
         let Chunk { batch, last, end } = self.gather(first);
         if let Some(last) = last {
             self.watch.delivered();
             self.terms.health.set(SessionState::Consuming);
-            if let Some(why) = self.take_in(batch).await {
-                return Some(why);
-            }
-            if let Err(why) = self.acknowledge(last).await {
-                return Some(end.unwrap_or(why));
-            }
+            let intake = Arc::clone(self.terms.intake);
+            self.in_hand.push_back(Box::pin(async move {
+                intake.take_in(batch).await;
+                last
+            }));
         }
         end
     }
@@ -168,21 +206,6 @@ impl<'a> Session<'a> {
                 None => return chunk,
             }
         }
-    }
-
-    /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
-    /// batches in hand. Returns why the session ended, if it did.
-    async fn take_in(&mut self, batch: Vec<Received>) -> Option<String> {
-        let intake = Arc::clone(self.terms.intake);
-        let mut taking = intake.take_in(batch);
-        let why = tokio::select! {
-            biased;
-            () = &mut taking => return None,
-            why = broken(&mut self.events, self.terms.health) => why,
-        };
-        self.terms.health.connecting(self.terms.address.redact(&why));
-        taking.await;
-        Some(why)
     }
 
     async fn acknowledge(&mut self, last: u64) -> Result<(), String> {

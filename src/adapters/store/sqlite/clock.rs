@@ -17,8 +17,15 @@ const AHEAD: [&str; 4] = [
     "UPDATE collations SET until = until - ?1",
 ];
 
+/// What was found when the time was noted.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Noted {
+    GoesOn,
+    SetBack,
+}
+
 /// Notes the time, and moves what lies ahead if it went back.
-pub fn note(c: &Connection, now: Timestamp) -> Done<()> {
+pub fn note(c: &Connection, now: Timestamp) -> Done<Noted> {
     let noted: i64 =
         c.prepare_cached("SELECT value FROM meta WHERE name = 'clock'")?.query_row([], |row| row.get(0))?;
     let now = micros(now);
@@ -32,5 +39,5 @@ pub fn note(c: &Connection, now: Timestamp) -> Done<()> {
     if back > TOLERATED || -back >= NOTE_EVERY {
         c.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'clock'")?.execute(params![now])?;
     }
-    Ok(())
+    Ok(if back > TOLERATED { Noted::SetBack } else { Noted::GoesOn })
 }
