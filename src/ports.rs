@@ -54,9 +54,12 @@ pub trait Readiness: Send + Sync {
 #[async_trait]
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
-    /// until then it keeps trying, so there is no error. Calls may overlap: batches are decided in the order in
-    /// which their calls were first polled.
+    /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
+    /// not tried any more, and is whole in the store or not at all.
     async fn take_in(&self, batch: Vec<Received>);
+
+    /// Waits until it is able to make a batch durable, for whoever has given one up.
+    async fn able(&self);
 }
 
 // ---------------------------------------------------------------------------------------------- intake
@@ -128,6 +131,8 @@ pub struct Straight {
     /// Of these `rooms`, `retries` and `line` play no part.
     pub terms: ClaimTerms,
     pub now: Timestamp,
+    /// Whether a room may be told straight, since its server answers at once: the batch waits for it.
+    pub is_quick: Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>,
     /// Takes a held room with one notification, to be told and settled as any other. Called inside the store's
     /// transaction, so it must be quick.
     pub hand: Arc<dyn Fn(RoomLine) + Send + Sync>,
@@ -337,6 +342,10 @@ pub trait Storage: Store + Journal + Registry {
         std::future::pending().await
     }
 
+    /// Looks at rooms again that rest for a budget: when a worker begins, the budgets may be others than those that
+    /// sent them to rest. One that waits for a retry goes on waiting.
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError>;
+
     /// The workers that run on it now, each as people would call it.
     async fn workers(&self) -> Result<Vec<String>, StoreError>;
 }
@@ -437,6 +446,8 @@ pub struct Stored {
 pub struct Applied {
     pub changes: Changes,
     pub unchanged: usize,
+    /// Of the changed ones, those that an operator managed and the file manages from now on.
+    pub taken_over: Vec<IntegrationId>,
 }
 
 /// The integrations and their states. All changes raise the revision, which workers watch.
@@ -465,6 +476,10 @@ pub trait Registry: Send + Sync {
         by: ManagedBy,
         now: Timestamp,
     ) -> Result<Applied, StoreError>;
+
+    /// There is no integrations file: what one managed before is operators' from now on, and else as it was. Returns
+    /// which, by id.
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError>;
 
     /// Removes one that no file manages; its pending notifications end as suppressed.
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError>;

@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use super::Misconfigured;
 use super::parts::{IntegrationsText, Parts, from_store};
+use crate::domain::changes::named;
 use crate::metrics::Metrics;
 use crate::ports::ManagedBy;
 use crate::worker::catalogue::Catalogue;
@@ -103,6 +104,13 @@ impl IntegrationsFile {
             "integrations file applied: {}",
             applied.changes
         );
+        if !applied.taken_over.is_empty() {
+            tracing::warn!(
+                "the file takes over what operators had made: {}; from now on the file alone changes them, a pause \
+                 included, and they go when it lets them go",
+                named(&applied.taken_over)
+            );
+        }
         self.metrics.integrations_file_applied(now.as_second());
         Ok(())
     }

@@ -211,7 +211,6 @@ impl Running {
             dispatch: dispatch.clone(),
             burial: burial.clone(),
             handover: Some(handover),
-            turn: tokio::sync::Mutex::default(),
         });
         let options = parts::broker_options(&self.settings)?;
         let (clock, health) = (self.parts.clock.clone(), self.health.clone());
@@ -236,6 +235,7 @@ impl Running {
             clock: self.parts.clock.clone(),
             metrics: self.metrics.clone(),
             trouble: Arc::new(Trouble::new("the dead-letter queue", self.parts.clock.clone())),
+            outbox: Arc::new(Trouble::new("the store", self.parts.clock.clone())),
             wake: wake.clone(),
         })
     }

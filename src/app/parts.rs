@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +29,9 @@ use crate::worker::dispatch::DispatchTerms;
 
 /// Notifications loaded of one room's line at a time: the most that one digest tells.
 const LINE: usize = 500;
+
+/// How long the store may take to say that it is there.
+const READY: Duration = Duration::from_secs(2);
 
 /// What needs building once: the store, the way to the rooms, the clock.
 #[derive(Clone)]
@@ -77,9 +81,11 @@ impl Parts {
 #[async_trait]
 impl Readiness for Parts {
     async fn ready(&self) -> Result<(), String> {
-        match self.store.next_due().await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+        // Whoever asks waits a second or so himself, and a store that is stuck answers only when that is over.
+        match tokio::time::timeout(READY, self.store.next_due()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the store gives no answer within {} s", READY.as_secs())),
         }
     }
 }
@@ -197,6 +203,18 @@ pub async fn store_is_there(settings: &Settings) -> anyhow::Result<bool> {
             let options = postgres_options(settings, url, Role::Look)?;
             PostgresStore::is_there(options).await.map_err(from_store)
         }
+    }
+}
+
+/// Whether a store that is not there yet could be made, as far as that can be known without making it.
+///
+/// # Errors
+/// What stands in the way of a file at its place.
+pub fn store_can_be_made(settings: &Settings) -> Result<(), StoreError> {
+    match &settings.store.url {
+        StoreUrl::Sqlite(path) => SqliteStore::try_place(path),
+        // A server that can be asked whether there is one has let this user in.
+        StoreUrl::Postgres(_) => Ok(()),
     }
 }
 
@@ -328,6 +346,8 @@ pub fn broker_options(settings: &Settings) -> Result<BrokerOptions, Misconfigure
         },
         prefetch: a.prefetch,
         batch: a.batch,
+        // Nobody else can have an SQLite store, so nobody would go on.
+        yield_after: matches!(settings.store.url, StoreUrl::Postgres(_)).then_some(a.yield_after),
         authorities_pem: a.ca_file.as_ref().map(read).transpose()?,
         ..BrokerOptions::new(addresses)
     })

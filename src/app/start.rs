@@ -7,11 +7,12 @@ use anyhow::Context;
 use async_trait::async_trait;
 
 use super::integrations_file::IntegrationsFile;
-use super::parts::{Parts, StoreAway};
+use super::parts::{Parts, StoreAway, from_store};
 use super::stop_signal;
 use crate::adapters::clock::SystemClock;
 use crate::adapters::reconnect::Reconnect;
 use crate::adapters::store::Role;
+use crate::domain::changes::named;
 use crate::metrics::Metrics;
 use crate::ports::{Readiness, StoreError};
 use crate::settings::{Settings, StoreUrl};
@@ -31,14 +32,34 @@ pub struct Prepared {
 /// [`Misconfigured`](super::Misconfigured) for what an operator has to change; see [`is_away`].
 pub async fn prepare(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Prepared> {
     let parts = Parts::open(settings, Role::Worker).await?;
+    parts.store.look_again(parts.clock.now()).await.map_err(from_store)?;
     let catalogue = Arc::new(Catalogue::new(parts.store.clone(), parts.opener()));
     let path = settings.integrations.file.clone();
     let mut file = path.map(|path| IntegrationsFile::new(path, parts.clone(), metrics.clone()));
-    if let Some(file) = &mut file {
-        file.apply_first().await?;
+    match &mut file {
+        Some(file) => file.apply_first().await?,
+        None => release(&parts, settings).await?,
     }
     catalogue.load().await.context("can't read the integrations from the store")?;
     Ok(Prepared { parts, catalogue, file })
+}
+
+/// What a file managed that there is no more is operators' again, or nobody could change it. Another worker on the
+/// same store may have the file.
+async fn release(parts: &Parts, settings: &Settings) -> anyhow::Result<()> {
+    let shared = matches!(settings.store.url, StoreUrl::Postgres(_));
+    if shared && !parts.store.workers().await.map_err(from_store)?.is_empty() {
+        return Ok(());
+    }
+    let released = parts.store.release().await.map_err(from_store)?;
+    if !released.is_empty() {
+        tracing::warn!(
+            "there is no integrations.file any more; what it managed stays as it is, and is changed by \
+             `integrations apply`, `pause` and `remove` from now on: {}",
+            named(&released)
+        );
+    }
+    Ok(())
 }
 
 /// Whether a start failed only because a shared store is out of reach now.

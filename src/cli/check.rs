@@ -35,14 +35,13 @@ pub async fn run(args: &CheckArgs, settings: &Settings) -> anyhow::Result<()> {
         findings.push(finding("integrations.file", result, true));
     }
     findings.push(broker(settings).await);
-    // A file's place is tried by making it; in a database that others share nothing is made by who only looks.
-    let shared = matches!(settings.store.url, StoreUrl::Postgres(_));
     // Where that can't be known, opening it says why.
-    if shared && matches!(parts::store_is_there(settings).await, Ok(false)) {
-        findings.push(finding("store", Ok(none_yet(settings)), false));
+    if matches!(parts::store_is_there(settings).await, Ok(false)) {
+        let result = parts::store_can_be_made(settings).map(|()| none_yet(settings));
+        findings.push(finding("store", result.map_err(|error| error.to_string()), true));
         return report(args, &findings);
     }
-    match Parts::open(settings, if shared { Role::Look } else { Role::Tool }).await {
+    match Parts::open(settings, Role::Look).await {
         Err(error) => {
             let configuration = error.is::<Misconfigured>();
             findings.push(finding("store", Err(format!("{error:#}")), configuration));

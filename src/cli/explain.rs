@@ -5,18 +5,17 @@ use serde_json::json;
 
 use super::args::{ExplainArgs, Output};
 use super::output::{self, say, table, visible};
-use crate::adapters::clock::SystemClock;
 use crate::adapters::store::Role;
-use crate::app::parts;
+use crate::app::parts::{self, OpenStore};
 use crate::domain::endings::in_words;
 use crate::domain::ids::EventId;
 use crate::domain::waits::{self, Wait};
-use crate::ports::{Clock, JournalEntry};
+use crate::ports::JournalEntry;
 use crate::settings::Settings;
 
 /// Shows the journal's entries of one event.
 pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> {
-    let store = parts::open_store(settings, Role::Look).await?.store;
+    let OpenStore { store, clock } = parts::open_store(settings, Role::Look).await?;
     let entries = store.explain(&EventId::new(&args.event_id)).await?;
     let Some(first) = entries.first() else {
         bail!(
@@ -28,7 +27,9 @@ pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> 
             in_words(settings.journal.keep)
         );
     };
-    let now = SystemClock.now();
+    // One that was replayed came back later than the others.
+    let received_at = entries.iter().map(|entry| entry.received_at).min().unwrap_or(first.received_at);
+    let now = clock.now();
     let lines: Vec<Line> = entries
         .iter()
         .map(|entry| Line {
@@ -39,11 +40,11 @@ pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> 
     match args.output.output {
         Output::Json => output::json(&json!({
             "event_id": first.event.as_str(),
-            "received_at": first.received_at.to_string(),
+            "received_at": received_at.to_string(),
             "outcomes": lines.iter().map(Line::as_json).collect::<Vec<_>>(),
         })),
         Output::Human => {
-            say(&format!("event {}, received {:.3}", visible(first.event.as_str()), first.received_at));
+            say(&format!("event {}, received {:.3}", visible(first.event.as_str()), received_at));
             let rows: Vec<Vec<String>> = lines.iter().map(Line::as_row).collect();
             table(&["INTEGRATION", "OUTCOME", "REASON", "AT", "ATTEMPTS", "DETAIL"], &rows);
             if lines.iter().any(|line| line.wait.is_some()) && store.workers().await?.is_empty() {

@@ -18,8 +18,12 @@ use crate::settings::Settings;
 
 /// Runs one of the verbs beside a running worker; what it changes takes effect there within two seconds.
 pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<()> {
-    // Who brings integrations along can be before the worker.
-    let parts = Parts::open(settings, Role::Tool).await?;
+    let role = match verb {
+        // Who brings integrations along can be before the worker.
+        IntegrationsVerb::Apply(_) => Role::Tool,
+        _ => Role::Look,
+    };
+    let parts = Parts::open(settings, role).await?;
     let now = parts.clock.now();
     match verb {
         IntegrationsVerb::List(output) => list(&parts, output).await,
@@ -57,7 +61,7 @@ async fn resume(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
 }
 
 async fn list(parts: &Parts, output: OutputArgs) -> anyhow::Result<()> {
-    let all = parts.store.list().await?;
+    let all = parts.store.list().await.map_err(parts::from_store)?;
     if output.output == Output::Json {
         return output::json(&all.iter().map(summary).collect::<anyhow::Result<Vec<_>>>()?);
     }
@@ -223,7 +227,7 @@ async fn test(parts: &Parts, id: &IntegrationId) -> anyhow::Result<()> {
 }
 
 async fn find(parts: &Parts, id: &IntegrationId) -> anyhow::Result<Stored> {
-    let all = parts.store.list().await?;
+    let all = parts.store.list().await.map_err(parts::from_store)?;
     all.into_iter()
         .find(|stored| stored.definition.id == *id)
         .with_context(|| format!("there is no integration {id}; `integrations list` shows all"))

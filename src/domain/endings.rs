@@ -79,11 +79,13 @@ fn dead(w: &Waiting, reason: DeadLetterReason, detail: String, at: Timestamp) ->
 }
 
 fn exhausted(w: &Waiting, rules: &LineRules) -> String {
+    let after = in_words(rules.retry.give_up_after);
+    let last =
+        if w.last_answer.is_empty() { String::new() } else { format!("; the last: {}", w.last_answer) };
     format!(
-        "the room's server gave no good answer to {} attempts in {} (retry.give_up_after); replay when it does \
-         again",
-        w.attempts,
-        in_words(rules.retry.give_up_after)
+        "the room's server gave no good answer to {} attempts in {after} (retry.give_up_after){last}; replay when it \
+         does again",
+        w.attempts
     )
 }
 

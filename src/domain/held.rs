@@ -11,10 +11,11 @@ impl RoomLine {
     pub fn apply(&mut self, transitions: &[Transition]) {
         for transition in transitions {
             match transition {
-                Transition::Attempted { seqs, at, plain_next, .. } => {
+                Transition::Attempted { seqs, at, detail, plain_next, .. } => {
                     for w in self.waiting.iter_mut().filter(|w| seqs.contains(&w.seq)) {
                         w.attempts = w.attempts.saturating_add(1);
                         w.first_attempt_at.get_or_insert(*at);
+                        w.last_answer.clone_from(detail);
                         w.plain = *plain_next;
                     }
                 }

@@ -175,6 +175,10 @@ impl IntegrationState {
     }
 }
 
+/// Bytes of a value that a pattern is held against. A name can be as long as a body, and thousands of patterns may
+/// be held against each.
+const MATCHED: usize = 1_024;
+
 /// A pattern with `*` (any run of characters) and `?` (any one); the whole value must match, by case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Glob {
@@ -190,10 +194,10 @@ impl Glob {
         Self { pattern: pattern.into(), wild }
     }
 
-    /// Whether the whole of `value` matches.
+    /// Whether the whole of `value` matches; of one that is longer than 1,024 bytes, its beginning.
     pub fn matches(&self, value: &str) -> bool {
         match &self.wild {
-            Some(wild) => wild.matches(value),
+            Some(wild) => wild.matches(&value[..value.floor_char_boundary(MATCHED)]),
             None => &*self.pattern == value,
         }
     }

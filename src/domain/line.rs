@@ -78,6 +78,8 @@ pub struct Waiting {
     pub gather: Option<GatherKey>,
     pub attempts: u32,
     pub first_attempt_at: Option<Timestamp>,
+    /// What the latest attempt got, for people; empty before the first.
+    pub last_answer: String,
     /// HipChat refused the first form: the next attempt goes without a card.
     pub plain: bool,
     /// The event itself; shared between the notifications of one event.

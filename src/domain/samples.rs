@@ -88,6 +88,7 @@ pub fn line<I: AsRef<str>>(integrations: impl IntoIterator<Item = I>) -> RoomLin
         gather: None,
         attempts: 0,
         first_attempt_at: None,
+        last_answer: String::new(),
         plain: false,
         received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
     });

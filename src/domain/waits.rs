@@ -48,8 +48,10 @@ pub enum WaitsFor {
     Pace(WaitReason),
     /// Those before it in the line.
     Line,
-    /// A worker that posts it: it is due, or in hand; or its room is looked at again at a known time.
+    /// A worker that posts it: it is due, or its room is looked at again at a known time.
     Worker,
+    /// The answer to its attempt: a worker has it in hand.
+    Answer,
     /// The confirm of its dead letter.
     DeadLetter,
 }
@@ -63,6 +65,7 @@ impl WaitsFor {
             Self::Pace(reason) => reason.as_str(),
             Self::Line => "line",
             Self::Worker => "worker",
+            Self::Answer => "answer",
             Self::DeadLetter => "dead-letter",
         }
     }
@@ -108,10 +111,8 @@ fn in_line(place: &Place, room_budget: Budget, now: Timestamp) -> Wait {
         Some((waits_for, until)) => (waits_for, Some(until)),
         None if place.ahead > 0 => (WaitsFor::Line, None),
         // What a worker has in hand, `due_at` says the lapse of.
-        None => {
-            let is_held = place.held_until.is_some_and(|until| until > now);
-            (WaitsFor::Worker, place.due_at.filter(|due| *due > now && !is_held))
-        }
+        None if place.held_until.is_some_and(|until| until > now) => (WaitsFor::Answer, None),
+        None => (WaitsFor::Worker, place.due_at.filter(|due| *due > now)),
     };
     Wait { waits_for, until, ahead: place.ahead }
 }
@@ -129,6 +130,7 @@ impl fmt::Display for Wait {
             WaitsFor::Line => "waits in its room's line",
             WaitsFor::Worker if self.until.is_some() => "waits for the next look at its room",
             WaitsFor::Worker => "its turn has come",
+            WaitsFor::Answer => "is being posted now",
             WaitsFor::DeadLetter => "waits until its dead letter is confirmed",
         })?;
         if let Some(until) = self.until {
@@ -197,7 +199,11 @@ mod tests {
         assert_eq!(told(over.clone()), ("worker", None));
         assert_eq!(told(Place { due_at: Some(at(7)), ..over.clone() }), ("worker", Some(at(7))));
         let held = Place { due_at: Some(at(30)), held_until: Some(at(30)), ..over };
-        assert_eq!(told(held), ("worker", None), "not when its lease lapses");
+        assert_eq!(told(held.clone()), ("answer", None), "not when its lease lapses");
+        let lapsed = Place { due_at: Some(at(0)), held_until: Some(at(0)), ..held.clone() };
+        assert_eq!(told(lapsed), ("worker", None), "whoever had it is gone");
+        let behind = Place { ahead: 1, ..held.clone() };
+        assert_eq!(told(behind), ("line", None));
     }
 
     #[test]
@@ -217,6 +223,8 @@ mod tests {
             wait(&line, at(0)),
             "waits as long as HipChat asked, until 2025-11-24T16:00:50.000Z, behind 3 others"
         );
+        let held = Whereabouts::Line(Box::new(Place { held_until: Some(at(30)), ..Place::default() }));
+        assert_eq!(wait(&held, at(0)), "is being posted now");
         assert_eq!(wait(&Whereabouts::Outbox, at(0)), "waits until its dead letter is confirmed");
     }
 }

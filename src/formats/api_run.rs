@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use crate::domain::event::{FailedTest, MonitorRun, RunMetrics, RunResult};
 
-use super::event::MAX_BODY_BYTES;
+use super::event::{MAX_BODY_BYTES, MAX_FAILURES};
 use super::fields::{Fields, clean};
 use super::json::Json;
 use super::malformed::Malformed;
@@ -174,12 +174,12 @@ impl Executions {
         })
     }
 
-    /// Keeps a failure, while all that are kept are no larger than a body may be: each repeats its request's
-    /// name, which could make gigabytes of one mebibyte.
+    /// Keeps a failure, while all that are kept are not too many and no larger than a body may be: each repeats its
+    /// request's name, which could make gigabytes of one mebibyte.
     fn list(&mut self, request: Option<&str>, test: Option<&str>, message: Option<&str>) {
         let parts = [request, test, message];
         self.listed_bytes = parts.iter().flatten().fold(self.listed_bytes, |sum, part| sum + part.len());
-        if self.listed_bytes <= MAX_BODY_BYTES {
+        if self.listed_bytes <= MAX_BODY_BYTES && self.failures.len() < MAX_FAILURES {
             let [request, test, message] = parts.map(|part| part.and_then(clean));
             self.failures.push(FailedTest { request, test, message });
         }

@@ -17,6 +17,10 @@ use super::{activity_webhook, api_run, monitor_webhook, routing};
 /// Bytes at most of a body.
 pub const MAX_BODY_BYTES: usize = 1_048_576;
 
+/// Failed tests at most that are kept of a run; a message lists a few. A mebibyte can hold 350,000 of them that say
+/// nothing, and each takes thirty times as much once it is read.
+pub(super) const MAX_FAILURES: usize = 10_000;
+
 /// Reads an event of any form of the contract.
 ///
 /// Its identity is `x-event-id` for a replay (a dead letter with `x-integration-id`), else the AMQP

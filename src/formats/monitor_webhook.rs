@@ -5,6 +5,7 @@
 
 use crate::domain::event::{FailedTest, MonitorRun, RunMetrics, RunResult};
 
+use super::event::MAX_FAILURES;
 use super::fields::Fields;
 use super::malformed::Malformed;
 
@@ -79,11 +80,14 @@ fn status(body: &Fields<'_, '_>) -> Result<Option<RunResult>, Malformed> {
 fn failures(body: &Fields<'_, '_>) -> Result<Vec<FailedTest>, Malformed> {
     let mut failures = Vec::new();
     body.each_object("failures", |failure| {
-        failures.push(FailedTest {
+        let failure = FailedTest {
             request: failure.text("request")?,
             test: failure.text("test")?,
             message: failure.text("message")?,
-        });
+        };
+        if failures.len() < MAX_FAILURES {
+            failures.push(failure);
+        }
         Ok(())
     })?;
     Ok(failures)

@@ -46,6 +46,8 @@ pub struct AmqpSettings {
     pub batch: usize,
     /// Whole seconds.
     pub heartbeat: Duration,
+    /// Holds where several workers share a store.
+    pub yield_after: Duration,
     pub ca_file: Option<PathBuf>,
 }
 

@@ -30,6 +30,8 @@ const WINDOW: RangeInclusive<Duration> = Duration::from_millis(20)..=DAY;
 const AGE: RangeInclusive<Duration> = seconds(1)..=Duration::from_secs(366 * 24 * 60 * 60);
 /// For one call: longer would hold a room's line for nothing.
 const CALL: RangeInclusive<Duration> = MILLISECOND..=seconds(10 * 60);
+/// Shorter, a store that is only busy would be left; longer, the broker closes the channel itself (30 minutes).
+const YIELD_AFTER: RangeInclusive<Duration> = seconds(1)..=seconds(20 * 60);
 /// The broker counts heartbeats in whole seconds.
 const HEARTBEAT: RangeInclusive<Duration> = seconds(1)..=seconds(10 * 60);
 /// AMQP's short string.
@@ -119,6 +121,7 @@ fn amqp(r: &mut Reader) -> Option<AmqpSettings> {
     let prefetch = r.number("amqp.prefetch", 1..=u32::from(u16::MAX));
     let batch = r.number("amqp.batch", 1..=10_000);
     let heartbeat = r.duration("amqp.heartbeat", HEARTBEAT);
+    let yield_after = r.duration("amqp.yield_after", YIELD_AFTER);
     let ca_file = optional_file(r, "amqp.ca_file");
     if let (Some(prefetch), Some(batch)) = (prefetch, batch)
         && batch > prefetch
@@ -143,6 +146,7 @@ fn amqp(r: &mut Reader) -> Option<AmqpSettings> {
         prefetch: u16::try_from(prefetch?).ok()?,
         batch: batch? as usize,
         heartbeat: heartbeat?,
+        yield_after: yield_after?,
         ca_file,
     })
 }

@@ -55,6 +55,15 @@ impl Read {
         }
     }
 
+    /// How many notifications it makes, if it was not known before.
+    fn notifications(&self) -> usize {
+        match self {
+            Self::Event { wanted_by, .. } => wanted_by.len(),
+            Self::Replay { .. } => 1,
+            Self::Undecidable(_) => 0,
+        }
+    }
+
     /// The dead letter of an event that can't be taken in because of a fault in here.
     pub fn given_up(&self, fault: &StoreError) -> Self {
         let (Self::Event { received, .. } | Self::Replay { received, .. }) = self else {
@@ -66,36 +75,18 @@ impl Read {
     }
 }
 
-/// One delivery that was parsed, or what it becomes if it can't be.
-pub enum Parsed {
-    Event(Arc<Event>, Received),
-    Undecidable(Arc<Letter>),
-}
-
-/// Parses one delivery. A panic in the parser is this event's fault alone.
-pub fn parse(received: Received) -> Parsed {
+/// Parses and matches one delivery. A panic in the parser is this event's fault alone.
+pub fn read(received: Received, snapshot: &Snapshot) -> Read {
     let parsed = catch_unwind(AssertUnwindSafe(|| formats::read_event(&received.envelope, make_id)));
-    let letter = match parsed {
-        Ok(Ok(event)) => return Parsed::Event(Arc::new(event), received),
-        Ok(Err(malformed)) => letter(received, DeadLetterReason::MalformedEvent, malformed.to_string()),
+    let event = match parsed {
+        Ok(Ok(event)) => Arc::new(event),
+        Ok(Err(malformed)) => {
+            return undecidable(received, DeadLetterReason::MalformedEvent, malformed.to_string());
+        }
         Err(_) => {
             let detail = "the worker failed while reading this event; please report it with the body";
-            letter(received, DeadLetterReason::WorkerFault, detail.to_owned())
+            return undecidable(received, DeadLetterReason::WorkerFault, detail.to_owned());
         }
-    };
-    Parsed::Undecidable(letter)
-}
-
-/// Parses and matches one delivery.
-pub fn read(received: Received, snapshot: &Snapshot) -> Read {
-    matched(parse(received), snapshot)
-}
-
-/// Finds out which integrations want it.
-pub fn matched(parsed: Parsed, snapshot: &Snapshot) -> Read {
-    let (event, received) = match parsed {
-        Parsed::Event(event, received) => (event, received),
-        Parsed::Undecidable(letter) => return Read::Undecidable(letter),
     };
     let Some(wanted) = received.envelope.header(headers::INTEGRATION_ID).map(str::to_owned) else {
         let wanted_by = snapshot.wanting(&event);
@@ -138,10 +129,6 @@ fn make_id() -> EventId {
 }
 
 fn undecidable(received: Received, reason: DeadLetterReason, detail: String) -> Read {
-    Read::Undecidable(letter(received, reason, detail))
-}
-
-fn letter(received: Received, reason: DeadLetterReason, detail: String) -> Arc<Letter> {
     let event = formats::identity(&received.envelope);
     // A letter that was put back for one integration must not go to all when it is put back again.
     let integration = received
@@ -150,7 +137,7 @@ fn letter(received: Received, reason: DeadLetterReason, detail: String) -> Arc<L
         .filter(|id| IntegrationId::is_valid(id))
         .map(IntegrationId::new);
     let Received { envelope, at } = received;
-    Arc::new(Letter {
+    Read::Undecidable(Arc::new(Letter {
         id: 0,
         envelope,
         reason,
@@ -161,7 +148,29 @@ fn letter(received: Received, reason: DeadLetterReason, detail: String) -> Arc<L
         last_status: None,
         first_attempt_at: None,
         at,
-    })
+    }))
+}
+
+/// Notifications that one transaction writes at most, unless one event alone makes more: a batch of which thousands
+/// of integrations want every event would fill the memory and hold up everything else that the store has to do.
+const AT_ONCE: usize = 10_000;
+
+/// Cuts a batch into what is decided at once, in its order.
+pub fn parts(batch: impl IntoIterator<Item = Read>) -> Vec<Arc<[Read]>> {
+    let (mut parts, mut part, mut notifications) = (Vec::new(), Vec::new(), 0);
+    for read in batch {
+        let more = read.notifications();
+        if !part.is_empty() && notifications + more > AT_ONCE {
+            parts.push(Arc::from(std::mem::take(&mut part)));
+            notifications = 0;
+        }
+        notifications += more;
+        part.push(read);
+    }
+    if !part.is_empty() {
+        parts.push(Arc::from(part));
+    }
+    parts
 }
 
 /// What the store has to tell before the batch can be decided.

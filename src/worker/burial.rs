@@ -8,7 +8,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::lines::{Lines, Untold};
 use crate::domain::reason::{DeadLetterReason, Outcome};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Letter, LetterBox, Store, StoreError};
+use crate::ports::{BrokerError, Clock, Letter, LetterBox, Store, StoreError};
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
@@ -27,6 +27,8 @@ pub struct Burial {
     pub metrics: Arc<Metrics>,
     /// With the dead-letter queue.
     pub trouble: Arc<Trouble>,
+    /// With the store, when letters are read from its outbox or let go.
+    pub outbox: Arc<Trouble>,
     pub wake: Arc<Bell>,
 }
 
@@ -44,8 +46,7 @@ impl Burial {
                         () = stop.wait() => {}
                     }
                 }
-                Err(error) => {
-                    self.trouble.failed("bury dead letters", &error);
+                Err(_) => {
                     tokio::select! {
                         () = tokio::time::sleep(LOOK_EVERY) => {}
                         () = stop.wait() => {}
@@ -59,7 +60,26 @@ impl Burial {
 
     /// One round. Returns how many letters the store has let go. While it `owed` some before, these come first
     /// and alone: what the broker has confirmed is not published again, however long the store takes.
-    pub async fn step(&self, owed: &mut Owed) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+    ///
+    /// # Errors
+    /// What went wrong, which is told already.
+    pub async fn step(&self, owed: &mut Owed) -> Result<usize, Fault> {
+        let done = self.round(owed).await;
+        match &done {
+            Ok(_) => {
+                self.outbox.worked();
+                self.trouble.worked();
+            }
+            Err(Fault::Store(error)) => self.outbox.failed("go on with dead letters", error),
+            Err(Fault::Queue(error)) => {
+                self.outbox.worked();
+                self.trouble.failed("bury dead letters", error);
+            }
+        }
+        done
+    }
+
+    async fn round(&self, owed: &mut Owed) -> Result<usize, Fault> {
         let mut failed = None;
         let now = self.clock.now();
         owed.lines.iter_mut().for_each(|(reason, lines)| say_untold(*reason, lines.ended(now)));
@@ -73,11 +93,10 @@ impl Burial {
             }
         }
         let count = self.let_go(owed).await?;
-        if let Some(error) = failed {
-            return Err(error.into());
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(count),
         }
-        self.trouble.worked();
-        Ok(count)
     }
 
     /// Lets the store know of what the broker has confirmed.
@@ -107,6 +126,15 @@ impl Burial {
         }
         Ok(ids.len())
     }
+}
+
+/// Why a round was not done: by the store, or by the dead-letter queue.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Queue(#[from] BrokerError),
 }
 
 /// What is said of the lines that a flood kept out of the log.

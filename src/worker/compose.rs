@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::domain::event::Event;
+use crate::domain::event::{Event, Subject};
 use crate::domain::ids::{EventId, GatherKey, IntegrationId};
 use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Waiting};
@@ -41,8 +41,15 @@ fn write(
     };
     let continues = line.going_on.iter().any(is_told);
     let extras = Extras { expired: line.state.expired_untold, continues };
-    let items: Vec<Item<'_>> =
-        take.iter().map(|at| item(&line.waiting[*at], snapshot)).collect::<Option<_>>()?;
+    let mut items: Vec<Item<'_>> = Vec::with_capacity(take.len());
+    for at in take {
+        let mut item = item(&line.waiting[*at], snapshot)?;
+        // Only a run that stands alone lists its failed tests, and hundreds of long lists would fill the memory.
+        if let (Subject::Run(run), 2..) = (&mut item.1.subject, take.len()) {
+            run.failures = Vec::new();
+        }
+        items.push(item);
+    }
     let told: Vec<(&Integration, Told<'_>)> = items
         .iter()
         .map(|(integration, event, w)| {

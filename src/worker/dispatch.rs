@@ -29,6 +29,9 @@ use crate::worker::wake::{Bell, Stop};
 /// The longest pause between two looks at the store: how soon work is found that another process made.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// After a long outage of the store, how long all workers leave rooms alone: a few tries of recording an answer.
+const RECORD_FIRST: Duration = Duration::from_secs(5);
+
 /// The pause after a look that was handed nothing although something is due.
 const NOT_HANDED_OUT: Duration = Duration::from_millis(50);
 
@@ -87,26 +90,20 @@ impl Dispatch {
     /// Claims and works off rooms until stopped; then lets the attempts in flight finish.
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let places = Places::new(self.terms.concurrency);
-        let mut tasks = JoinSet::new();
-        let mut looked_at = self.clock.now();
-        let mut look = Look::Now;
+        let (mut tasks, mut seen, mut look) = (JoinSet::new(), Seen::at(self.clock.now()), Look::Now);
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
             while let Some((line, place)) = self.handover.take(|line| places.take(line)) {
                 tasks.spawn(self.clone().occupy(place, line, stop.clone()));
             }
             if look.is_due(&places) {
-                let mut now = self.clock.now();
-                if later(looked_at, self.terms.lease / 4) <= now {
-                    // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back
-                    // of the rooms' tasks. They finish first, or a room could be claimed twice by one worker.
-                    while tasks.join_next().await.is_some() {}
-                    now = self.clock.now();
-                }
-                looked_at = now;
+                self.make_sure_of_leases(&mut seen, &mut tasks, &mut stop).await;
                 let (fresh, retries) = places.free();
                 // By this very time: a freeze from here on lapses no lease in the claim's eyes.
-                let lines = self.claim_due(fresh, retries, now).await;
+                let lines = self.claim_due(fresh, retries, seen.looked_at).await;
+                if self.unsettled.load(Ordering::Acquire) == 0 && !self.claiming.lasts() {
+                    seen.worked_at = self.clock.now();
+                }
                 if !lines.is_empty() {
                     for line in lines {
                         // There is one for each: only this loop takes any.
@@ -129,6 +126,23 @@ impl Dispatch {
         }
         while tasks.join_next().await.is_some() {}
         say_untold(self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner).end());
+    }
+
+    /// Notes that the store is looked at now, after the rooms' tasks, and other workers, had the time that they need
+    /// if leases may have lapsed.
+    async fn make_sure_of_leases(&self, seen: &mut Seen, tasks: &mut JoinSet<()>, stop: &mut Stop) {
+        let mut now = self.clock.now();
+        if later(seen.looked_at, self.terms.lease / 4) <= now {
+            // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back of the
+            // rooms' tasks. They finish first, or a room could be claimed twice by one worker.
+            while tasks.join_next().await.is_some() {}
+            now = self.clock.now();
+        }
+        if later(seen.worked_at, self.terms.lease / 2) <= now {
+            self.let_others_record(stop).await;
+            now = self.clock.now();
+        }
+        seen.looked_at = now;
     }
 
     /// Works off a room on its place.
@@ -164,6 +178,17 @@ impl Dispatch {
         }
     }
 
+    /// The store was out of reach for so long that leases may have lapsed. If it is back, other workers get the time
+    /// to record what they have posted, as this one does before it claims: the rooms would else hear it twice.
+    async fn let_others_record(&self, stop: &mut Stop) {
+        if self.store.next_due().await.is_ok() {
+            tokio::select! {
+                () = tokio::time::sleep(RECORD_FIRST) => {}
+                () = stop.wait() => {}
+            }
+        }
+    }
+
     /// How long there is nothing to do, as far as the store knows.
     async fn pause(&self, free: usize) -> Duration {
         if free == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
@@ -177,6 +202,18 @@ impl Dispatch {
             },
             Ok(None) | Err(_) => LOOK_EVERY,
         }
+    }
+}
+
+/// When the store was looked at last, and when it worked last.
+struct Seen {
+    looked_at: Timestamp,
+    worked_at: Timestamp,
+}
+
+impl Seen {
+    fn at(now: Timestamp) -> Self {
+        Self { looked_at: now, worked_at: now }
     }
 }
 

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{InHand, Store, StoreError, TakeIn};
-use crate::worker::batch::{self, Parsed, Read};
+use crate::ports::{InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
+use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::handover::Handover;
 use crate::worker::trouble::Trouble;
@@ -31,39 +31,44 @@ pub struct Intake {
     pub dispatch: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
-    /// Where idle rooms are told straight from here; `None`: everything is written down first.
+    /// Where quick rooms are told straight from here; `None`: everything is written down first.
     pub handover: Option<Arc<Handover>>,
-    /// Held by the batch that is decided: the next is parsed meanwhile, and waits.
-    pub turn: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
 impl TakeIn for Intake {
     /// Returns when the whole batch is durable, however long the store takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) {
-        let parsed: Vec<Parsed> = batch.into_iter().map(batch::parse).collect();
-        // It is waited for in the order of the calls, and no batch is decided before the one before it is written.
-        let turn = self.turn.lock().await;
-        let in_hand = self.decide(parsed).await;
-        drop(turn);
-        if let Some(in_hand) = in_hand {
-            self.written(in_hand).await;
-        }
-    }
-}
-
-impl Intake {
-    /// Decides a batch and writes it, but for what the answer stands for: that is in hand still.
-    async fn decide(&self, parsed: Vec<Parsed>) -> Option<InHand> {
         // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
         // now. If it can't be read, by what is known.
         if let Ok(true) = self.catalogue.refresh().await {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
-        let batch: Arc<[Read]> = parsed.into_iter().map(|one| batch::matched(one, &snapshot)).collect();
-        let fault = match self.commit(&batch, self.handover.as_ref()).await {
-            Ok(in_hand) => return in_hand,
+        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
+            self.take_part(&part).await;
+        }
+    }
+
+    /// Takes nothing in, until that works: a transaction like any other, with the lock that each of them needs.
+    async fn able(&self) {
+        loop {
+            let nothing = Box::new(|_| IntakeChanges::default());
+            match self.store.take_in(IntakeQuery::default(), nothing).await {
+                Ok(_) => return self.trouble.worked(),
+                Err(error) => self.failed(&error),
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+}
+
+impl Intake {
+    /// Returns when this part of a batch is durable.
+    async fn take_part(&self, batch: &Arc<[Read]>) {
+        let fault = match self.commit(batch, self.handover.as_ref()).await {
+            Ok(None) => return,
+            Ok(Some(in_hand)) => return self.written(in_hand).await,
             Err(fault) => fault,
         };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
@@ -78,16 +83,6 @@ impl Intake {
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
-        }
-        None
-    }
-
-    /// Waits until what is in hand is durable, however long it takes.
-    async fn written(&self, in_hand: InHand) {
-        while let Err(error) = self.store.written(in_hand).await {
-            self.metrics.store_errors.inc();
-            self.trouble.failed("write down what takes long to be told", &error);
-            tokio::time::sleep(STORE_RETRY).await;
         }
     }
 
@@ -107,8 +102,7 @@ impl Intake {
                     return Ok(in_hand);
                 }
                 Err(error) => {
-                    self.metrics.store_errors.inc();
-                    self.trouble.failed("take events in", &error);
+                    self.failed(&error);
                     if !matches!(error, StoreError::Unavailable(_)) {
                         return Err(error);
                     }
@@ -116,6 +110,19 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Waits until what is in hand is durable, however long it takes.
+    async fn written(&self, in_hand: InHand) {
+        while let Err(error) = self.store.written(in_hand).await {
+            self.failed(&error);
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        self.metrics.store_errors.inc();
+        self.trouble.failed("take events in", error);
     }
 
     /// One try to commit a batch.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tracing::Instrument;
 
 use crate::domain::delivery::{self, Attempt, Consequence};
-use crate::domain::ids::IntegrationId;
+use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::integration::Integration;
 use crate::domain::line::{RoomLine, Shape, Step, TokenCalls, Transition, next_step};
 use crate::domain::lines::Untold;
@@ -127,12 +127,11 @@ impl Dispatch {
     }
 
     async fn drop_untold(&self, line: &mut RoomLine, transitions: Vec<Transition>) -> Progress {
-        for transition in &transitions {
-            self.report(transition, line);
-        }
+        let ended = self.ended(&transitions, line);
         line.apply(&transitions);
         let settlement = self.settlement(line, transitions, Then::Hold);
-        self.hold(line, settlement).await
+        let progress = self.hold(line, settlement).await;
+        self.report(progress, ended)
     }
 
     /// Renders and posts one message, and settles what follows from the answer.
@@ -153,18 +152,20 @@ impl Dispatch {
             integration_id = integration.id.as_str(),
             attempt = head.attempts.saturating_add(1)
         );
+        let posted_at = self.clock.now();
         let answer = self.gateway.post(&target, &message).instrument(span.clone()).await;
         let now = self.clock.now();
+        let took = Duration::try_from(now.duration_since(posted_at)).unwrap_or_default();
+        self.handover.answered(&line.room, (answer.class == AnswerClass::Accepted).then_some(took));
         let spoke_for = spoke_for(line, take, snapshot);
         let spoke_for: Vec<&Integration> = spoke_for.iter().map(Arc::as_ref).collect();
         let attempt = Attempt { line, take, shape, integration: &integration };
         let consequence =
             delivery::after(attempt, &answer, &spoke_for, &self.terms.rules, now, fastrand::f64());
         span.in_scope(|| self.report_answer(take.len(), &answer));
-        for transition in &consequence.transitions {
-            self.report(transition, line);
-        }
-        self.conclude(line, consequence, answer.class).instrument(span).await
+        let ended = self.ended(&consequence.transitions, line);
+        let progress = self.conclude(line, consequence, answer.class).instrument(span).await;
+        self.report(progress, ended)
     }
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
@@ -201,10 +202,12 @@ impl Dispatch {
             status: None,
             attempted: false,
         };
-        self.report(&transition, line);
-        line.apply(std::slice::from_ref(&transition));
-        let settlement = self.settlement(line, vec![transition], Then::Hold);
-        self.hold(line, settlement).await
+        let transitions = vec![transition];
+        let ended = self.ended(&transitions, line);
+        line.apply(&transitions);
+        let settlement = self.settlement(line, transitions, Then::Hold);
+        let progress = self.hold(line, settlement).await;
+        self.report(progress, ended)
     }
 
     async fn give_back(&self, line: &RoomLine, then: Then) -> Progress {
@@ -262,11 +265,15 @@ impl Dispatch {
                 }
                 Err(error) => {
                     self.metrics.store_errors.inc();
-                    self.trouble.failed("record what became of a message", &error);
                     if !matches!(error, StoreError::Unavailable(_)) {
                         // Asking again can't help. The room is left to its lease, the others go on.
+                        tracing::error!(
+                            "what became of a message can't be recorded: {error}; the room is left alone until its \
+                             lease ends, and then told the same again"
+                        );
                         return Settled::LostClaim;
                     }
+                    self.trouble.failed("record what became of a message", &error);
                     waiting.get_or_insert_with(|| Unsettled::new(&self.unsettled));
                     tokio::time::sleep(STORE_RETRY).await;
                 }
@@ -298,28 +305,58 @@ impl Dispatch {
         }
     }
 
-    /// Counts and says what became of notifications.
-    fn report(&self, transition: &Transition, line: &RoomLine) {
-        let Some((outcome, reason)) = transition.outcome() else { return };
-        let seqs: HashSet<i64> = transition.seqs().iter().copied().collect();
+    /// What ends by `transitions` of what is held in `line`, which they were not applied to yet.
+    fn ended(&self, transitions: &[Transition], line: &RoomLine) -> Vec<Ended> {
         let now = self.clock.now();
-        for w in line.waiting.iter().filter(|w| seqs.contains(&w.seq)) {
-            // What is dead-lettered is counted when it is buried: a broken integration takes more with it than
-            // this line shows.
+        let mut all = Vec::new();
+        for transition in transitions {
+            let Some((outcome, reason)) = transition.outcome() else { continue };
+            let seqs: HashSet<i64> = transition.seqs().iter().copied().collect();
+            all.extend(line.waiting.iter().filter(|w| seqs.contains(&w.seq)).map(|w| Ended {
+                event: w.event.clone(),
+                integration: w.integration.clone(),
+                outcome,
+                reason,
+                took: outcome.is_told().then(|| seconds_between(w.received.at, now)),
+            }));
+        }
+        all
+    }
+
+    /// Counts and says what has ended by a step that was settled. Where it was not, because somebody else holds the
+    /// room by now, nothing has ended by it: that one will report it.
+    fn report(&self, progress: Progress, ended: Vec<Ended>) -> Progress {
+        if progress == Progress::Lost {
+            return progress;
+        }
+        for Ended { event, integration, outcome, reason, took } in ended {
+            // What is dead-lettered is counted when it is buried: a broken integration takes more with it than this
+            // line shows.
             if outcome != Outcome::DeadLettered {
                 self.metrics.notification(outcome, reason);
             }
-            if outcome.is_told() {
-                self.metrics.time_to_room(seconds_between(w.received.at, now));
+            if let Some(took) = took {
+                self.metrics.time_to_room(took);
             }
             tracing::info!(
-                event_id = w.event.as_str(),
-                integration_id = w.integration.as_str(),
+                event_id = event.as_str(),
+                integration_id = integration.as_str(),
                 reason,
                 "{outcome}"
             );
         }
+        progress
     }
+}
+
+/// A notification that ends by a step.
+struct Ended {
+    event: EventId,
+    integration: IntegrationId,
+    outcome: Outcome,
+    reason: &'static str,
+    /// Seconds from its event's arrival to the room, if it was told.
+    took: Option<f64>,
 }
 
 /// What is said of the rate limits that a flood kept out of the log.

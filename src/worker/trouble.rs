@@ -53,6 +53,11 @@ impl Trouble {
         }
     }
 
+    /// Whether something failed, and nothing has worked since.
+    pub fn lasts(&self) -> bool {
+        self.lock().is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Lasting>> {
         // Whoever panicked held a whole value: it is replaced in one assignment.
         self.lasting.lock().unwrap_or_else(PoisonError::into_inner)

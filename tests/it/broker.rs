@@ -1,7 +1,9 @@
 //! RabbitMQ's adapter against a real RabbitMQ.
 
 mod letters;
+mod places;
 mod sessions;
+mod supervision;
 mod tls;
 
 use std::collections::{BTreeMap, HashSet};
@@ -42,6 +44,11 @@ impl TakeIn for Recorder {
         self.batches.lock().expect("not poisoned").push(sizes);
         self.seen.lock().expect("not poisoned").extend(batch);
         self.lets.acquire().await.expect("never closed").forget();
+    }
+
+    /// When one more batch may become durable.
+    async fn able(&self) {
+        let _ = self.lets.acquire().await.expect("never closed");
     }
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod dead_letters;
 mod explain;
 mod integrations;
+mod integrations_file;
 mod publish;
 mod run;
 mod secrets;

@@ -2,7 +2,7 @@
 //! failure, and that no token gets out.
 
 mod failures;
-mod raw;
+pub mod raw;
 mod secrets;
 mod tls;
 mod wire;

@@ -7,6 +7,7 @@ mod broker;
 mod cli;
 mod formats;
 mod hipchat;
+mod hostile;
 mod page;
 mod pipeline;
 mod sandbox;

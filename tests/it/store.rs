@@ -32,7 +32,8 @@ macro_rules! conformance {
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
                 holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
-                a_resting_room_is_not_woken, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,
+                a_resting_room_is_not_woken,
+                a_worker_that_begins_looks_again_at_rooms_that_rest, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
                 a_room_with_nothing_ready_is_not_handed_out;
@@ -51,7 +52,7 @@ macro_rules! conformance {
             waits: what_gathers_says_until_when_and_for_what, a_place_in_line_says_what_keeps_it,
                 what_has_ended_is_nowhere_and_what_is_given_up_in_the_outbox;
             lives: nothing_is_stranded_whatever_happens;
-            registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds,
+            registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds, what_a_file_managed_that_is_gone_is_operators,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
                 a_new_room_takes_the_line_along,
                 a_room_that_rests_is_looked_at_again_after_a_change, a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,

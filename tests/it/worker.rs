@@ -6,6 +6,7 @@ mod cases;
 mod dead_rooms;
 mod faults;
 mod frozen;
+mod straight;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -189,7 +190,6 @@ impl Bench {
                 dispatch: dispatch_bell.clone(),
                 burial: burial_bell.clone(),
                 handover: None,
-                turn: Default::default(),
             },
             dispatch: Dispatch {
                 store: seen.clone(),
@@ -211,6 +211,7 @@ impl Bench {
                 letter_box: drawer.clone(),
                 clock: clock.clone(),
                 metrics,
+                outbox: trouble.clone(),
                 trouble,
                 wake: burial_bell,
             },

@@ -9,9 +9,11 @@
 //! the URL is checked here, and the proxy's own rules count for the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -228,9 +230,20 @@ pub(super) enum Scheme {
     Https,
 }
 
-/// Resolves names by the system and lets only permitted addresses through.
+/// Finds a name's addresses.
+pub(super) type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+/// Asks the system.
+pub(super) fn by_system(name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    // Port 0 is replaced by the URL's.
+    Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+}
+
+/// Resolves names and lets only permitted addresses through. What it lets through is what is connected to: no name
+/// is resolved a second time, so it can't lead elsewhere by then.
 #[derive(Debug, Clone)]
 pub(super) struct CheckedResolver {
+    pub(super) lookup: Lookup,
     pub(super) egress: Arc<Egress>,
     pub(super) scheme: Scheme,
     /// The proxy's own name: the operator chose it, wherever it is.
@@ -242,8 +255,7 @@ impl Resolve for CheckedResolver {
         let resolver = self.clone();
         Box::pin(async move {
             let host = name.as_str();
-            // Port 0 is replaced by the URL's.
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            let addresses = (resolver.lookup)(host.to_owned()).await?;
             let is_proxy = resolver.proxy_host.as_deref().is_some_and(|p| p.eq_ignore_ascii_case(host));
             let left = if is_proxy {
                 addresses

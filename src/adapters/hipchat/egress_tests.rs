@@ -1,3 +1,8 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use tokio::net::TcpListener;
+
 use super::*;
 
 fn egress(entries: &[&str]) -> Egress {
@@ -109,4 +114,43 @@ fn a_names_addresses_are_filtered_when_it_is_resolved() {
     assert!(matches!(outside, EgressDenied::PlainResolved { .. }), "{outside}");
     let named = egress(&["a.example"]);
     assert_eq!(named.permitted("A.example.", some(&["127.0.0.1"]), Scheme::Http), Ok(some(&["127.0.0.1"])));
+}
+
+/// Leads inside at every second look: where one look is checked and another is connected to, one of two calls gets
+/// there.
+fn changing(_: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+    let last = if LOOKS.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) { 2 } else { 1 };
+    Box::pin(async move { Ok(vec![SocketAddr::from(([127, 0, 0, last], 0))]) })
+}
+
+#[tokio::test]
+async fn a_name_that_changes_between_check_and_connect_leads_nowhere_else() {
+    crate::adapters::tls::ensure_crypto_provider();
+    let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = inside.local_addr().unwrap().port();
+    let allowed = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let resolver = CheckedResolver {
+        lookup: changing,
+        egress: Arc::new(Egress::from_entries(&["127.0.0.2"]).unwrap()),
+        scheme: Scheme::Http,
+        proxy_host: None,
+    };
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .dns_resolver(Arc::new(resolver))
+        .build()
+        .unwrap();
+    for looked in 0..10 {
+        let call = tokio::spawn(client.get(format!("http://rooms.example:{port}/")).send());
+        if looked % 2 == 0 {
+            drop(allowed.accept().await.unwrap());
+            assert!(!call.await.unwrap().unwrap_err().is_dns());
+        } else {
+            assert!(call.await.unwrap().unwrap_err().is_connect(), "the resolver refuses the address");
+        }
+    }
+    let came = inside.accept().now_or_never();
+    assert!(came.is_none(), "a connection came to the address that is not allowed");
 }

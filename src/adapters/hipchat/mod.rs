@@ -14,7 +14,7 @@ pub mod classify;
 pub mod client;
 pub mod egress;
 pub mod limits;
-mod redact;
+pub mod redact;
 pub mod room_url;
 mod setup;
 pub mod wire;

@@ -2,7 +2,7 @@
 //!
 //! A server may echo what it was sent, token included, in whatever spelling; a proxy's error page often
 //! shows the whole URL. A token that stands there as it is, is cut out; where a piece of it is left in some
-//! other spelling (broken up, percent-encoded, hex, base64), nothing of the text is shown.
+//! other spelling (broken up, escaped, hex, base64), nothing of the text is shown.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ const WITHHELD: &str = "[not shown, as it repeats parts of the token]";
 /// Letters and digits of a token that, shown together, give too much of it away. A token with fewer is hidden
 /// only as it stands: its letters are in any text.
 const PIECE: usize = 8;
-/// How often a text may be percent-encoded over.
+/// How often a text may be escaped over.
 const DECODINGS: usize = 3;
 /// A cut-off body may end within our token. Shorter beginnings than this give nothing away.
 const SHORTEST_PREFIX: usize = 4;
@@ -46,10 +46,12 @@ impl<'a> Redactor<'a> {
         let pieces = pieces(self.token.expose_secret());
         let mut text = text.to_owned();
         for _ in 0..DECODINGS {
-            if folded(text.bytes()).windows(PIECE).any(|window| pieces.contains(window)) {
+            let has_piece =
+                |text: &str| folded(text.bytes()).windows(PIECE).any(|window| pieces.contains(window));
+            if has_piece(&text) || has_piece(&without_markup(&text)) {
                 return true;
             }
-            text = percent_decode_str(&text).decode_utf8_lossy().into_owned();
+            text = unescaped(&percent_decode_str(&text).decode_utf8_lossy());
         }
         false
     }
@@ -85,6 +87,54 @@ fn pieces(token: &str) -> HashSet<Vec<u8>> {
         folded.windows(PIECE).map(<[u8]>::to_vec).collect::<Vec<_>>()
     };
     spellings.flat_map(runs).collect()
+}
+
+/// How HTML, JSON and programs write a character by its number: the beginning, the base, digits at most.
+const ESCAPES: [(&str, u32, usize); 6] =
+    [("&#x", 16, 6), ("&#X", 16, 6), ("&#", 10, 7), ("\\u{", 16, 6), ("\\u", 16, 4), ("\\x", 16, 2)];
+
+/// The text with what is written by numbers as itself.
+fn unescaped(text: &str) -> String {
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(['&', '\\']) {
+        plain.push_str(&rest[..at]);
+        let (character, length) = escaped(&rest[at..]).unwrap_or((' ', 1));
+        plain.push(character);
+        rest = &rest[at + length..];
+    }
+    plain + rest
+}
+
+/// The character that is written by its number at the beginning of `text`, and in how many bytes.
+fn escaped(text: &str) -> Option<(char, usize)> {
+    const AGAIN: &str = "&amp;";
+    if text.starts_with(AGAIN) {
+        return Some(('&', AGAIN.len()));
+    }
+    ESCAPES.iter().find_map(|(begin, base, most)| {
+        let digits = text.strip_prefix(begin)?;
+        let count = digits.chars().take(*most).take_while(|c| c.is_digit(*base)).count();
+        let character = char::from_u32(u32::from_str_radix(&digits[..count], *base).ok()?)?;
+        let ends = usize::from(digits[count..].starts_with([';', '}']));
+        Some((character, begin.len() + count + ends))
+    })
+}
+
+/// The text without tags, named characters (`&nbsp;`) and line breaks as JSON writes them.
+fn without_markup(text: &str) -> String {
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(['<', '&', '\\']) {
+        plain.push_str(&rest[..at]);
+        let (begin, after) = (rest.as_bytes()[at], &rest[at + 1..]);
+        let name = || after.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        let left = match begin {
+            b'<' => after.split_once('>').map(|(_, left)| left),
+            b'&' => name().strip_prefix(';'),
+            _ => after.strip_prefix(['n', 'r', 't', 'b', 'f']),
+        };
+        rest = left.unwrap_or(after);
+    }
+    plain + rest
 }
 
 /// Letters in lower case and digits; all else, such as what a text was broken up with, is left out.
@@ -211,6 +261,8 @@ mod tests {
     #[test]
     fn a_text_with_a_piece_of_the_token_in_another_spelling_is_not_shown() {
         let every = |between: &str| TOKEN.chars().map(|c| format!("{c}{between}")).collect::<String>();
+        let numbers =
+            |write: &dyn Fn(u32) -> String| TOKEN.chars().map(|c| write(c.into())).collect::<String>();
         let percent = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect::<String>();
         // Made by `base64` of the token alone, and behind one and two other bytes (the last in the safe alphabet).
         let base64 = [
@@ -223,6 +275,18 @@ mod tests {
             every("\n"),
             every("."),
             every("\u{7}"),
+            every("<wbr>"),
+            every("&nbsp;"),
+            every("\\n"),
+            every("<i>&#8203;"),
+            numbers(&|c| format!("&#{c};")),
+            numbers(&|c| format!("&#x{c:X};")),
+            numbers(&|c| format!("&#x{c:04x}")),
+            numbers(&|c| format!("\\u{c:04x}")),
+            numbers(&|c| format!("\\x{c:02x}")),
+            numbers(&|c| format!("&amp;#{c};")),
+            numbers(&|c| format!("<b>\\u{{{c:x}}}</b>")),
+            percent(&numbers(&|c| format!("&#{c};"))),
             percent(TOKEN),
             percent(&percent(TOKEN)),
             percent(&every(" ")),

@@ -10,7 +10,7 @@ use reqwest::header::HeaderValue;
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, redirect};
 use url::Url;
 
-use super::egress::{CheckedResolver, Egress, Scheme};
+use super::egress::{CheckedResolver, Egress, Scheme, by_system};
 use crate::adapters::tls::ensure_crypto_provider;
 
 /// Idle connections kept per server. Thousands of rooms live on few servers, and with HTTP/1.1 each call in
@@ -174,7 +174,12 @@ fn builder(
         .tcp_keepalive(KEEPALIVE)
         .http2_keep_alive_interval(KEEPALIVE)
         .http2_keep_alive_timeout(options.timeout)
-        .dns_resolver(Arc::new(CheckedResolver { egress: Arc::clone(egress), scheme, proxy_host }))
+        .dns_resolver(Arc::new(CheckedResolver {
+            lookup: by_system,
+            egress: Arc::clone(egress),
+            scheme,
+            proxy_host,
+        }))
         // Or the environment's proxy would be used, past the check of addresses.
         .no_proxy();
     match &options.proxy {

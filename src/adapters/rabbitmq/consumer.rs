@@ -49,13 +49,22 @@ pub async fn consume(
             Ok(mut session) => {
                 sessions.opened(&address.to_string(), session.stands_by);
                 let end = session.run(&mut shutdown).await;
-                if let End::Lost(why) = &end {
-                    health.connecting(why.as_str());
+                match &end {
+                    End::Shutdown => {}
+                    End::Lost(why) => health.connecting(why.as_str()),
+                    End::Yielded(reason) => health.set(SessionState::Yielded { reason: reason.clone() }),
                 }
                 session.close().await;
                 match end {
                     End::Shutdown => break,
                     End::Lost(why) => sessions.lost(&why),
+                    End::Yielded(why) => {
+                        let wait = sessions.yielded(&why);
+                        tokio::select! {
+                            () = stopped(&mut shutdown) => break,
+                            () = intake.able() => wait,
+                        }
+                    }
                 }
             }
             Err(error) => {
@@ -111,6 +120,16 @@ impl Sessions {
             "the session with RabbitMQ ended: {why}; connecting anew, and what was not acknowledged comes again"
         );
         wait
+    }
+
+    /// Whoever has given up its place stands at the end of the line, and is told of again when it is subscribed.
+    fn yielded(&mut self, why: &str) -> Duration {
+        tracing::warn!(
+            "giving up the place as the queue's consumer: {why}; another worker goes on if there is one, and this \
+             one subscribes again when its store takes events in"
+        );
+        self.reconnect.reset();
+        self.reconnect.next_delay()
     }
 
     /// A session that did not come about: how long to wait, or the error if it is not to be waited for.

@@ -230,7 +230,7 @@ impl DeadLetters {
 /// What the event came with, persistent, and where it came from at first. What speaks to the broker stays behind:
 /// a `user_id` that is not ours is refused, an `expiration` would end the event again, and `CC` and `BCC` would
 /// send copies to others. The broker's own record of deaths would grow with each round.
-fn replayed(letter: &Delivery) -> BasicProperties {
+pub(super) fn replayed(letter: &Delivery) -> BasicProperties {
     let own = &letter.properties;
     let mut headers = FieldTable::default();
     for (name, value) in own.headers().iter().flat_map(FieldTable::inner) {

@@ -18,22 +18,27 @@ pub enum SessionState {
     StandingBy,
     /// The broker has blocked the connection: its reason. Holds until it says that it has unblocked it.
     Blocked { reason: String },
+    /// Has given up its place as the consumer, since what it was handed could not be made durable: why. It
+    /// subscribes again when that would work.
+    Yielded { reason: String },
     /// Shut down.
     Stopped,
 }
 
 impl SessionState {
     /// All words of [`Self::as_str`].
-    pub const WORDS: [&'static str; 5] = ["connecting", "consuming", "standing-by", "blocked", "stopped"];
+    pub const WORDS: [&'static str; 6] =
+        ["connecting", "consuming", "standing-by", "blocked", "yielded", "stopped"];
 
     /// One word for it.
     pub fn as_str(&self) -> &'static str {
-        let [connecting, consuming, standing_by, blocked, stopped] = Self::WORDS;
+        let [connecting, consuming, standing_by, blocked, yielded, stopped] = Self::WORDS;
         match self {
             Self::Connecting { .. } => connecting,
             Self::Consuming => consuming,
             Self::StandingBy => standing_by,
             Self::Blocked { .. } => blocked,
+            Self::Yielded { .. } => yielded,
             Self::Stopped => stopped,
         }
     }
@@ -81,6 +86,9 @@ impl BrokerHealth {
             }
             SessionState::Blocked { reason } => {
                 Err(format!("RabbitMQ has blocked this connection for {seconds} s: {reason}"))
+            }
+            SessionState::Yielded { reason } => {
+                Err(format!("not subscribed at RabbitMQ for {seconds} s: {reason}"))
             }
             SessionState::Stopped => Err("shut down".into()),
         }
@@ -133,6 +141,8 @@ mod tests {
         }
         health.connecting("the queue was deleted");
         assert!(health.verdict().is_err_and(|why| why.contains("the queue was deleted")));
+        health.set(SessionState::Yielded { reason: "the store is away".into() });
+        assert!(health.verdict().is_err_and(|why| why.contains("the store is away")));
         health.set(SessionState::Blocked { reason: "low on memory".into() });
         health.set(SessionState::Consuming);
         assert!(health.verdict().is_err_and(|why| why.contains("low on memory")), "only the broker ends it");

@@ -1,6 +1,7 @@
 //! The way into the dead-letter queue: the event's body byte for byte, with headers that say what happened.
 
 use async_trait::async_trait;
+use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -9,6 +10,7 @@ use super::options::BrokerOptions;
 use super::press::{Press, Printed, Publication, Sheet};
 use super::topology::short;
 use super::{link, topology, wire};
+use crate::domain::envelope::Envelope;
 use crate::domain::headers;
 use crate::ports::{BrokerError, Buried, Letter, LetterBox};
 
@@ -45,16 +47,11 @@ impl RabbitLetterBox {
         let mut sheets = Vec::with_capacity(letters.len());
         for letter in letters {
             let envelope = &letter.envelope;
-            let headers = headers(letter, press.frame_max());
             sheets.push(Sheet {
                 exchange: exchange.clone(),
                 // A letter that can't be built would keep all others from being buried.
                 routing_key: wire::shortened(&envelope.routing_key),
-                properties: wire::properties(
-                    envelope.message_id.as_deref(),
-                    envelope.content_type.as_deref(),
-                    headers,
-                ),
+                properties: properties(letter, press.frame_max()),
                 body: &envelope.body,
             });
         }
@@ -139,6 +136,12 @@ fn stays_behind(name: &str) -> bool {
         || wire::is_of_a_death(name)
         || OURS.contains(&name)
         || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+/// What a letter travels with, on a connection with frames of at most `frame_max` bytes.
+pub(super) fn properties(letter: &Letter, frame_max: usize) -> BasicProperties {
+    let Envelope { message_id, content_type, .. } = &letter.envelope;
+    wire::properties(message_id.as_deref(), content_type.as_deref(), headers(letter, frame_max))
 }
 
 /// The event's own headers, and the contract's (section 1, dead letters).

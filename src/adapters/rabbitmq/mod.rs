@@ -13,6 +13,8 @@
 pub mod consumer;
 pub mod dead_letters;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 pub mod letter;
 pub mod letters;

@@ -21,6 +21,12 @@ pub struct BrokerOptions {
     pub prefetch: u16,
     /// How many events at most are taken in at once.
     pub batch: usize,
+    /// How long a batch may take to get durable before it is given back, with the place as the queue's one
+    /// consumer, so that another worker goes on. `None` where there can be no other.
+    pub yield_after: Option<Duration>,
+    /// How often the queue is asked whether events wait that do not arrive; after two such looks in a row the
+    /// session is given up.
+    pub look_every: Duration,
     /// PEM of authorities to trust for `amqps` beside the system's.
     pub authorities_pem: Option<String>,
 }
@@ -28,7 +34,15 @@ pub struct BrokerOptions {
 impl BrokerOptions {
     /// The contract's names and the measured defaults, on these addresses.
     pub fn new(addresses: Vec<Address>) -> Self {
-        Self { addresses, topology: Topology::default(), prefetch: 512, batch: 256, authorities_pem: None }
+        Self {
+            addresses,
+            topology: Topology::default(),
+            prefetch: 512,
+            batch: 256,
+            yield_after: None,
+            look_every: Duration::from_secs(15),
+            authorities_pem: None,
+        }
     }
 }
 

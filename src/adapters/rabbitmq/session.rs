@@ -2,15 +2,11 @@
 //! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
 //!
 //! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
-//! on another: what a lost channel held comes again. A few batches are in hand at once, so that one is read while
-//! the one before it is written; the intake decides them in their order, and they are acknowledged in it.
+//! on another: what a lost channel held comes again.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
@@ -26,15 +22,10 @@ use super::{fault, link, wire};
 use crate::domain::envelope::Received;
 use crate::ports::{BrokerError, Clock, TakeIn};
 
-/// How often the queue is asked whether events wait that do not arrive.
-const LOOK: Duration = Duration::from_secs(15);
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
 /// A larger body is taken in alone: no event that can be read is as large, so nothing else has to wait with it.
 const ALONE_BYTES: usize = 1 << 20;
-
-/// Batches in hand at most.
-const IN_HAND: usize = 4;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +34,8 @@ pub(super) enum End {
     Shutdown,
     /// What happened, for the log and `/readyz`; without the password.
     Lost(String),
+    /// The batch in hand could not be made durable in time. It is given up: why.
+    Yielded(String),
 }
 
 /// What a session works with.
@@ -67,8 +60,6 @@ pub(super) struct Session<'a> {
     events: Events,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
-    /// Batches that are being taken in, oldest first; each ends with the tag of its last delivery.
-    in_hand: FuturesOrdered<BoxFuture<'static, u64>>,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -95,57 +86,29 @@ impl<'a> Session<'a> {
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, in_hand, watch) = (None, FuturesOrdered::new(), Watchdog::default());
-        Ok(Self {
-            terms,
-            connection,
-            channel,
-            side,
-            consumer,
-            events,
-            ahead,
-            in_hand,
-            watch,
-            stands_by: !alone,
-        })
+        let (ahead, watch) = (None, Watchdog::default());
+        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
     }
 
-    /// Takes in until something ends, and then waits for what is in hand, since the intake must not have the same
-    /// events twice. The broker gives back what was not acknowledged.
+    /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
+    /// broker gives back what was not acknowledged.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
-        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let look_every = self.terms.options.look_every;
+        let mut look = tokio::time::interval_at(Instant::now() + look_every, look_every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let step = tokio::select! {
                 biased;
-                () = stopped(shutdown) => {
-                    self.finish().await;
-                    return End::Shutdown;
-                }
-                why = broken(&mut self.events, self.terms.health) => Some(why),
-                // Before more is taken: so each batch is begun before the next.
-                Some(last) = self.in_hand.next() => self.acknowledge(last).await.err(),
-                next = next(&mut self.ahead, &mut self.consumer), if self.in_hand.len() < IN_HAND => {
-                    self.deliver(next)
-                }
-                _ = look.tick() => self.look().await,
+                () = stopped(shutdown) => return End::Shutdown,
+                why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
+                next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
+                _ = look.tick() => self.look().await.map(End::Lost),
             };
-            if let Some(why) = step {
-                let why = self.terms.address.redact(&why);
-                if !self.in_hand.is_empty() {
-                    self.terms.health.connecting(why.as_str());
-                    self.finish().await;
-                }
-                return End::Lost(why);
+            match step {
+                None => {}
+                Some(End::Lost(why)) => return End::Lost(self.terms.address.redact(&why)),
+                Some(end) => return end,
             }
-        }
-    }
-
-    /// Waits for what is in hand, and acknowledges it for as long as that works.
-    async fn finish(&mut self) {
-        let mut works = true;
-        while let Some(last) = self.in_hand.next().await {
-            works = works && self.acknowledge(last).await.is_ok();
         }
     }
 
@@ -156,19 +119,20 @@ impl<'a> Session<'a> {
         link::close(&self.connection).await;
     }
 
-    /// Begins to take in one delivery and those that are here with it. Returns why the session ended, if it did.
-    fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<String> {
+    /// Takes in one delivery and those that are here with it.
+    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
         let Chunk { batch, last, end } = self.gather(first);
         if let Some(last) = last {
             self.watch.delivered();
             self.terms.health.set(SessionState::Consuming);
-            let intake = Arc::clone(self.terms.intake);
-            self.in_hand.push_back(Box::pin(async move {
-                intake.take_in(batch).await;
-                last
-            }));
+            if let Some(end) = self.take_in(batch).await {
+                return Some(end);
+            }
+            if let Err(why) = self.acknowledge(last).await {
+                return Some(End::Lost(end.unwrap_or(why)));
+            }
         }
-        end
+        end.map(End::Lost)
     }
 
     /// What is here already, up to the size of a batch; waits for nothing.
@@ -208,6 +172,40 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
+    /// batches in hand. If that takes too long the batch is dropped, and not tried on while a successor has it.
+    /// Returns how the session ended, if it did.
+    async fn take_in(&mut self, batch: Vec<Received>) -> Option<End> {
+        let intake = Arc::clone(self.terms.intake);
+        let patience = self.terms.options.yield_after;
+        let given_up = async {
+            match patience {
+                None => std::future::pending().await,
+                Some(patience) => {
+                    tokio::time::sleep(patience).await;
+                    End::Yielded(format!(
+                        "a batch could not be made durable within {} s",
+                        patience.as_secs_f64()
+                    ))
+                }
+            }
+        };
+        let mut taking = intake.take_in(batch);
+        tokio::pin!(given_up);
+        let why = tokio::select! {
+            biased;
+            () = &mut taking => return None,
+            why = broken(&mut self.events, self.terms.health) => why,
+            end = &mut given_up => return Some(end),
+        };
+        self.terms.health.connecting(self.terms.address.redact(&why));
+        tokio::select! {
+            biased;
+            () = taking => Some(End::Lost(why)),
+            end = given_up => Some(end),
+        }
+    }
+
     async fn acknowledge(&mut self, last: u64) -> Result<(), String> {
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
         link::answer("acknowledging", acked).await.map_err(|error| error.to_string())
@@ -222,7 +220,7 @@ impl<'a> Session<'a> {
                     self.terms.health.set(SessionState::Consuming);
                 }
                 self.watch.starved(standing).then(|| {
-                    format!("{} events wait, but none is delivered to the only consumer", standing.messages)
+                    format!("{} events wait, but none is delivered to the active consumer", standing.messages)
                 })
             }
         }
@@ -253,7 +251,10 @@ struct Chunk {
 /// Notices a consumer that is subscribed and gets nothing while the queue grows.
 #[derive(Debug, Default)]
 struct Watchdog {
+    /// Since the latest look.
     delivered: bool,
+    /// Has had a delivery: the broker gives them to one consumer until that goes.
+    active: bool,
     idle_looks: u32,
 }
 
@@ -263,11 +264,13 @@ impl Watchdog {
 
     fn delivered(&mut self) {
         self.delivered = true;
+        self.active = true;
     }
 
-    /// With other consumers one of them is the active one, and this one stands by.
+    /// Whoever stands by for others gets nothing, and starves not.
     fn starved(&mut self, standing: Count) -> bool {
-        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && standing.consumers <= 1;
+        let active = self.active || standing.consumers <= 1;
+        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && active;
         self.idle_looks = if idle { self.idle_looks + 1 } else { 0 };
         self.idle_looks >= Self::PATIENCE
     }
@@ -319,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_barks_only_when_the_one_consumer_starves() {
+    fn the_watchdog_barks_only_when_the_active_consumer_starves() {
         let starving = Count { messages: 5, consumers: 1 };
         let cases = [
             ("nothing waits", Count { messages: 0, consumers: 1 }, false),
@@ -336,5 +339,7 @@ mod tests {
         watchdog.delivered();
         assert!(!watchdog.starved(starving), "a delivery starts the count anew");
         assert!(!watchdog.starved(starving));
+        let among_others = Count { messages: 5, consumers: 3 };
+        assert!(watchdog.starved(among_others), "it was the active one, and no other is while it is there");
     }
 }

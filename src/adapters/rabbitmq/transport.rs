@@ -21,6 +21,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use self::frames::Frames;
@@ -29,7 +30,8 @@ use self::frames::Frames;
 const CHUNK: usize = 64 << 10;
 
 /// A connection whose incoming frames are mended: by TLS if the address says so, and then with `tls`. Fails as
-/// lapin's own `connect` does.
+/// lapin's own `connect` does. If this is dropped before it is done, nothing is left of the attempt: lapin itself
+/// would keep a thread and the socket for as long as a mute peer does.
 pub(super) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
@@ -37,11 +39,15 @@ pub(super) async fn connect(
 ) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Mending(tokio)));
+    let (done, waits) = watch::channel(false);
     let open = async move |uri: AMQPUri, _| {
+        let stream = Mended::new(dial(&uri, tls.clone()).await?);
         // To lapin it is plain AMQP, whatever is below.
-        Ok(AsyncTcpStream::Plain(Mended::new(dial(&uri, tls.clone()).await?)))
+        Ok(AsyncTcpStream::Plain(stream.waited_for_by(waits.clone())))
     };
-    Connection::connector(uri, runtime, open, properties).await
+    let connection = Connection::connector(uri, runtime, open, properties).await?;
+    done.send_replace(true);
+    Ok(connection)
 }
 
 async fn dial(uri: &AMQPUri, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn Duplex>> {
@@ -95,22 +101,53 @@ impl Reactor for Mending {
     }
 }
 
+/// What would be given on of a stream that comes in `pieces`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn mended<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (mut frames, mut given, mut into) = (Frames::default(), Vec::new(), [0; 4096]);
+    for piece in pieces {
+        frames.feed(piece);
+        loop {
+            match frames.take(&mut into) {
+                0 => break,
+                count => given.extend_from_slice(&into[..count]),
+            }
+        }
+    }
+    given
+}
+
 /// Gives on what it reads from `inner` with each frame mended; writes are passed through.
 struct Mended {
     inner: Box<dyn Duplex>,
     frames: Frames,
     chunk: Box<[u8]>,
+    /// Says whether the attempt to connect was given up; `None` once it was not.
+    given_up: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
 }
 
 impl Mended {
     fn new(inner: Box<dyn Duplex>) -> Self {
-        Self { inner, frames: Frames::default(), chunk: vec![0; CHUNK].into_boxed_slice() }
+        let chunk = vec![0; CHUNK].into_boxed_slice();
+        Self { inner, frames: Frames::default(), chunk, given_up: None }
+    }
+
+    /// Ends by itself if whoever connects goes before saying that it is done.
+    fn waited_for_by(self, mut waits: watch::Receiver<bool>) -> Self {
+        let given_up = async move { waits.wait_for(|done| *done).await.is_err() };
+        Self { given_up: Some(Box::pin(given_up)), ..self }
     }
 }
 
 impl futures_io::AsyncRead for Mended {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { inner, frames, chunk } = self.get_mut();
+        let Self { inner, frames, chunk, given_up } = self.get_mut();
+        if let Some(Poll::Ready(gone)) = given_up.as_mut().map(|given_up| given_up.as_mut().poll(cx)) {
+            *given_up = None;
+            if gone {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         loop {
             let given = frames.take(into);
             if given > 0 || into.is_empty() {

@@ -49,6 +49,8 @@ pub struct Difference {
     pub moved: bool,
     /// It is paused and was not.
     pub paused: bool,
+    /// The file manages it from now on.
+    pub taken_over: bool,
     /// A pause or a suspension ends, or the room is another: what fails is news to it.
     pub heard_again: bool,
 }
@@ -82,6 +84,7 @@ impl Kept {
             url,
             moved,
             paused: new.paused && !self.paused,
+            taken_over: self.managed_by != by,
             heard_again: moved || ((self.paused || (was_suspended && url)) && !new.paused),
         }))
     }

@@ -8,6 +8,7 @@ pub mod cipher;
 mod fate;
 mod kept;
 mod meters;
+mod outbox;
 pub mod postgres;
 mod purse;
 mod release;

@@ -33,8 +33,9 @@ Example:
 
 pub const CHECK: &str = "\
 Says of each part whether it is as it must be: every fault of the configuration and of the integrations file at \
-once, whether the broker can be reached and what stands on it fits, whether the store can be opened. Names each \
-integration that is suspended, and whether a worker runs on the store.
+once, whether the broker can be reached and what stands on it fits, whether the store can be opened (one that is \
+not there yet is no fault, and is not made). Names each integration that is suspended, and whether a worker runs on \
+the store.
 
 Examples:
   hipchat-notifier check
@@ -57,7 +58,7 @@ Examples:
 
 pub const INTEGRATIONS: &str = "\
 What is changed takes effect in running workers within two seconds. Integrations that integrations.file manages \
-are changed in that file only.
+are changed in that file only; `show` says which these are. Only `apply` makes a store where there is none.
 
 Examples:
   hipchat-notifier integrations apply integrations.toml
@@ -147,7 +148,8 @@ Examples:
 
 pub const DEAD_LETTERS_REPLAY: &str = "\
 A letter of one integration goes to that integration alone, past its frequency rule; one without an integration \
-is treated as a new event. Each leaves the dead-letter queue only when the broker has it in the work queue.
+is treated as a new event. Each leaves the dead-letter queue only when the broker has it in the work queue. It \
+begins anew there: its age, its attempts and retry.give_up_after count from the replay.
 
 Examples:
   hipchat-notifier dead-letters replay --integration checkout-on-call

@@ -43,7 +43,7 @@ pub struct Style<'a> {
 /// What a message has to say beside its notifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extras {
-    /// Older notifications of this room that expired untold.
+    /// Notifications of this room, others than those told here, that expired untold since its latest message.
     pub expired: u32,
     /// What is told together does not fit into one message; the next one goes on.
     pub continues: bool,

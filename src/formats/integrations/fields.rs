@@ -13,6 +13,9 @@ use super::faults::IntegrationFault;
 use super::words::choices;
 use crate::formats::{duration, nearest::nearest};
 
+/// Characters at most of a pattern. Each costs time with every event that it is held against.
+const LONGEST_PATTERN: usize = 1_000;
+
 /// Faults found so far, and in which integration we are.
 pub(super) struct Report<'a> {
     text: &'a str,
@@ -226,7 +229,7 @@ impl<'a> Fields<'a> {
         word
     }
 
-    /// A list of texts, none of them blank, at least one.
+    /// A list of texts, none of them blank or longer than [`LONGEST_PATTERN`], at least one.
     pub fn list(&self, report: &mut Report<'_>, key: &str) -> Option<Vec<String>> {
         const FIX: &str = "write a list of texts, [\"like-this\", \"or-this*\"]";
         let value = self.get(key)?;
@@ -240,6 +243,10 @@ impl<'a> Fields<'a> {
         let mut texts = Vec::new();
         for item in array {
             match item.get_ref().as_str() {
+                Some(text) if text.chars().nth(LONGEST_PATTERN).is_some() => {
+                    let fix = format!("write at most {LONGEST_PATTERN} characters");
+                    report.fault(&item.span(), &self.name(key), Some(shown(item)), "too long", &fix);
+                }
                 Some(text) if !text.trim().is_empty() => texts.push(text.to_owned()),
                 _ => {
                     report.fault(&item.span(), &self.name(key), Some(shown(item)), "no text in the list", FIX)

@@ -13,7 +13,7 @@ use super::spec::{FilterSpec, IntegrationSpec};
 use super::words::{self, DETAILS, KINDS, MONITOR_RESULTS, OVERFLOWS, PINGS, TEAM_ACTIVITY, choices};
 use super::{IntegrationFaults, RoomRef, SecretSources};
 use crate::domain::ids::IntegrationId;
-use crate::formats::duration;
+use crate::formats::{duration, nearest::nearest};
 use crate::ports::Definition;
 
 /// Fields of both kinds.
@@ -95,9 +95,11 @@ fn read_one<'a>(
     let mut spec = IntegrationSpec::new(id.unwrap_or_default(), kind.unwrap_or_default());
     read_name_and_team(&fields, &mut spec, report);
     spec.paused = fields.boolean(report, "paused").unwrap_or(false);
-    read_filters(&fields, kind, &mut spec, report);
+    // What else is wrong is told at once, by the kind that a misspelt one seems to mean.
+    let likely = kind.or_else(|| likely_kind(&fields));
+    read_filters(&fields, likely, &mut spec, report);
     let notify = fields.table(report, "notify", "notify.");
-    match kind {
+    match likely {
         Some(MONITOR_RESULTS) => spec.notify = run_rule(&notify, report),
         Some(_) => spec.notify = activity_rule(&notify, report),
         None => {}
@@ -154,6 +156,10 @@ fn read_kind(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<&'static st
         fields.fault_at(report, "kind", "missing", &format!("write {}", choices(&KINDS)));
     }
     fields.word(report, "kind", &KINDS)
+}
+
+fn likely_kind(fields: &Fields<'_>) -> Option<&'static str> {
+    nearest(fields.get("kind")?.get_ref().as_str()?, KINDS)
 }
 
 fn read_name_and_team(fields: &Fields<'_>, spec: &mut IntegrationSpec, report: &mut Report<'_>) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::ids::{IntegrationId, TeamId};
 use crate::domain::integration::{
-    ActivityRule, Detail, Interest, MessageStyle, Overflow, Ping, RunRule, Throttle,
+    ActivityRule, Detail, Glob, Interest, MessageStyle, Overflow, Ping, RunRule, Throttle,
 };
 use crate::domain::pacing::Budget;
 
@@ -70,6 +70,27 @@ fn filters_reach_the_field_of_their_name() {
     assert!(filters.users.passes(&[Some("u")]) && !filters.users.passes(&[Some("m")]));
     assert!(filters.collections.passes(&[Some("c")]) && !filters.collections.passes(&[Some("m")]));
     assert!(!filters.workspaces.passes(&[Some("w")]) && filters.workspaces.passes(&[Some("m")]));
+}
+
+#[test]
+fn a_pattern_has_an_end_and_so_has_what_is_held_against_it() {
+    let of = |pattern: &str| {
+        format!(
+            "[[integrations]]\nid = \"a\"\nroom_url = \"u\"\nkind = \"team-activity\"\nusers = [\"{pattern}\"]"
+        )
+    };
+    assert!(read(&of(&"*".repeat(1_000))).is_ok());
+    let faults = read(&of(&"*?".repeat(5_000))).unwrap_err().to_string();
+    assert!(
+        faults.contains("users") && faults.contains("too long; write at most 1000 characters"),
+        "{faults}"
+    );
+    assert!(faults.len() < 300, "{faults}");
+
+    let long = "x".repeat(1_000_000) + "end";
+    assert!(Glob::new("x*").matches(&long) && !Glob::new("*end").matches(&long));
+    assert!(Glob::new("*ä").matches(&("ä".repeat(512) + "x")), "cut at the end of a character");
+    assert!(Glob::new(&long).matches(&long), "without a wildcard it is the value");
 }
 
 #[test]

@@ -16,7 +16,7 @@ async fn a_store_that_can_not_be_used_is_told_by_every_verb_and_left_alone() {
     std::fs::create_dir(at("folder.db")).unwrap();
     Connection::open(at("other.db")).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
     let newer = format!("sqlite:{}", at("newer.db").display());
-    lab.run_with(&["integrations", "list"], &[("store.url", &newer)], b"").await.done();
+    lab.run_with(&["migrate"], &[("store.url", &newer)], b"").await.done();
     let history = "INSERT INTO refinery_schema_history SELECT 77, name, applied_on, checksum FROM refinery_schema_history";
     Connection::open(at("newer.db")).unwrap().execute_batch(history).unwrap();
 
@@ -45,13 +45,21 @@ async fn a_store_that_can_not_be_used_is_told_by_every_verb_and_left_alone() {
             ),
             text => format!("store {} {text}", path.display()),
         };
-        let told = lab.run_with(&["integrations", "list"], &keys, b"").await.complaint(78);
-        assert!(told.starts_with(&expected) && !told.contains('\n'), "{name}: {told}");
-        // A verb that only looks makes nothing, and says so before anything else.
-        let told = lab.run_with(&["explain", "e-1"], &keys, b"").await.complaint(78);
+        // A verb that works on what is there makes nothing, and says so before anything else.
         let missing = format!("there is no store at {}", path.display());
         let expected_here = if path.exists() { &expected } else { &missing };
-        assert!(told.starts_with(expected_here) && !told.contains('\n'), "{name}: {told}");
+        for verb in [
+            &["explain", "e-1"][..],
+            &["integrations", "list"],
+            &["integrations", "show", "one"],
+            &["integrations", "pause", "one"],
+            &["integrations", "resume", "one"],
+            &["integrations", "remove", "one"],
+            &["integrations", "test", "one"],
+        ] {
+            let told = lab.run_with(verb, &keys, b"").await.complaint(78);
+            assert!(told.starts_with(expected_here) && !told.contains('\n'), "{name}: {verb:?}: {told}");
+        }
         let mut worker = lab.start(&keys);
         assert_eq!(worker.ended().await.code(), Some(78), "{name}: {}", worker.log());
         assert!(worker.log().contains(&format!("hipchat-notifier: {expected}")), "{name}: {}", worker.log());
@@ -75,7 +83,7 @@ async fn the_key_is_its_owners_alone_and_another_key_is_refused() {
     assert_eq!(told, format!("key file {bad} is not a key: it must hold 64 hex digits and nothing else"));
     let other = lab.write("other.key", "ab".repeat(32));
     let told =
-        lab.run_with(&["integrations", "list"], &[("secrets.key_file", &other)], b"").await.complaint(1);
+        lab.run_with(&["integrations", "list"], &[("secrets.key_file", &other)], b"").await.complaint(78);
     assert_eq!(
         told,
         format!(

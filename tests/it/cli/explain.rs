@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::broker::eventually;
 use crate::support::cli::{Lab, TOKEN, cloud_run};
+use crate::support::postgres::Postgres;
 
 fn activity(id: &str, user: &str, model: &str) -> Value {
     json!({
@@ -158,13 +159,38 @@ async fn what_is_pending_says_what_it_waits_for() {
     assert!(told.ends_with("no worker runs on this store: what is pending waits for one\n"), "{told}");
 }
 
+/// On a shared store what is still to come is judged by the database's clock, as the workers do.
+#[tokio::test]
+async fn waits_are_told_by_the_clock_of_the_store() {
+    let (lab, postgres) = (Lab::new().await, Postgres::fresh().await);
+    let ahead = "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                 $$ SELECT pg_catalog.clock_timestamp() + interval '300 seconds' $$";
+    postgres.run(ahead).await;
+    let url = postgres.url.replace(&postgres.schema, &format!("{}%2Cpg_catalog", postgres.schema));
+    let key = "ab".repeat(32);
+    let keys = [("store.url", url.as_str()), ("secrets.key", key.as_str())];
+    lab.run_with(&["migrate"], &keys, b"").await.done();
+    postgres
+        .run(
+            "INSERT INTO events (id, properties, body, received_at, open) VALUES ('e-1', '{}', '', 0, 1); \
+             INSERT INTO notifications (event, integration, room, event_no, state, reason, ready_at, received_at, \
+               decided_at) SELECT id, 'a', 'r', no, 'pending', 'failure', 0, 0, 0 FROM events; \
+             INSERT INTO rooms (room, due_at) \
+               SELECT 'r', (extract(epoch FROM pg_catalog.clock_timestamp()) + 100) * 1000000",
+        )
+        .await;
+    let told = lab.run_with(&["explain", "e-1", "--output", "json"], &keys, b"").await.json();
+    let wait = &told["outcomes"][0]["wait"];
+    assert_eq!((&wait["for"], &wait["until"]), (&json!("worker"), &Value::Null), "{told}");
+}
+
 #[tokio::test]
 async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
     let lab = Lab::new().await;
     for (id, argument) in
         [("never-seen", "never-seen"), ("with\u{1b}[31m colour", "'with\u{fffd}[31m colour'")]
     {
-        lab.run(&["integrations", "list"]).await.done();
+        lab.run(&["migrate"]).await.done();
         let ran = lab.run(&["explain", id, "--output", "json"]).await;
         assert_eq!(ran.out, "", "no document about nothing");
         assert!(!ran.err.contains('\u{1b}'), "{ran:?}");

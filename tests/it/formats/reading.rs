@@ -281,6 +281,22 @@ fn five_thousand_failed_tests_are_read() {
 }
 
 #[test]
+fn of_failed_tests_without_number_ten_thousand_are_kept() {
+    let failures = "{},".repeat(300_000);
+    let body = format!(
+        "{{\"monitor_uid\":\"m\",\"metrics\":{{\"failedTests\":300001}},\"failures\":[{failures}{{}}]}}"
+    );
+    let run = run_of(body);
+    assert_eq!((run.failures.len(), run.metrics.failed_tests), (10_000, Some(300_001)));
+
+    let body = format!(
+        "{{\"run\":{{\"info\":{{\"monitorId\":\"m\"}},\"executions\":[{{\"errors\":[{failures}{{}}]}}]}}}}"
+    );
+    let run = run_of(body);
+    assert_eq!((run.failures.len(), run.metrics.errors), (10_000, Some(300_001)));
+}
+
+#[test]
 fn a_long_request_name_is_not_repeated_without_end() {
     let tests: serde_json::Map<_, _> = (0..30_000).map(|n| (format!("t{n}"), json!(false))).collect();
     let executions = json!([{"item": {"name": "r".repeat(400_000)}, "assertions": tests}]);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hipchat_notifier::adapters::rabbitmq::{Publication, Publisher};
+use hipchat_notifier::domain::envelope::Envelope;
 use hipchat_notifier::domain::ids::EventId;
 use jiff::Timestamp;
 use serde_json::json;
@@ -34,7 +35,7 @@ pub const SMALL: Scale = Scale {
     publish_over: Duration::from_secs(6),
     collate: Duration::from_secs(1),
     every: Duration::from_secs(2),
-    patience: Duration::from_secs(42),
+    patience: Duration::from_secs(120),
 };
 
 /// What is promised, with HipChat's own budgets but six times as fast: a minute of 10 s. At their own pace the
@@ -53,7 +54,12 @@ const FULL: Scale = Scale {
 };
 
 fn scale() -> Scale {
-    if std::env::var("PROVE").is_ok_and(|size| size == "full") { FULL } else { SMALL }
+    if is_full() { FULL } else { SMALL }
+}
+
+/// Whether the promises are to be proved at full size.
+pub fn is_full() -> bool {
+    std::env::var("PROVE").is_ok_and(|size| size == "full")
 }
 
 /// What must be set up for a load, and is judged after it.
@@ -80,14 +86,27 @@ impl Play {
         url: Option<&str>,
         set_up: impl FnOnce(Site) -> Site,
     ) -> Self {
+        let by = |site: Site| match url {
+            None => site,
+            Some(url) => site.with("AMQP__URL", url),
+        };
+        Self::prepare_at(name, seed, scale, Broker::fresh().await, |site| set_up(by(site))).await
+    }
+
+    /// At a broker that is there already.
+    pub async fn prepare_at(
+        name: &str,
+        seed: u64,
+        scale: Scale,
+        broker: Broker,
+        set_up: impl FnOnce(Site) -> Site,
+    ) -> Self {
         let seed = std::env::var("PROVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
         println!("{name}: seed {seed} (replay with PROVE_SEED={seed})");
-        let broker = Broker::fresh().await;
         let hipchat = Hipchat::with_limits(Some(scale.room), Some(scale.token)).await;
         hipchat.set_faults(json!([{"kind": "answer", "latency_ms": ANSWER_MS}])).await;
         let millis = |duration: Duration| format!("{}ms", duration.as_millis());
         let site = Site::on(&broker)
-            .with("AMQP__URL", url.unwrap_or(&broker.url))
             .with("PACING__ROOM__MESSAGES", &scale.room.0.to_string())
             .with("PACING__ROOM__PER", &millis(scale.room.1))
             .with("PACING__TOKEN__CALLS", &scale.token.0.to_string())
@@ -98,18 +117,41 @@ impl Play {
         Self { work, broker, hipchat, site, kills: Vec::new(), confirms_lost: false, began: Instant::now() }
     }
 
-    /// Publishes everything, evenly over the time it may take, and has each event confirmed.
+    /// Publishes everything, evenly over the time it may take, and has each event confirmed. What was not confirmed
+    /// because a node of the broker went down is published again, as a producer has to.
     pub async fn publish(&self) {
-        let mut publisher = Publisher::open(&self.broker.options()).await.expect("the broker");
+        let mut publisher = None;
         let chunks = self.work.events.len().div_ceil(CHUNK) as u32;
         let mut pace = tokio::time::interval(self.work.scale.publish_over / chunks);
         for chunk in self.work.events.chunks(CHUNK) {
             pace.tick().await;
             let envelopes: Vec<_> = chunk.iter().map(|event| event.envelope.clone()).collect();
-            let published = publisher.publish(&envelopes).await.expect("published");
-            assert!(published.iter().all(|one| *one == Publication::Confirmed), "{published:?}");
+            while let Err(why) = self.publish_chunk(&mut publisher, &envelopes).await {
+                assert!(self.confirms_lost, "not published: {why}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
-        publisher.close().await;
+        if let Some(publisher) = publisher {
+            publisher.close().await;
+        }
+    }
+
+    async fn publish_chunk(
+        &self,
+        kept: &mut Option<Publisher>,
+        envelopes: &[Envelope],
+    ) -> Result<(), String> {
+        let mut publisher = match kept.take() {
+            Some(publisher) => publisher,
+            None => Publisher::open(&self.broker.options()).await.map_err(|error| error.to_string())?,
+        };
+        let published = publisher.publish(envelopes).await.map_err(|error| error.to_string())?;
+        *kept = Some(publisher);
+        if published.iter().all(|one| *one == Publication::Confirmed) {
+            Ok(())
+        } else {
+            Err(format!("{published:?}"))
+        }
     }
 
     /// Kills the worker at ten moments drawn from the seed, and starts it again each time.

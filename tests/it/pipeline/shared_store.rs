@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::load::{Play, SMALL};
+use super::stage::{Stage, every_run};
 use crate::support::broker::{Broker, eventually};
 use crate::support::gate::Gate;
 use crate::support::postgres::Postgres;
@@ -76,6 +77,104 @@ async fn a_store_that_goes_away_in_the_middle_stops_the_intake_and_loses_nothing
     let found = play.judge("store away").await;
     assert_eq!(found.repeats, 0);
     assert!(!worker.logged("works again").is_empty());
+}
+
+/// Longer than a lease, so that what each worker holds is anybody's when the store is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outage_lets_no_room_hear_twice_what_was_posted_and_could_not_be_recorded() {
+    const ROOMS: usize = 8;
+    let postgres = Postgres::fresh().await;
+    let gate = Gate::before(postgres.host_and_port()).await;
+    let name = |n: usize| format!("r-{n}");
+    let mut stage = Stage::sharing(&postgres, |hipchat| {
+        (0..ROOMS).map(|n| every_run(hipchat, &name(n))).collect::<String>()
+    })
+    .await;
+    let (status, _) = stage.worker.terminate().await;
+    assert!(status.success(), "{status}");
+    stage.hipchat.set_faults(serde_json::json!([{"kind": "answer", "latency_ms": 600}])).await;
+    let through = stage.site.with("STORE__URL", &postgres.url_by(&gate.address));
+    stage.site = through;
+    stage.worker = stage.site.start().await;
+    let other = stage.site.start().await;
+    stage.publish(&[("e-1", '.')]).await;
+    for n in 0..ROOMS {
+        eventually("it is told", async || (!stage.hipchat.messages(&name(n)).await.is_empty()).then_some(()))
+            .await;
+    }
+    // Every room has the message by now, and no worker its answer.
+    gate.close();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    gate.open();
+    stage.site = stage.site.with("STORE__URL", &postgres.url);
+    for n in 0..ROOMS {
+        stage.ends("e-1", &name(n), "sent", "every-run", 1).await;
+        assert_eq!(stage.hipchat.messages(&name(n)).await.len(), 1, "{}", name(n));
+    }
+    drop(other);
+}
+
+/// One of two workers loses the store, and it alone: refused, or without an answer to anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_alone_cannot_reach_the_store_lets_the_other_take_in() {
+    let postgres = Postgres::fresh().await;
+    let gate = Gate::before(postgres.host_and_port()).await;
+    let mut stage = Stage::sharing(&postgres, |hipchat| every_run(hipchat, "ops")).await;
+    // The first one on the queue is the one that loses the store.
+    let (status, _) = stage.worker.terminate().await;
+    assert!(status.success(), "{status}");
+    let direct = postgres.url.clone();
+    stage.site = stage.site.with("STORE__URL", &postgres.url_by(&gate.address));
+    stage.worker = stage.site.start().await;
+    stage.site = stage.site.with("STORE__URL", &direct);
+    let other = stage.site.start().await;
+    assert_eq!(other.logged("standing by").len(), 1);
+    let http = stage.worker.http().await;
+
+    for (turn, (first, second)) in [("e-1", "e-2"), ("e-3", "e-4")].into_iter().enumerate() {
+        stage.publish(&[(first, '.')]).await;
+        stage.ends(first, "ops", "sent", "every-run", 1).await;
+        match turn {
+            0 => gate.close(),
+            _ => gate.stall(true),
+        }
+        stage.publish(&[(second, '.')]).await;
+        stage.ends(second, "ops", "sent", "every-run", 1).await;
+        let why = eventually("it says so", async || {
+            let (status, why) = readiness(&http).await?;
+            (status == 503 && why.contains("not subscribed at RabbitMQ")).then_some(why)
+        })
+        .await;
+        assert!(why.contains("a batch could not be made durable within 1 s"), "{why}");
+        assert_eq!(stage.worker.logged("giving up the place").len(), turn + 1, "one line");
+        gate.open();
+        gate.stall(false);
+        eventually("it stands by", async || {
+            (stage.worker.logged("standing by").len() == turn + 1).then_some(())
+        })
+        .await;
+        stage.worker.becomes_ready().await;
+        // The place comes back to it when it is the only one, or the next in the line.
+        let (other_http, consuming) = (other.http().await, "broker_session{state=\"consuming\"} 1");
+        assert!(metrics(&other_http).await.contains(consuming));
+        other.signal("STOP");
+        eventually("the other has lost its place", async || {
+            metrics(&http).await.contains(consuming).then_some(())
+        })
+        .await;
+        other.signal("CONT");
+        eventually("the other stands by", async || {
+            (other.logged("standing by").len() == turn + 2).then_some(())
+        })
+        .await;
+    }
+    stage.hears_in_order("ops", &["e-1", "e-2", "e-3", "e-4"]).await;
+}
+
+/// The text of `/metrics`.
+async fn metrics(http: &str) -> String {
+    let answer = client().get(format!("http://{http}/metrics")).send().await.expect("it answers");
+    answer.text().await.expect("text")
 }
 
 #[tokio::test(flavor = "multi_thread")]

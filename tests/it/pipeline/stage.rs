@@ -7,6 +7,7 @@ use hipchat_notifier::sandbox::Limit;
 use serde_json::{Value, json};
 
 use crate::support::broker::{Broker, eventually};
+use crate::support::postgres::Postgres;
 use crate::support::process::{Site, Worker};
 use crate::support::rooms::{Hipchat, Posted};
 
@@ -43,6 +44,26 @@ pub fn wish(hipchat: &Hipchat, room: &str, on: &str) -> String {
 impl Stage {
     /// With these integrations and a worker that is ready.
     pub async fn with(integrations: impl Fn(&Hipchat) -> String) -> Self {
+        Self::set_up(integrations, |site| site).await
+    }
+
+    /// The same on a shared store, by workers that are quick to give up.
+    pub async fn sharing(postgres: &Postgres, integrations: impl Fn(&Hipchat) -> String) -> Self {
+        let quick = |site: Site| {
+            site.sharing(postgres)
+                .with("DISPATCH__LEASE", "3s")
+                .with("HIPCHAT__TIMEOUT", "1s")
+                .with("AMQP__YIELD_AFTER", "1s")
+                .with("AMQP__HEARTBEAT", "1s")
+        };
+        Self::set_up(integrations, quick).await
+    }
+
+    /// With settings of its own.
+    pub async fn set_up(
+        integrations: impl Fn(&Hipchat) -> String,
+        set_up: impl FnOnce(Site) -> Site,
+    ) -> Self {
         let unlimited: Option<Limit> = None;
         let (broker, hipchat) = (Broker::fresh().await, Hipchat::with_limits(unlimited, unlimited).await);
         let site = Site::on(&broker)
@@ -50,6 +71,7 @@ impl Stage {
             .with("RETRY__LONGEST", "200ms")
             .with("HIPCHAT__TIMEOUT", "5s")
             .with("HIPCHAT__CONNECT_TIMEOUT", "1s");
+        let site = set_up(site);
         site.apply(&integrations(&hipchat)).await;
         let worker = site.start().await;
         Self { broker, hipchat, site, worker }

@@ -1,25 +1,61 @@
 //! Several workers on one PostgreSQL, as processes: they act as one, whatever becomes of each.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::load::{Play, SMALL, now};
+use super::load::{Play, SMALL, is_full};
+use super::strikes::{Company, Stalls};
+use super::workload::Scale;
+use crate::support::broker::Broker;
 use crate::support::postgres::Postgres;
 use crate::support::process::{Site, Worker};
+use crate::support::services::Services;
 
-/// Shorter than a freeze below, and longer than a call may take.
-const LEASE: &str = "2s";
-const CALL: &str = "1s";
-const FREEZE: Duration = Duration::from_secs(4);
+/// Small enough for every run of the tests, or what is promised for several workers.
+#[derive(Clone, Copy)]
+struct Terms {
+    scale: Scale,
+    /// Shorter than a freeze, and longer than a call may take.
+    lease: &'static str,
+    freeze: Duration,
+    /// How often something is done to a worker or the broker, at least.
+    turns: usize,
+}
 
-fn together(postgres: &Postgres) -> impl FnOnce(Site) -> Site {
-    |site| {
-        site.sharing(postgres)
-            .with("DISPATCH__LEASE", LEASE)
-            .with("HIPCHAT__TIMEOUT", CALL)
-            .with("HIPCHAT__CONNECT_TIMEOUT", CALL)
-            .with("AMQP__HEARTBEAT", "2s")
+impl Terms {
+    const SMALL: Self = Self { scale: SMALL, lease: "2s", freeze: Duration::from_secs(4), turns: 6 };
+    /// With HipChat's budgets, twelve times as fast: a minute of 5 s.
+    const FULL: Self = Self {
+        scale: Scale {
+            events: 30_000,
+            integrations: 300,
+            rooms: 100,
+            room: (30, Duration::from_secs(5)),
+            token: (500, Duration::from_secs(25)),
+            publish_over: Duration::from_secs(300),
+            collate: Duration::from_secs(5),
+            every: Duration::from_secs(10),
+            patience: Duration::from_secs(20 * 60),
+        },
+        lease: "6s",
+        freeze: Duration::from_secs(8),
+        turns: 20,
+    };
+
+    fn now() -> Self {
+        if is_full() { Self::FULL } else { Self::SMALL }
+    }
+
+    fn together(self, postgres: &Postgres) -> impl FnOnce(Site) -> Site {
+        move |site| {
+            site.sharing(postgres)
+                .with("DISPATCH__LEASE", self.lease)
+                .with("HIPCHAT__TIMEOUT", "1s")
+                .with("HIPCHAT__CONNECT_TIMEOUT", "1s")
+                .with("AMQP__HEARTBEAT", "2s")
+        }
     }
 }
 
@@ -31,7 +67,7 @@ fn told(worker: &Worker) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_act_as_one() {
     let postgres = Postgres::fresh().await;
-    let play = Play::prepare_on("two workers", 30_301, SMALL, None, together(&postgres)).await;
+    let play = Play::prepare_on("two workers", 30_301, SMALL, None, Terms::SMALL.together(&postgres)).await;
     let workers = [play.site.start().await, play.site.start().await];
     play.publish().await;
     play.settles().await;
@@ -43,57 +79,77 @@ async fn two_workers_act_as_one() {
     assert!(found.max_in_window + 1 >= full, "no room came near its budget");
 }
 
-/// What becomes of one worker after the other.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Killed,
-    Frozen,
-    Stopped,
+/// Publishes the play, and strikes turn by turn for as long as that takes, and so many times at least.
+async fn publish_under_strikes(play: &Play, turns: usize, mut strike: impl AsyncFnMut(usize)) {
+    let published = AtomicBool::new(false);
+    let publish = async {
+        play.publish().await;
+        published.store(true, Ordering::SeqCst);
+    };
+    let strikes = async {
+        for turn in 0.. {
+            if turn >= turns && published.load(Ordering::SeqCst) {
+                return;
+            }
+            strike(turn).await;
+        }
+    };
+    tokio::join!(publish, strikes);
+}
+
+/// Waits until all has ended, and judges.
+async fn judge(name: &str, mut play: Play, company: Company, stalls: Stalls) {
+    play.settles().await;
+    println!("{name}: {}; longest stall {:?}", company.done, stalls.longest());
+    play.kills = company.done.cuts.clone();
+    play.broker.reconnect().await;
+    let found = play.judge(name).await;
+    assert!(found.repeats <= play.kills.len() * play.work.scale.rooms);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_workers_lose_nothing_whatever_becomes_of_each() {
-    let postgres = Postgres::fresh().await;
-    let mut play = Play::prepare_on("three workers", 30_302, SMALL, None, together(&postgres)).await;
+    let (terms, postgres) = (Terms::now(), Postgres::fresh().await);
+    let set_up = terms.together(&postgres);
+    let mut play = Play::prepare_on("three workers", 30_302, terms.scale, None, set_up).await;
     play.confirms_lost = true;
-    let mut workers = Vec::new();
-    for _ in 0..3 {
-        workers.push(play.site.start().await);
-    }
-    let mut kills = Vec::new();
-    let strike = async {
-        let mut rng = Rng::with_seed(play.work.seed);
-        for (turn, fate) in
-            [Fate::Killed, Fate::Frozen, Fate::Stopped, Fate::Frozen, Fate::Killed, Fate::Stopped]
-                .into_iter()
-                .enumerate()
-        {
-            // A random moment is what is wanted here: nothing is waited for.
-            tokio::time::sleep(Duration::from_millis(rng.u64(200..700))).await;
-            let place = turn % workers.len();
-            match fate {
-                Fate::Killed => {
-                    workers.remove(place).kill();
-                    kills.push(now());
-                    workers.insert(place, play.site.start().await);
-                }
-                Fate::Frozen => {
-                    workers[place].signal("STOP");
-                    kills.push(now());
-                    tokio::time::sleep(FREEZE).await;
-                    workers[place].signal("CONT");
-                }
-                Fate::Stopped => {
-                    let (status, _) = workers[place].terminate().await;
-                    assert_eq!(status.code(), Some(0), "{status}");
-                    workers[place] = play.site.start().await;
-                }
-            }
+    let mut company = Company::of(&play.site, 3).await;
+    let stalls = Stalls::watch(play.site.store().await);
+    let mut rng = Rng::with_seed(play.work.seed);
+    publish_under_strikes(&play, terms.turns, async |turn| {
+        // A random moment is what is wanted here: nothing is waited for.
+        tokio::time::sleep(Duration::from_millis(rng.u64(200..700))).await;
+        let whom = rng.usize(..3);
+        match turn % 3 {
+            0 => company.kill(&play.site, whom).await,
+            1 => company.freeze(whom, terms.freeze).await,
+            _ => drop(company.replace(&play.site, whom).await),
         }
-    };
-    tokio::join!(strike, play.publish());
-    play.kills = kills;
-    play.settles().await;
-    let found = play.judge("three workers").await;
-    assert!(found.repeats <= play.kills.len() * play.work.scale.rooms);
+    })
+    .await;
+    judge("three workers", play, company, stalls).await;
+}
+
+/// On services of its own, since they are killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_lose_nothing_when_the_queues_leader_dies_and_the_store_restarts() {
+    let terms = Terms::now();
+    let services = Services::with_nodes(3).await;
+    let broker = Broker::at(services.nodes()).await;
+    let postgres = Postgres::at(services.postgres()).await;
+    let set_up = terms.together(&postgres);
+    let mut play = Play::prepare_at("cluster", 30_304, terms.scale, broker, set_up).await;
+    play.confirms_lost = true;
+    let mut company = Company::of(&play.site, 3).await;
+    let stalls = Stalls::watch(play.site.store().await);
+    let mut rng = Rng::with_seed(play.work.seed);
+    publish_under_strikes(&play, terms.turns / 6, async |turn| {
+        tokio::time::sleep(Duration::from_millis(rng.u64(500..2_000))).await;
+        company.lose_the_leader(&services, &play, rng.usize(..3)).await;
+        if turn > 0 {
+            company.freeze(rng.usize(..3), terms.freeze).await;
+        }
+    })
+    .await;
+    judge("cluster", play, company, stalls).await;
 }

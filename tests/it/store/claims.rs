@@ -192,6 +192,32 @@ pub async fn a_resting_room_is_not_woken(lab: &dyn Lab) {
     assert_eq!(ids(&desk.claim_one(802).await), ["e2"]);
 }
 
+pub async fn a_worker_that_begins_looks_again_at_rooms_that_rest(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let state = RoomState { retry: Some(Retry { failures: 1, at: at(600) }), ..RoomState::default() };
+    for (who, then, state) in [
+        ("a", Then::Rest { until: at(800) }, RoomState::default()),
+        ("b", Then::Release { due: Some(at(600)) }, state),
+        ("c", Then::Rest { until: at(900) }, RoomState::default()),
+    ] {
+        desk.tell(&format!("{who}-1"), who, 0).await;
+        let line = desk.claim_one(0).await;
+        let mut s = settlement(&line, 1, vec![], then);
+        s.state = state;
+        desk.0.settle(s).await.unwrap();
+    }
+    desk.0.look_again(at(5)).await.unwrap();
+    let mut lines = desk.claim(5).await;
+    lines.sort_by_key(|line| line.room.clone());
+    assert_eq!(lines.iter().map(|line| line.room.clone()).collect::<Vec<_>>(), [room("1"), room("3")]);
+    // What is held, or rests no more, is left as it is.
+    desk.settle(&lines[0], 6, vec![], Then::Rest { until: at(20) }).await;
+    desk.0.look_again(at(30)).await.unwrap();
+    assert_eq!(desk.claim_one(30).await.room, room("1"));
+    assert!(desk.claim(599).await.is_empty(), "one is held, and one is to be retried");
+    assert_eq!(desk.claim_one(600).await.room, room("2"));
+}
+
 pub async fn a_retrying_room_is_not_woken(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let mut blocked = RoomState::default();

@@ -11,15 +11,15 @@ use hipchat_notifier::domain::reason::{Belief, SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
     ClaimTerms, DecidedEvent, Definition, Fate, InHand, IntakeChanges, IntakeQuery, IntakeReceipt,
-    IntakeState, Journal, JournalEntry, ManagedBy, NewNotification, Registry, RoomLine, Settled, Settlement,
-    Store, StoreError, Straight, StreakKey, Then, Transition,
+    IntakeState, JournalEntry, ManagedBy, NewNotification, RoomLine, Settled, Settlement, Storage,
+    StoreError, Straight, StreakKey, Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
 
 /// All that a store is.
-pub trait AnyStore: Store + Journal + Registry {}
-impl<T: Store + Journal + Registry> AnyStore for T {}
+pub trait AnyStore: Storage {}
+impl<T: Storage> AnyStore for T {}
 
 /// One empty store of some kind, which can be opened more than once.
 #[async_trait]
@@ -168,7 +168,7 @@ impl Desk {
         let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
         let got = lines.clone();
         let hand = Arc::new(move |line| got.lock().unwrap().push(line));
-        let straight = Straight { terms, now: at(ms), hand };
+        let straight = Straight { terms, now: at(ms), is_quick: Arc::new(|_| true), hand };
         let events = changes.events.iter().map(|event| event.id.clone()).collect();
         let streaks = changes.streaks.iter().map(|(key, _)| key.clone()).collect();
         let query = IntakeQuery { events, streaks, ..IntakeQuery::default() };

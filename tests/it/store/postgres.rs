@@ -1,6 +1,8 @@
 //! What is particular to the PostgreSQL store: who may open it, what is said where it can't be had, and what several
 //! workers do at the same time.
 
+mod moments;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -80,7 +82,10 @@ async fn many_may_open_a_new_store_at_once() {
 async fn a_schema_is_made_only_where_that_is_wanted_and_a_newer_one_is_refused() {
     let lab = PostgresLab::new().await;
     let text = refused(lab.open(Schema::Look).await);
-    assert!(text.starts_with("there is no store at postgres://…; start the worker once"), "{text}");
+    assert!(
+        text.starts_with("there is no store at postgres://…; `integrations apply` or the worker makes it"),
+        "{text}"
+    );
     let text = refused(lab.open(Schema::Expect).await);
     assert!(
         text.contains("has no schema yet, this version needs schema 1: run 'hipchat-notifier migrate'"),

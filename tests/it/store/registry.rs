@@ -73,11 +73,14 @@ pub async fn apply_adds_changes_and_leaves_alone(lab: &dyn Lab) {
 pub async fn the_file_owns_what_it_holds(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let files = vec![definition("f1", "5", "t"), definition("f2", "5", "t"), definition("a", "1", "ta")];
-    assert_eq!(counts(apply(&desk, files, ManagedBy::File).await), [2, 1, 0, 0], "a is taken over");
+    let applied = apply(&desk, files, ManagedBy::File).await;
+    assert_eq!(applied.taken_over, [integration("a")]);
+    assert_eq!(counts(applied), [2, 1, 0, 0], "a is taken over");
     desk.take(vec![decided("e1", 0, &[("f2", "5", tell(0))])]).await;
     let fewer = vec![paused("f1", "5", "t"), definition("a", "1", "ta")];
     let applied = apply(&desk, fewer, ManagedBy::File).await;
     assert_eq!(applied.changes.to_string(), "changed f1; removed f2");
+    assert_eq!(applied.taken_over, []);
     assert_eq!(counts(applied), [0, 1, 1, 1]);
     assert_eq!(desk.fate("e1", "f2").await, "suppressed integration-removed");
     let left: Vec<_> =
@@ -90,6 +93,23 @@ pub async fn the_file_owns_what_it_holds(lab: &dyn Lab) {
         ("f1", ManagedBy::File),
     ];
     assert_eq!(left, expected.map(|(id, by)| (id.to_owned(), by)), "operators' own are left alone");
+}
+
+pub async fn what_a_file_managed_that_is_gone_is_operators(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let revision = async || desk.0.revision().await.unwrap();
+    let before = revision().await;
+    assert_eq!(desk.0.release().await.unwrap(), []);
+    assert_eq!(revision().await, before);
+    let files = vec![definition("f2", "5", "t"), paused("f1", "5", "t")];
+    apply(&desk, files, ManagedBy::File).await;
+    let before = revision().await;
+    assert_eq!(desk.0.release().await.unwrap(), [integration("f1"), integration("f2")]);
+    assert!(revision().await > before);
+    let list = desk.0.list().await.unwrap();
+    assert!(list.iter().all(|stored| stored.managed_by == ManagedBy::Operator));
+    assert_eq!(list[4].state, IntegrationState::Paused, "else it is as it was");
+    desk.0.remove(&integration("f1"), at(101)).await.unwrap();
 }
 
 pub async fn what_an_operator_may_not_do(lab: &dyn Lab) {

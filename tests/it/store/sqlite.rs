@@ -9,7 +9,9 @@ use hipchat_notifier::adapters::store::cipher::Cipher;
 use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
 use hipchat_notifier::domain::integration::IntegrationState;
 use hipchat_notifier::domain::reason::SendReason;
-use hipchat_notifier::ports::{ClaimTerms, ManagedBy, Registry, RoomState, Settled, StoreError};
+use hipchat_notifier::ports::{
+    ClaimTerms, IntakeChanges, IntakeQuery, ManagedBy, Registry, RoomState, Settled, StoreError,
+};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -81,6 +83,33 @@ fn a_look_for_the_worker_finds_it_and_never_keeps_one_from_starting() {
         assert_eq!(opened, vec![Ok(Some(std::process::id().to_string())); 30]);
     });
     assert_eq!(SqliteStore::worker_on(&path).unwrap(), None, "the last has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_in_by_a_file_that_was_moved_away_or_replaced() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    desk.tell("e1", "a", 0).await;
+    let (file, aside) = (lab.path(), lab.path().with_extension("aside"));
+    let takes = async |id: &str| {
+        let changes = IntakeChanges {
+            events: vec![decided(id, 0, &[("a", "1", tell(0))])],
+            ..IntakeChanges::default()
+        };
+        desk.0.take_in(IntakeQuery::default(), Box::new(move |_| changes)).await
+    };
+    std::fs::rename(&file, &aside).unwrap();
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::copy(&aside, &file).unwrap();
+        }
+        let error = takes("lost").await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains("was moved away, deleted or replaced"), "{error}");
+    }
+    std::fs::rename(&aside, &file).unwrap();
+    takes("e2").await.unwrap();
+    assert_eq!(ids(&desk.claim_one(1).await), ["e1", "e2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,8 +301,10 @@ fn who_only_looks_makes_no_store_and_nobody_a_second_key() {
         Err(StoreError::Refused(text)) => text,
         other => panic!("{other:?}"),
     };
-    let expected =
-        format!("there is no store at {}; start the worker once or check store.url", path.display());
+    let expected = format!(
+        "there is no store at {}; `integrations apply` or the worker makes it, or check store.url",
+        path.display()
+    );
     assert_eq!(refused(Role::Look), expected);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
     for role in [Role::Tool, Role::Look, Role::Worker] {

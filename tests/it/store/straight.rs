@@ -95,10 +95,6 @@ async fn what_takes_long_is_written_down_and_its_room_stays_held() {
     let line = taken.line();
     assert_eq!(desk.settle(line, 3, all_sent(line, 3), RELEASE).await, Settled::Applied);
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
-    // A room that took long is not waited for again soon.
-    let next = desk.take_telling(10, TERMS, failure("e2", "a", 10)).await;
-    assert_eq!((next.lines.len(), next.in_hand), (0, None));
-    assert_eq!(desk.take_telling(60_001, TERMS, failure("e3", "b", 60_001)).await.lines.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

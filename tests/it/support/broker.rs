@@ -32,7 +32,10 @@ pub async fn eventually<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>
 
 /// The broker of `NOTIFIER__AMQP__URL`, and a topology that nobody else has.
 pub struct Broker {
+    /// Of the first node where there are several.
     pub url: String,
+    /// Of all nodes.
+    pub urls: Vec<String>,
     pub topology: Topology,
     producer: Producer,
 }
@@ -73,11 +76,17 @@ impl Broker {
 
     /// With nothing declared.
     pub async fn bare() -> Self {
-        // Before any session, whichever test has the first.
-        log::listen();
         let url = std::env::var("NOTIFIER__AMQP__URL").unwrap_or_else(|_| {
             panic!("this test needs RabbitMQ: run scripts/test, or eval \"$(scripts/services up)\"")
         });
+        Self::at(vec![url]).await
+    }
+
+    /// On the nodes of a cluster, with nothing declared.
+    pub async fn at(urls: Vec<String>) -> Self {
+        // Before any session, whichever test has the first.
+        log::listen();
+        let url = urls[0].clone();
         let tag = uuid::Uuid::now_v7().simple().to_string();
         let topology = Topology {
             exchange: format!("test.{tag}.events"),
@@ -85,7 +94,12 @@ impl Broker {
             dead_letters: format!("test.{tag}.dead-letters"),
         };
         let producer = Producer::at(&url).await;
-        Self { url, topology, producer }
+        Self { url, urls, topology, producer }
+    }
+
+    /// Connects anew: a node that was killed has taken the test's own connection along.
+    pub async fn reconnect(&mut self) {
+        self.producer = Producer::at(&self.url).await;
     }
 
     /// The test's own connection.
@@ -95,7 +109,8 @@ impl Broker {
 
     /// Options for this broker's address.
     pub fn options(&self) -> BrokerOptions {
-        self.options_by(&self.url)
+        let addresses = self.urls.iter().map(|url| url.parse().expect("a valid address")).collect();
+        BrokerOptions { topology: self.topology.clone(), ..BrokerOptions::new(addresses) }
     }
 
     /// Options for another way to this broker.

@@ -1,9 +1,12 @@
-//! A TCP gate before a server: open, it passes everything on; closed, the server is as good as gone.
+//! A TCP gate before a server: open, it passes everything on; closed, the server is as good as gone; stalled, it is
+//! there and says nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
@@ -12,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 pub struct Gate {
     pub address: String,
     closed: Arc<AtomicBool>,
+    stalled: Arc<AtomicBool>,
     links: Arc<Mutex<Vec<AbortHandle>>>,
     accepting: AbortHandle,
 }
@@ -21,22 +25,29 @@ impl Gate {
     pub async fn before(upstream: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (closed, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (is_closed, all) = (Arc::clone(&closed), Arc::clone(&links));
+        let (closed, stalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let links = Arc::new(Mutex::new(Vec::new()));
+        let (is_closed, is_stalled, all) = (Arc::clone(&closed), Arc::clone(&stalled), Arc::clone(&links));
         let accepting = tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 if is_closed.load(Ordering::SeqCst) {
                     continue;
                 }
-                let mut server = TcpStream::connect(&upstream).await.expect("the server listens");
+                let server = TcpStream::connect(&upstream).await.expect("the server listens");
+                let stalled = Arc::clone(&is_stalled);
                 let link = tokio::spawn(async move {
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
                     // Either side may end it.
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                    tokio::select! {
+                        () = pass(&mut from_client, &mut to_server, &stalled) => {}
+                        () = pass(&mut from_server, &mut to_client, &stalled) => {}
+                    }
                 });
                 all.lock().expect("not poisoned").push(link.abort_handle());
             }
         });
-        Self { address, closed, links, accepting: accepting.abort_handle() }
+        Self { address, closed, stalled, links, accepting: accepting.abort_handle() }
     }
 
     /// Cuts all connections, and every new one at once.
@@ -48,6 +59,24 @@ impl Gate {
     /// Lets connections through again.
     pub fn open(&self) {
         self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on nothing goes by and nothing ends, or all goes on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::SeqCst);
+    }
+}
+
+async fn pass(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), stalled: &AtomicBool) {
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let read = from.read(&mut bytes).await.unwrap_or_default();
+        while stalled.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
     }
 }
 

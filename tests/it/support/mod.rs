@@ -9,3 +9,4 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rooms;
+pub mod services;

@@ -15,10 +15,15 @@ pub struct Postgres {
 impl Postgres {
     /// With nothing in it.
     pub async fn fresh() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let server = std::env::var("NOTIFIER_TEST_POSTGRES").unwrap_or_else(|_| {
+        Self::at(std::env::var("NOTIFIER_TEST_POSTGRES").unwrap_or_else(|_| {
             panic!("this test needs PostgreSQL: run scripts/test, or eval \"$(scripts/services up)\"")
-        });
+        }))
+        .await
+    }
+
+    /// With nothing in it, on this server.
+    pub async fn at(server: String) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let schema = format!("test_{}_{number}", std::process::id());
         run(&server, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")).await;

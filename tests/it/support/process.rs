@@ -67,8 +67,11 @@ impl Site {
             environment: BTreeMap::new(),
             started: AtomicUsize::new(0),
         };
-        site.with("AMQP__URL", &broker.url)
-            .with("AMQP__EXCHANGE", &broker.topology.exchange)
+        let site = match broker.urls.as_slice() {
+            [url] => site.with("AMQP__URL", url),
+            urls => site.with("AMQP__URLS", &urls.join(",")),
+        };
+        site.with("AMQP__EXCHANGE", &broker.topology.exchange)
             .with("AMQP__QUEUE", &broker.topology.queue)
             .with("AMQP__DEAD_LETTERS", &broker.topology.dead_letters)
             .with("STORE__URL", "sqlite:worker.db")
@@ -188,18 +191,31 @@ impl Worker {
         lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
     }
 
-    /// Waits until it says that it is ready.
-    pub async fn becomes_ready(&self) {
-        let http = eventually("the worker starts", async || {
+    /// Where its own endpoints are, once it has started.
+    pub async fn http(&self) -> String {
+        eventually("the worker starts", async || {
             self.logged("worker started").first().and_then(|line| Some(line["http"].as_str()?.to_owned()))
         })
-        .await;
+        .await
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn becomes_ready(&self) {
+        let http = self.http().await;
         let client = client();
         eventually("the worker is ready", async || {
             let answer = client.get(format!("http://{http}/readyz")).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;
+    }
+
+    /// Bytes of memory that it has had at most so far.
+    pub fn peak_memory(&self) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.child.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a running process");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
     }
 
     /// How it has ended, if it has.
@@ -211,6 +227,13 @@ impl Worker {
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
+    }
+
+    /// Its threads of this name.
+    pub fn threads(&self, name: &str) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("Linux");
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
     }
 
     /// Sends a signal by its name.

@@ -2,8 +2,8 @@
 
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    BrokerError, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement,
-    StoreError,
+    BrokerError, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, Readiness, RoomLine, Settled,
+    Settlement, StoreError,
 };
 
 use super::*;
@@ -104,6 +104,7 @@ impl Graveyard {
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
             trouble: Arc::new(Trouble::new("the dead-letter queue", clock.clone())),
+            outbox: Arc::new(Trouble::new("the store", clock.clone())),
             wake: Arc::new(Bell::default()),
         };
         Self { clock, outbox, queue, burial }
@@ -182,11 +183,30 @@ async fn a_letter_is_one_line_in_the_log_and_a_flood_of_one_kind_ends_as_a_count
 
 #[tokio::test]
 async fn a_trouble_is_over_when_the_store_answers_though_nothing_is_to_be_buried() {
-    use hipchat_notifier::ports::Readiness;
     let yard = Graveyard::new(0);
     yard.burial.trouble.failed("bury dead letters", &"disk full");
     yard.burial.step(&mut Owed::default()).await.unwrap();
     assert_eq!(yard.burial.trouble.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_store_and_the_queue_are_each_blamed_for_their_own_troubles() {
+    let yard = Graveyard::new(2);
+    yard.outbox.full.store(1, Ordering::SeqCst);
+    yard.queue.confirms.lock().unwrap().extend([2, 0]);
+    let mut owed = Owed::default();
+    let faults = async || {
+        let of = async |trouble: &Trouble| trouble.ready().await.err().unwrap_or_default();
+        [of(&yard.burial.outbox).await, of(&yard.burial.trouble).await]
+    };
+    yard.burial.step(&mut owed).await.unwrap_err();
+    let [store, queue] = faults().await;
+    assert!(store.starts_with("the store: disk full") && queue.is_empty(), "{store:?} {queue:?}");
+    yard.burial.step(&mut owed).await.unwrap();
+    yard.outbox.letters.lock().unwrap().push(letter(3, yard.clock.now()));
+    yard.burial.step(&mut owed).await.unwrap_err();
+    let [store, queue] = faults().await;
+    assert!(store.is_empty() && queue.starts_with("the dead-letter queue: an alarm"), "{store:?} {queue:?}");
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ async fn what_was_tried_for_too_long_goes_to_the_dead_letters() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].envelope, envelope("e1", &run("m", true)), "byte for byte, with its properties");
     assert!(letters[0].attempts > 5 && letters[0].last_status == Some(500), "{:?}", letters[0]);
+    let last = " attempts in 1h (retry.give_up_after); the last: as scripted; replay when it does again";
+    assert!(letters[0].detail.ends_with(last), "{}", letters[0].detail);
 }
 
 #[tokio::test]
@@ -207,14 +209,38 @@ async fn every_line_about_an_attempt_names_event_integration_and_room() {
 /// A store that fails at will.
 struct Failing {
     inner: Arc<dyn Store>,
+    /// So many settlements end as `instead` says.
     settle: AtomicUsize,
+    instead: Instead,
     poison: &'static str,
     corrupt: AtomicBool,
+    /// How many notifications each batch made pending.
+    pending: Arc<Mutex<Vec<usize>>>,
+}
+
+type Instead = fn() -> Result<Settled, StoreError>;
+
+fn full() -> Result<Settled, StoreError> {
+    Err(StoreError::Unavailable("disk full".into()))
 }
 
 impl Failing {
+    fn new(inner: Arc<dyn Store>, settle: usize, instead: Instead, poison: &'static str) -> Self {
+        let (settle, corrupt) = (AtomicUsize::new(settle), AtomicBool::new(true));
+        Self { inner, settle, instead, poison, corrupt, pending: Arc::default() }
+    }
+
     fn wrap(inner: Arc<dyn Store>, settle: usize, poison: &'static str) -> Arc<dyn Store> {
-        Arc::new(Self { inner, settle: AtomicUsize::new(settle), poison, corrupt: AtomicBool::new(true) })
+        Self::settling(inner, settle, full, poison)
+    }
+
+    fn settling(
+        inner: Arc<dyn Store>,
+        settle: usize,
+        instead: Instead,
+        poison: &'static str,
+    ) -> Arc<dyn Store> {
+        Arc::new(Self::new(inner, settle, instead, poison))
     }
 }
 
@@ -224,7 +250,9 @@ impl Store for Failing {
         if query.events.iter().any(|id| id.as_str() == self.poison) && self.corrupt.load(Ordering::SeqCst) {
             return Err(StoreError::Corrupt("it trips over this one".into()));
         }
-        self.inner.take_in(query, decide).await
+        let receipt = self.inner.take_in(query, decide).await?;
+        self.pending.lock().unwrap().push(receipt.pending);
+        Ok(receipt)
     }
 
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
@@ -238,7 +266,7 @@ impl Store for Failing {
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         let left = self.settle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match left {
-            Ok(_) => Err(StoreError::Unavailable("disk full".into())),
+            Ok(_) => (self.instead)(),
             Err(_) => self.inner.settle(settlement).await,
         }
     }
@@ -276,6 +304,34 @@ async fn an_answer_outlives_an_outage_of_the_store_so_the_room_hears_it_once() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_recorded_is_not_counted_and_is_told_as_it_is() {
+    let lost: Instead = || Ok(Settled::LostClaim);
+    let damaged: Instead = || Err(StoreError::Corrupt("it is damaged".into()));
+    for (instead, says) in [
+        (lost, "the room is not held by this worker any more"),
+        (damaged, "can't be recorded: it is damaged; the room is left alone until its lease ends"),
+    ] {
+        let log = Log::catch();
+        let toml = results("one", "a", "all");
+        let bench = Bench::with_store(&toml, |store| Failing::settling(store, 1, instead, "nothing")).await;
+        bench.take("e1", &run("m", true)).await;
+        let counted = || bench.dispatch.metrics.render().contains("notifications_total{outcome=\"sent\"");
+        let (_switch, stop) = StopSwitch::new();
+        for line in bench.dispatch.claim_due(8, 8, bench.clock.now()).await {
+            bench.dispatch.work_off(line, &stop).await;
+        }
+        assert_eq!(bench.texts("a").len(), 1);
+        let text = log.text();
+        assert!(text.contains(says) && !text.contains("trying again"), "{text}");
+        assert!(!text.contains(": sent") && !counted(), "{text}");
+        // Whoever has the room next records it.
+        bench.pass(31);
+        bench.settle_down().await;
+        assert!(log.text().contains("sent") && counted(), "{}", log.text());
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     bench.take("e1", &run("m", true)).await;
@@ -296,4 +352,20 @@ async fn an_event_that_trips_the_store_over_is_set_aside_and_the_others_go_on() 
     let letters = bench.letters();
     assert_eq!((letters.len(), letters[0].reason), (1, DeadLetterReason::WorkerFault));
     assert_eq!(letters[0].event, Some(EventId::new("poison")));
+}
+
+#[tokio::test]
+async fn a_batch_that_thousands_want_is_decided_in_parts_and_in_order() {
+    let all: String = (0..120).map(|n| results(&format!("i-{n}"), "a", "all")).collect();
+    let pending = Arc::new(Mutex::new(Vec::new()));
+    let counted = |inner| {
+        let store = Failing { pending: pending.clone(), ..Failing::new(inner, 0, full, "nothing") };
+        Arc::new(store) as Arc<dyn Store>
+    };
+    let bench = Bench::with_store(&all, counted).await;
+    let received =
+        |n: usize| Received { envelope: envelope(&format!("e{n}"), &run("m", true)), at: bench.clock.now() };
+    bench.intake.take_in((0..100).map(received).collect()).await;
+    assert_eq!(*pending.lock().unwrap(), [83 * 120, 17 * 120], "10,000 at most in one transaction");
+    assert_eq!(bench.fate("e99", "i-119").await, "pending/every-run");
 }

@@ -59,6 +59,7 @@ impl OneRoom {
             gather: None,
             attempts: 0,
             first_attempt_at: None,
+            last_answer: String::new(),
             plain: false,
             received: Arc::new(Received { envelope: envelope("e1", &run("m", true)), at }),
         };

@@ -247,6 +247,15 @@ async fn go_on(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<(
     Ok(())
 }
 
+/// See `ports::Storage::look_again`. Those that others are at are looked at by these.
+pub async fn look_again(tx: &Transaction<'_>, now: Timestamp) -> Done<()> {
+    let sql = "UPDATE rooms SET due_at = CASE WHEN due_at > $1 THEN $1 ELSE due_at END, hold_until = NULL \
+               WHERE room IN (SELECT room FROM rooms WHERE hold_until > $1 AND lease_until IS NULL \
+               AND retry_failures IS NULL ORDER BY room FOR UPDATE SKIP LOCKED)";
+    rows(tx, sql, &[&micros(now)]).await?;
+    Ok(())
+}
+
 /// When the next room gets due. A held room is due when its lease lapses.
 pub async fn next_due(c: &deadpool_postgres::Client) -> Done<Option<Timestamp>> {
     let next = c.prepare_cached(NEXT_DUE).await?;

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::errors::{Done, Fail};
 use super::letters;
-use super::link::{Script, rows, text, texts, values};
+use super::link::{Script, key_text, rows, text, texts, values};
 use super::listen::tell;
 use super::locks::{Keys, decide_alone};
 use super::notifications::{Doubts, doubt_streaks, let_go, wake_rooms};
@@ -57,7 +57,7 @@ async fn gather(tx: &Transaction<'_>, query: &IntakeQuery) -> Done<IntakeState> 
         state.streaks.insert(key, streak);
     }
     if !query.collations.is_empty() {
-        let of = texts(query.collations.iter().map(|key| key.of.as_str()));
+        let of: Vec<String> = query.collations.iter().map(|key| key_text(&key.of)).collect();
         let sql = "SELECT DISTINCT u.place, c.until FROM unnest($1::text[], $2::text[]) WITH ORDINALITY \
                    AS u(integration, of, place) \
                    JOIN collations AS c ON c.integration = u.integration AND c.of = u.of";
@@ -111,27 +111,27 @@ async fn streaks(tx: &Transaction<'_>, keys: &[StreakKey]) -> Done<Vec<(StreakKe
 
 /// What the journal has of the batch's events already.
 struct Known {
-    /// By event and integration: the number, the state, and the event that it still needs.
-    notifications: HashMap<(String, String), (i64, String, Option<i64>)>,
+    /// By event and integration: the number and the state.
+    notifications: HashMap<(String, String), (i64, String)>,
 }
 
 impl Known {
     async fn load(tx: &Transaction<'_>, events: &[DecidedEvent]) -> Done<Self> {
         let ids = texts(events.iter().map(|event| event.id.as_str()));
-        let sql = "SELECT event, integration, seq, state, event_no FROM notifications WHERE event = ANY($1)";
+        let sql = "SELECT event, integration, seq, state FROM notifications WHERE event = ANY($1)";
         let mut notifications = HashMap::new();
         for row in rows(tx, sql, &[&ids]).await? {
             let key = (row.try_get(0)?, row.try_get(1)?);
-            notifications.insert(key, (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?));
+            notifications.insert(key, (row.try_get(2)?, row.try_get(3)?));
         }
         Ok(Self { notifications })
     }
 
     /// A dead letter comes back: its earlier end makes room for the new beginning.
-    fn exhume(&mut self, key: &(String, String)) -> Option<(i64, Option<i64>)> {
+    fn exhume(&mut self, key: &(String, String)) -> Option<i64> {
         let dead = |state: &str| state == Outcome::DeadLettered.as_str() || state == BURYING;
-        self.notifications.get(key).filter(|(_, state, _)| dead(state))?;
-        self.notifications.remove(key).map(|(seq, _, event_no)| (seq, event_no))
+        self.notifications.get(key).filter(|(_, state)| dead(state))?;
+        self.notifications.remove(key).map(|(seq, _)| seq)
     }
 
     /// Whether it is new; known from now on.
@@ -149,9 +149,8 @@ struct Batch<'c> {
     known: Known,
     /// Rooms that get something, and when the first of it is ready.
     ready: BTreeMap<String, i64>,
-    /// Dead letters that come back: their numbers, and the events that these needed.
+    /// Dead letters that come back.
     exhumed: Vec<i64>,
-    freed: BTreeMap<i64, i64>,
     /// Events that are told to somebody, and to how many.
     events: Vec<(&'c DecidedEvent, i64)>,
     new: Vec<New<'c>>,
@@ -186,7 +185,6 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
         known: Known::load(tx, &changes.events).await?,
         ready: BTreeMap::new(),
         exhumed: Vec::new(),
-        freed: BTreeMap::new(),
         events: Vec::new(),
         new: Vec::new(),
         untold: Doubts::new(),
@@ -198,7 +196,10 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
     let mut script = Script::default();
     // Rooms first, as everywhere.
     wake_rooms(&mut script, &batch.ready);
-    batch.exhume(&mut script);
+    if !batch.exhumed.is_empty() {
+        std::mem::take(&mut script).run(tx).await?;
+        exhume(tx, &mut script, &batch.exhumed).await?;
+    }
     batch.insert_events(&mut script);
     batch.insert_notifications(&mut script);
     let at = changes.events.last().map(|event| micros(event.received.at));
@@ -217,6 +218,22 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
     Ok(batch.receipt)
 }
 
+/// Dead letters come back: their earlier ends make room for new beginnings. Where the broker has a letter but that is
+/// not written down yet, it leaves the outbox too. Which of them still need their events is known only when their rows
+/// go: a letter may have been confirmed a moment ago.
+async fn exhume(tx: &Transaction<'_>, script: &mut Script, seqs: &[i64]) -> Done<()> {
+    let mut freed: BTreeMap<i64, i64> = BTreeMap::new();
+    let sql = "DELETE FROM notifications WHERE seq = ANY($1) RETURNING event_no";
+    for row in rows(tx, sql, &[&seqs]).await? {
+        if let Some(no) = row.try_get::<_, Option<i64>>(0)? {
+            *freed.entry(no).or_default() += 1;
+        }
+    }
+    let_go(script, &freed);
+    script.add("DELETE FROM letters WHERE seq = ANY($1)", values![seqs.to_vec()]);
+    Ok(())
+}
+
 /// All integrations that a batch names.
 fn concerned(changes: &IntakeChanges) -> Vec<&IntegrationId> {
     let told = changes.events.iter().flat_map(|event| event.notifications.iter().map(|new| &new.integration));
@@ -228,12 +245,7 @@ fn concerned(changes: &IntakeChanges) -> Vec<&IntegrationId> {
 impl<'c> Batch<'c> {
     fn event(&mut self, event: &'c DecidedEvent) {
         for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
-            if let Some((seq, event_no)) = self.known.exhume(&key(event, new)) {
-                self.exhumed.push(seq);
-                if let Some(no) = event_no {
-                    *self.freed.entry(no).or_default() += 1;
-                }
-            }
+            self.exhumed.extend(self.known.exhume(&key(event, new)));
         }
         let told = event.notifications.iter().filter(|new| self.notification(event, new)).count();
         if told > 0 {
@@ -291,15 +303,6 @@ impl<'c> Batch<'c> {
                 });
                 true
             }
-        }
-    }
-
-    /// Where the broker has the letter but that is not written down yet, it leaves the outbox too.
-    fn exhume(&self, script: &mut Script) {
-        if !self.exhumed.is_empty() {
-            script.add("DELETE FROM notifications WHERE seq = ANY($1)", values![self.exhumed.clone()]);
-            let_go(script, &self.freed);
-            script.add("DELETE FROM letters WHERE seq = ANY($1)", values![self.exhumed.clone()]);
         }
     }
 
@@ -409,8 +412,9 @@ impl<'c> Batch<'c> {
 
     fn write_collations(&self, script: &mut Script, collations: &[(CollationKey, jiff::Timestamp)]) {
         let there = collations.iter().filter(|(key, _)| self.standings.contains_key(&key.integration));
-        let there: BTreeMap<_, _> =
-            there.map(|(key, until)| ((key.integration.as_str(), text(&key.of)), micros(*until))).collect();
+        let there: BTreeMap<_, _> = there
+            .map(|(key, until)| ((key.integration.as_str(), key_text(&key.of)), micros(*until)))
+            .collect();
         if there.is_empty() {
             return;
         }

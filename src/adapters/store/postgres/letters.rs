@@ -10,12 +10,11 @@ use tokio_postgres::Row;
 use super::errors::Done;
 use super::link::{Script, rows, text, values};
 use super::notifications::Ledger;
-use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::adapters::store::outbox::LetterRow;
+use crate::adapters::store::rows::{micros, properties};
 use crate::adapters::store::state::Ending;
 use crate::adapters::store::terms::ROUND_BYTES;
-use crate::domain::envelope::Envelope;
-use crate::domain::ids::{EventId, IntegrationId};
-use crate::domain::reason::{DeadLetterReason, Outcome};
+use crate::domain::reason::Outcome;
 use crate::ports::Letter;
 
 /// Stores letters that carry their own envelopes: events that could not be decided.
@@ -79,38 +78,21 @@ pub async fn letters(tx: &Transaction<'_>, limit: usize, worker: &str) -> Done<V
     found.iter().map(|row| Ok(read(row)?)).collect()
 }
 
-/// Reads what can be read: a letter that is damaged goes out damaged, rather than keep all others in.
 fn read(row: &Row) -> Result<Letter, tokio_postgres::Error> {
-    let id: i64 = row.try_get(0)?;
-    let mut detail: String = row.try_get(4)?;
-    let body: Option<Vec<u8>> = row.try_get(2)?;
-    let left = if body.is_some() { "its body alone" } else { "nothing" };
-    let (event, integration): (Option<&str>, Option<&str>) = (row.try_get(5)?, row.try_get(6)?);
-    let kept: Option<&str> = row.try_get(1)?;
-    let kept = kept.filter(|_| body.is_some()).and_then(|kept| envelope(kept, Vec::new()));
-    let mut envelope = kept.unwrap_or_else(|| {
-        tracing::error!(
-            letter = id,
-            event_id = event,
-            integration_id = integration,
-            "a dead letter is damaged in the store: of its event, {left} could be read"
-        );
-        detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
-        Envelope::default()
-    });
-    envelope.body = body.unwrap_or_default();
-    Ok(Letter {
-        id,
-        envelope,
-        reason: DeadLetterReason::from_text(row.try_get(3)?).unwrap_or(DeadLetterReason::WorkerFault),
-        detail,
-        event: event.map(EventId::new),
-        integration: integration.map(IntegrationId::new),
-        attempts: u32::try_from(row.try_get::<_, i64>(7)?).unwrap_or_default(),
-        last_status: row.try_get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
-        first_attempt_at: row.try_get::<_, Option<i64>>(9)?.map(time),
-        at: time(row.try_get(10)?),
-    })
+    let row = LetterRow {
+        id: row.try_get(0)?,
+        properties: row.try_get(1)?,
+        body: row.try_get(2)?,
+        reason: row.try_get(3)?,
+        detail: row.try_get(4)?,
+        event: row.try_get(5)?,
+        integration: row.try_get(6)?,
+        attempts: row.try_get(7)?,
+        last_status: row.try_get(8)?,
+        first_attempt_at: row.try_get(9)?,
+        at: row.try_get(10)?,
+    };
+    Ok(row.read())
 }
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more

@@ -47,7 +47,7 @@ struct Place {
 /// The heads of several rooms' lines, each in order.
 const HEADS: &str = "SELECT n.seq, n.event, n.integration, n.event_no, n.reason, n.failures, \
     n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \
-    coalesce(octet_length(e.body), 0), i.token, t.meter \
+    coalesce(octet_length(e.body), 0), i.token, t.meter, n.detail \
     FROM unnest($1::text[]) AS r(room) CROSS JOIN LATERAL \
     (SELECT * FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending' AND NOT EXISTS \
        (SELECT 1 FROM throttles AS c WHERE c.integration = n.integration AND c.closed_until > $3) \
@@ -132,6 +132,7 @@ fn read_place(row: &Row) -> Result<Place, String> {
         gather: row.try_get::<_, Option<&str>>(7).map_err(shape)?.map(GatherKey::new),
         attempts: whole(9)?,
         first_attempt_at: row.try_get::<_, Option<i64>>(10).map_err(shape)?.map(time),
+        last_answer: row.try_get(17).map_err(shape)?,
         plain: row.try_get(11).map_err(shape)?,
         received: Arc::new(Received { envelope: Default::default(), at: received_at }),
     };

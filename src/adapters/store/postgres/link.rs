@@ -9,6 +9,7 @@ use deadpool_postgres::{
 };
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
+use sha2::{Digest, Sha256};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
 
@@ -183,7 +184,15 @@ pub fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// The same for a column of them.
+/// The longest key that is kept as it is. An index takes 2,704 bytes.
+const LONGEST_KEY: usize = 1_024;
+
+/// A key as PostgreSQL can index it: of one that is too long for that, a hash.
+pub fn key_text(key: &str) -> String {
+    if key.len() <= LONGEST_KEY { text(key) } else { hex::encode(Sha256::digest(key)) }
+}
+
+/// [`text`] for a column of them.
 pub fn texts<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     all.into_iter().map(text).collect()
 }

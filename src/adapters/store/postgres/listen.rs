@@ -38,7 +38,7 @@ pub async fn listeners(c: &deadpool_postgres::Client, keys: &Keys) -> Done<Vec<S
     let statement = c
         .prepare_cached(
             "SELECT coalesce(host(client_addr), 'a socket') FROM pg_stat_activity \
-             WHERE application_name = $1 ORDER BY backend_start",
+             WHERE application_name = $1 AND datname = current_database() ORDER BY backend_start",
         )
         .await?;
     let found = c.query(&statement, &[&keys.channel]).await?;

@@ -186,6 +186,10 @@ impl Storage for PostgresStore {
         tokio::join!(listen::listen(&self.way, &self.keys, hear), self.keep_time());
     }
 
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        in_transaction!(self.link, true, |tx| claim::look_again(tx, now))
+    }
+
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
         reading!(self.link, |c| listen::listeners(c, &self.keys))
     }
@@ -226,6 +230,10 @@ impl Registry for PostgresStore {
             &definitions,
             (by, now)
         ))
+    }
+
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
+        in_transaction!(self.link, true, |tx| registry::release(tx, &self.keys))
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {

@@ -58,7 +58,7 @@ async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
         ))),
         Some(found) if found == known => Ok(keys),
         None if schema == Schema::Look => Err(refused(format!(
-            "there is no store at {}; start the worker once or check store.url",
+            "there is no store at {}; `integrations apply` or the worker makes it, or check store.url",
             link.name()
         ))),
         _ if schema != Schema::Migrate => Err(refused(format!(

@@ -108,6 +108,7 @@ pub async fn apply(
                 None => applied.unchanged += 1,
                 Some(differs) => {
                     changes.add(new, kept, &differs);
+                    applied.taken_over.extend(differs.taken_over.then(|| new.id.clone()));
                     applied.changes.changed.push(new.id.clone());
                 }
             },
@@ -301,6 +302,22 @@ async fn delete(tx: &Transaction<'_>, of: &[&Kept], why: &str, now: Timestamp) -
         script.add(sql, values![ids.clone()]);
     }
     script.run(tx).await
+}
+
+/// See `ports::Registry::release`.
+pub async fn release(tx: &Transaction<'_>, keys: &Keys) -> Done<Vec<IntegrationId>> {
+    decide_alone(tx, keys).await?;
+    let sql = "UPDATE integrations SET managed_by = $1 WHERE managed_by <> $1 RETURNING id";
+    let found = rows(tx, sql, &[&managed_text(ManagedBy::Operator)]).await?;
+    let mut released = Vec::with_capacity(found.len());
+    for row in &found {
+        released.push(IntegrationId::new(row.try_get::<_, &str>(0)?));
+    }
+    released.sort();
+    if !released.is_empty() {
+        raise_revision(tx, keys).await?;
+    }
+    Ok(released)
 }
 
 /// See `ports::Registry::remove`.

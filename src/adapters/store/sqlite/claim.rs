@@ -70,6 +70,16 @@ pub fn claim_rooms(
     Ok(lines)
 }
 
+/// See `ports::Storage::look_again`.
+pub fn look_again(c: &Connection, now: Timestamp) -> Done<()> {
+    c.execute(
+        "UPDATE rooms SET due_at = min(due_at, ?1), hold_until = NULL \
+         WHERE hold_until > ?1 AND lease_until IS NULL AND retry_failures IS NULL",
+        [micros(now)],
+    )?;
+    Ok(())
+}
+
 /// When the next room gets due. A held room is due when its lease lapses.
 pub fn next_due(c: &Connection) -> Done<Option<Timestamp>> {
     let due: Option<i64> = c.prepare_cached(NEXT_DUE)?.query_row([], |row| row.get(0))?;
@@ -253,7 +263,7 @@ fn places(c: &Connection, room: &RoomKey, limit: usize, now: Timestamp) -> Done<
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = c.prepare_cached(
         "SELECT seq, event, integration, event_no, reason, failures, first_failed_at, gather, ready_at, \
-         attempts, first_attempt_at, plain, received_at FROM notifications \
+         attempts, first_attempt_at, plain, received_at, detail FROM notifications \
          WHERE room = ?1 AND state = 'pending' AND integration NOT IN \
          (SELECT integration FROM throttles WHERE closed_until > ?3) ORDER BY seq LIMIT ?2",
     )?;
@@ -304,6 +314,7 @@ fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
             gather: row.get::<_, Option<String>>(7)?.map(GatherKey::new),
             attempts: row.get(9)?,
             first_attempt_at: row.get::<_, Option<i64>>(10)?.map(time),
+            last_answer: text(row, 13)?.unwrap_or_default(),
             plain: row.get(11)?,
             received: Arc::new(Received { envelope: Default::default(), at: received_at }),
         },

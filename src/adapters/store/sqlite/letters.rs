@@ -6,12 +6,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::{Done, text};
 use super::notifications::{Open, end, find};
-use crate::adapters::store::rows::{envelope, micros, properties, time};
+use crate::adapters::store::outbox::LetterRow;
+use crate::adapters::store::rows::{micros, properties};
 use crate::adapters::store::state::Ending;
 use crate::adapters::store::terms::ROUND_BYTES;
-use crate::domain::envelope::Envelope;
 use crate::domain::ids::{EventId, IntegrationId};
-use crate::domain::reason::{DeadLetterReason, Outcome};
+use crate::domain::reason::Outcome;
 use crate::ports::Letter;
 
 /// Stores a letter that carries its own envelope: an event that could not be decided.
@@ -55,39 +55,21 @@ pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {
     Ok(found)
 }
 
-/// Reads what can be read: a letter that is damaged goes out damaged, rather than keep all others in.
 fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
-    let id: i64 = row.get(0)?;
-    let mut detail = text(row, 4)?.unwrap_or_default();
-    let body: Option<Vec<u8>> = row.get(2)?;
-    let left = if body.is_some() { "its body alone" } else { "nothing" };
-    let (event, integration) = (text(row, 5)?, text(row, 6)?);
-    let kept = text(row, 1)?.filter(|_| body.is_some()).and_then(|kept| envelope(&kept, Vec::new()));
-    let mut envelope = kept.unwrap_or_else(|| {
-        tracing::error!(
-            letter = id,
-            event_id = event,
-            integration_id = integration,
-            "a dead letter is damaged in the store: of its event, {left} could be read"
-        );
-        detail.push_str(&format!(" (damaged in the store: of the event, {left} could be read)"));
-        Envelope::default()
-    });
-    envelope.body = body.unwrap_or_default();
-    Ok(Letter {
-        id,
-        envelope,
-        reason: text(row, 3)?
-            .and_then(|word| DeadLetterReason::from_text(&word))
-            .unwrap_or(DeadLetterReason::WorkerFault),
-        detail,
-        event: event.map(EventId::new),
-        integration: integration.map(IntegrationId::new),
-        attempts: u32::try_from(row.get::<_, i64>(7)?).unwrap_or_default(),
-        last_status: row.get::<_, Option<i64>>(8)?.and_then(|status| u16::try_from(status).ok()),
-        first_attempt_at: row.get::<_, Option<i64>>(9)?.map(time),
-        at: time(row.get(10)?),
-    })
+    let row = LetterRow {
+        id: row.get(0)?,
+        properties: text(row, 1)?,
+        body: row.get(2)?,
+        reason: text(row, 3)?.unwrap_or_default(),
+        detail: text(row, 4)?.unwrap_or_default(),
+        event: text(row, 5)?,
+        integration: text(row, 6)?,
+        attempts: row.get(7)?,
+        last_status: row.get(8)?,
+        first_attempt_at: row.get(9)?,
+        at: row.get(10)?,
+    };
+    Ok(row.read())
 }
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more

@@ -1,5 +1,5 @@
 //! What the writer remembers between transactions, so that it need not be read back: the standings of integrations,
-//! and what is told straight from intake and not written yet ([`straight`](super::straight)).
+//! and what is told straight from intake and not written yet (`in_flight`).
 //!
 //! Only the writer's thread works with it. What was read is forgotten whenever it may not hold any more: when
 //! another process has written the file, when a transaction is taken back, when integrations change.
@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use rusqlite::Connection;
 
 use super::errors::Done;
+use super::in_flight::InFlight;
 use super::standing::{self, Known};
-use super::straight::InFlight;
 use crate::domain::ids::IntegrationId;
 
 /// Standings kept at most; a bound on memory, not a tuning.

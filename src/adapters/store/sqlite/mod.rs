@@ -7,6 +7,7 @@
 mod claim;
 mod clock;
 mod errors;
+mod in_flight;
 mod intake;
 mod journal;
 mod letters;
@@ -70,6 +71,14 @@ impl SqliteStore {
     /// Whether there is a store at `path`.
     pub fn is_there(path: &Path) -> bool {
         open::is_there(path)
+    }
+
+    /// Whether a store could be made at `path`; leaves nothing there.
+    ///
+    /// # Errors
+    /// What stands in the way, in a sentence.
+    pub fn try_place(path: &Path) -> Result<(), StoreError> {
+        open::try_place(path)
     }
 
     /// Opens the file at `path` with the key in `key_file`. The key is made together with the store only: one
@@ -239,6 +248,10 @@ impl Store for SqliteStore {
 
 #[async_trait]
 impl Storage for SqliteStore {
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.writer.run_apart(move |c| claim::look_again(c, now)).await
+    }
+
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
         let path = self.path.display();
         match open::worker(&self.path) {
@@ -282,6 +295,10 @@ impl Registry for SqliteStore {
     ) -> Result<Applied, StoreError> {
         let cipher = Arc::clone(&self.cipher);
         self.manage(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
+    }
+
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
+        self.manage(registry::release).await
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {

@@ -44,7 +44,7 @@ pub fn is_there(path: &Path) -> bool {
 /// The refusal of whoever would only have looked.
 pub fn not_there(path: &Path) -> StoreError {
     StoreError::Refused(format!(
-        "there is no store at {}; start the worker once or check store.url",
+        "there is no store at {}; `integrations apply` or the worker makes it, or check store.url",
         path.display()
     ))
 }
@@ -83,6 +83,17 @@ pub fn place(path: &Path) -> Result<PathBuf, StoreError> {
         Ok(_) => Ok(path.to_owned()),
         Err(error) => Err(io_sentence(&error, path)),
     }
+}
+
+/// Makes sure that a file could be at `path`, and leaves none behind that was not there.
+pub fn try_place(path: &Path) -> Result<(), StoreError> {
+    let was_there = path.exists();
+    place(path)?;
+    if !was_there {
+        // One that stays is empty, and as good as none.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
 fn io_sentence(error: &std::io::Error, path: &Path) -> StoreError {

@@ -9,7 +9,7 @@ use super::errors::Done;
 use super::notifications::{suppress_waiting, waiting_of, wake_room};
 use super::standing::{raise_revision, revision};
 use crate::adapters::store::cipher::Cipher;
-use crate::adapters::store::kept::{self, Kept, PAUSED, managed_text};
+use crate::adapters::store::kept::{self, Difference, Kept, PAUSED, managed_text};
 use crate::adapters::store::rows::micros;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::reason::SuppressReason;
@@ -76,8 +76,13 @@ pub fn apply(
                 change.write(definition, true)?;
                 applied.changes.added.push(definition.id.clone());
             }
-            Some(kept) if change.update(definition, &kept)? => applied.changes.changed.push(kept.id),
-            Some(_) => applied.unchanged += 1,
+            Some(kept) => match change.update(definition, &kept)? {
+                None => applied.unchanged += 1,
+                Some(differs) => {
+                    applied.taken_over.extend(differs.taken_over.then(|| kept.id.clone()));
+                    applied.changes.changed.push(kept.id);
+                }
+            },
         }
     }
     if by == ManagedBy::File {
@@ -122,9 +127,9 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Takes over a definition of an integration that is there. Returns whether anything differs.
-    fn update(&self, new: &Definition, old: &Kept) -> Done<bool> {
-        let Some(differs) = old.difference(new, self.by, self.cipher, &self.key)? else { return Ok(false) };
+    /// Takes over a definition of an integration that is there. Returns what differs, if anything.
+    fn update(&self, new: &Definition, old: &Kept) -> Done<Option<Difference>> {
+        let Some(differs) = old.difference(new, self.by, self.cipher, &self.key)? else { return Ok(None) };
         self.write(new, differs.url)?;
         if differs.paused {
             suppress_waiting(self.c, &new.id, SuppressReason::Paused, PAUSED, self.now)?;
@@ -140,7 +145,7 @@ impl Change<'_> {
         if differs.heard_again {
             retell_failing(self.c, &new.id)?;
         }
-        Ok(true)
+        Ok(Some(differs))
     }
 
     fn write(&self, new: &Definition, new_url: bool) -> Done<()> {
@@ -221,6 +226,18 @@ fn delete(c: &Connection, id: &IntegrationId, why: &str, now: Timestamp) -> Done
         c.prepare_cached(sql)?.execute([id.as_str()])?;
     }
     Ok(())
+}
+
+/// See `ports::Registry::release`.
+pub fn release(c: &Connection) -> Done<Vec<IntegrationId>> {
+    let of_file = all(c)?.into_iter().filter(|kept| kept.managed_by == ManagedBy::File);
+    let released: Vec<IntegrationId> = of_file.map(|kept| kept.id).collect();
+    if !released.is_empty() {
+        let operator = managed_text(ManagedBy::Operator);
+        c.execute("UPDATE integrations SET managed_by = ?1 WHERE managed_by <> ?1", [operator])?;
+        raise_revision(c)?;
+    }
+    Ok(released)
 }
 
 /// See `ports::Registry::remove`.

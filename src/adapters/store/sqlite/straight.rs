@@ -7,7 +7,6 @@
 //! does its own work. If the process dies, nothing of it was ever written, and the broker delivers the event again.
 
 use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,13 +15,14 @@ use tokio::sync::mpsc;
 
 use super::claim::read_state;
 use super::errors::Done;
-use super::intake::{Batch, Gathered, Moved};
+use super::in_flight::{Entry, Open};
+use super::intake::{Batch, Gathered};
 use super::memory::Memory;
 use super::standing::Known;
 use super::{standing, tokens};
 use crate::adapters::store::rows::{meter_text, micros, span, time};
 use crate::domain::frequency::Streak;
-use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
+use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::pacing::later;
 use crate::domain::reason::Outcome;
 use crate::domain::story::Story;
@@ -33,140 +33,6 @@ use crate::ports::{
 
 /// A batch waits so long for what it has handed out; what has no outcome by then is written down.
 pub const WRITE_DOWN_AFTER: Duration = Duration::from_millis(250);
-
-/// For so long a room that a batch had waited for in vain is not told straight.
-const SLOW_FOR: Duration = Duration::from_secs(60);
-
-/// Ends when every entry of a batch is durable.
-pub type Open = mpsc::Receiver<Infallible>;
-
-/// A notification that is handed out and not written.
-pub struct Entry {
-    event: DecidedEvent,
-    moved: Option<Moved>,
-    seq: i64,
-    room: RoomKey,
-    token: TokenKey,
-    claim: u64,
-    /// Of the integrations, when the room was handed out.
-    revision: u64,
-    held_since: Timestamp,
-    lease: Duration,
-    _open: mpsc::Sender<Infallible>,
-}
-
-impl Entry {
-    fn integration(&self) -> &IntegrationId {
-        &self.event.notifications[0].integration
-    }
-}
-
-/// All that is handed out and not written.
-#[derive(Default)]
-pub struct InFlight {
-    rooms: HashMap<RoomKey, Entry>,
-    events: HashMap<EventId, RoomKey>,
-    integrations: HashMap<IntegrationId, RoomKey>,
-    tokens: HashMap<TokenKey, u32>,
-    /// Written in the transaction under way.
-    leaving: Vec<Entry>,
-    /// Rooms that took long, and until when that counts.
-    slow: HashMap<RoomKey, Timestamp>,
-    /// The highest place that was given away.
-    top: i64,
-}
-
-impl InFlight {
-    /// How far the transaction has come, for [`InFlight::taken_back`].
-    pub fn mark(&self) -> usize {
-        self.leaving.len()
-    }
-
-    /// What was written is durable.
-    pub fn committed(&mut self) {
-        self.leaving.clear();
-    }
-
-    /// What was written since `mark` is not written after all.
-    pub fn taken_back(&mut self, mark: usize) {
-        for entry in self.leaving.split_off(mark.min(self.leaving.len())) {
-            self.insert(entry);
-        }
-    }
-
-    /// Calls that are handed out with a token.
-    pub fn reserved(&self, token: &TokenKey) -> u32 {
-        self.tokens.get(token).copied().unwrap_or_default()
-    }
-
-    /// Whether the room is handed out.
-    pub fn has(&self, room: &RoomKey) -> bool {
-        self.rooms.contains_key(room)
-    }
-
-    /// Whether the room is handed out, by this very claim.
-    pub fn is_held(&self, room: &RoomKey, claim: u64) -> bool {
-        self.rooms.get(room).is_some_and(|entry| entry.claim == claim)
-    }
-
-    /// Reads which places were given away by others.
-    pub fn read_places(&mut self, c: &Connection) -> rusqlite::Result<()> {
-        let written: Option<i64> = c
-            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'notifications'")?
-            .query_row([], |row| row.get(0))
-            .optional()?;
-        self.top = self.top.max(written.unwrap_or_default());
-        Ok(())
-    }
-
-    /// A place in a line that nobody has had. A line's order is that of its places, so they are given in the order
-    /// of the events; and since what is handed out has one before it is written, they are counted here.
-    pub fn next_place(&mut self) -> i64 {
-        self.top += 1;
-        self.top
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        self.events.insert(entry.event.id.clone(), entry.room.clone());
-        self.integrations.insert(entry.integration().clone(), entry.room.clone());
-        *self.tokens.entry(entry.token.clone()).or_default() += 1;
-        self.rooms.insert(entry.room.clone(), entry);
-    }
-
-    fn remove(&mut self, room: &RoomKey) -> Option<Entry> {
-        let entry = self.rooms.remove(room)?;
-        self.events.remove(&entry.event.id);
-        self.integrations.remove(entry.integration());
-        if let Some(calls) = self.tokens.get_mut(&entry.token) {
-            *calls -= 1;
-            if *calls == 0 {
-                self.tokens.remove(&entry.token);
-            }
-        }
-        Some(entry)
-    }
-
-    /// The rooms that what is asked for hangs on.
-    fn touched_by_query(&self, query: &IntakeQuery) -> HashSet<RoomKey> {
-        let events = query.events.iter().filter_map(|id| self.events.get(id));
-        let streaks = query.streaks.iter().filter_map(|key| self.integrations.get(&key.integration));
-        let collations = query.collations.iter().filter_map(|key| self.integrations.get(&key.integration));
-        events.chain(streaks).chain(collations).cloned().collect()
-    }
-
-    /// The rooms that what was decided has to come after.
-    fn touched_by_changes(&self, changes: &IntakeChanges) -> HashSet<RoomKey> {
-        let mut touched = HashSet::new();
-        for event in &changes.events {
-            touched.extend(self.events.get(&event.id).cloned());
-            for new in &event.notifications {
-                touched.extend(self.integrations.get(&new.integration).cloned());
-                touched.extend(self.rooms.contains_key(&new.room).then(|| new.room.clone()));
-            }
-        }
-        touched
-    }
-}
 
 /// Writes down what a batch has to know of before it can be decided.
 pub fn before_decision(c: &Connection, memory: &mut Memory, query: &IntakeQuery) -> Done<()> {
@@ -182,18 +48,8 @@ pub fn before_writing(c: &Connection, memory: &mut Memory, changes: &IntakeChang
 
 /// Writes down what is left of the entries in `seqs`, whose rooms take long.
 pub fn write_down_slow(c: &Connection, memory: &mut Memory, seqs: &HashSet<i64>) -> Done<()> {
-    let late: Vec<(RoomKey, Timestamp)> = memory
-        .in_flight
-        .rooms
-        .values()
-        .filter(|entry| seqs.contains(&entry.seq))
-        .map(|entry| (entry.room.clone(), entry.held_since))
-        .collect();
-    for (room, since) in late {
-        memory.in_flight.slow.insert(room.clone(), later(since, SLOW_FOR));
-        write_down(c, memory, &room)?;
-    }
-    Ok(())
+    let late = memory.in_flight.rooms_of(seqs);
+    late.iter().try_for_each(|room| write_down(c, memory, room))
 }
 
 /// Writes a handed out notification down as pending and its room as held, as if intake had written and a claim had
@@ -203,7 +59,7 @@ pub fn write_down(c: &Connection, memory: &mut Memory, room: &RoomKey) -> Done<(
     let written =
         Batch::new(c, memory, Gathered::default()).write_down(&entry.event, entry.seq, entry.moved.as_ref());
     let written = written.and_then(|()| hold(c, &entry));
-    memory.in_flight.leaving.push(entry);
+    memory.in_flight.leave(entry);
     written
 }
 
@@ -227,7 +83,7 @@ fn hold(c: &Connection, entry: &Entry) -> Done<()> {
 
 /// Settles a handed out room, if it was told and that is all; `None` if there is more to it.
 pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Option<Settled>> {
-    let Some(entry) = memory.in_flight.rooms.get(&s.room) else { return Ok(None) };
+    let Some(entry) = memory.in_flight.get(&s.room) else { return Ok(None) };
     let [Transition::Sent { seq, reason, at, status }] = &s.transitions[..] else { return Ok(None) };
     let is_over = matches!(s.then, Then::Release { .. })
         && s.closed.is_empty()
@@ -244,7 +100,7 @@ pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Optio
             Batch::new(c, memory, Gathered::default()).told(&entry.event, entry.seq, entry.moved.as_ref())
         })
         .and_then(|()| rest(c, &entry, s));
-    memory.in_flight.leaving.push(entry);
+    memory.in_flight.leave(entry);
     written.map(|at_rest| Some(if at_rest { Settled::AtRest } else { Settled::Applied }))
 }
 
@@ -312,13 +168,14 @@ pub fn hand_out(
     let mut handed =
         HandedOut { events: HashSet::new(), integrations: HashSet::new(), seqs: HashSet::new(), ended };
     for (at, event) in changes.events.iter().enumerate() {
-        let Some((new, story)) = choice.fits(event) else { continue };
+        let fitting = choice.fits(event).filter(|(new, _)| (straight.is_quick)(&new.room));
+        let Some((new, story)) = fitting else { continue };
         let known = memory.standings.of(c, &new.integration)?;
         let Some(token) = known.filter(|known| hears(known, new)).map(|known| known.standing.token.clone())
         else {
             continue;
         };
-        let Some((claim, state)) = idle(c, memory, &new.room, straight)? else { continue };
+        let Some((claim, state)) = idle(c, &new.room, straight)? else { continue };
         let Some(grants) = tokens::grant_one(c, &memory.in_flight, &new.room, &token, straight)? else {
             continue;
         };
@@ -407,19 +264,8 @@ fn hears(known: &Known, new: &NewNotification) -> bool {
 }
 
 /// The next claim and the state of a room in which nothing waits and that may be told something now.
-fn idle(
-    c: &Connection,
-    memory: &mut Memory,
-    room: &RoomKey,
-    straight: &Straight,
-) -> Done<Option<(u64, RoomState)>> {
+fn idle(c: &Connection, room: &RoomKey, straight: &Straight) -> Done<Option<(u64, RoomState)>> {
     let now = straight.now;
-    if let Some(until) = memory.in_flight.slow.get(room) {
-        if *until > now {
-            return Ok(None);
-        }
-        memory.in_flight.slow.remove(room);
-    }
     let kept = c
         .prepare_cached(
             "SELECT claim, meter, retry_failures, retry_at, expired_untold, hold_until, \
@@ -447,6 +293,7 @@ fn waiting(seq: i64, event: &DecidedEvent, new: &NewNotification, story: Story) 
         attempts: 0,
         first_attempt_at: None,
         plain: false,
+        last_answer: String::new(),
         received: event.received.clone(),
     }
 }

@@ -170,6 +170,20 @@ fn guarded<T>(work: impl FnOnce() -> Done<T>) -> Done<T> {
     })
 }
 
+/// Which file has the name now: its device and number; `None` if none has.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(file).map(|found| (found.dev(), found.ino())).ok()
+}
+
+fn moved(file: &Path) -> StoreError {
+    StoreError::Unavailable(format!(
+        "store {0} was moved away, deleted or replaced under this process: put that file back, or stop the worker and \
+         start it on what is at {0} now; nothing is written meanwhile",
+        file.display()
+    ))
+}
+
 /// The thread that writes.
 struct Writer {
     connection: Connection,
@@ -179,6 +193,7 @@ struct Writer {
 
 impl Writer {
     fn serve(mut self, queue: &Receiver<Job>) {
+        let own = identity(&self.file);
         let mut group = Vec::new();
         while let Ok(first) = queue.recv() {
             group.push(first);
@@ -186,6 +201,12 @@ impl Writer {
             let mut waiting = group.drain(..);
             // A group starts anew in the middle when the whole transaction is lost (disk full).
             while waiting.len() > 0 {
+                // What is written to a file that has no name any more is gone with this process.
+                if identity(&self.file) != own {
+                    let error = moved(&self.file);
+                    waiting.by_ref().for_each(|job| refuse(job, &error));
+                    break;
+                }
                 self.write_group(&mut waiting);
             }
         }

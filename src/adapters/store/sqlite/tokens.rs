@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::{Done, text};
-use super::straight::InFlight;
+use super::in_flight::InFlight;
 use crate::adapters::store::meters;
 use crate::adapters::store::purse::{self, Grants, Needs, Purse};
 use crate::adapters::store::rows::{meter_text, span};

@@ -1,0 +1,50 @@
+//! What the fuzz targets check, a module each: a function that takes any bytes and panics where a promise is
+//! broken. Beyond "does not panic" each compares with something independent: a published schema, another parser,
+//! a re-computation, or the same input written another way.
+//!
+//! `cargo test` in here runs each over its seeds, `scripts/fuzz` for as long as one likes.
+
+pub mod decisions;
+pub mod envelope;
+pub mod events;
+pub mod frames;
+pub mod integrations;
+pub mod judge;
+pub mod letters;
+pub mod messages;
+pub mod rate_limits;
+pub mod redaction;
+pub mod room_urls;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    type Check = fn(&[u8]);
+
+    /// The seeds of each target, and whatever it crashed on once.
+    #[test]
+    fn every_seed_passes() {
+        let targets: [(&str, Check); 9] = [
+            ("decisions", crate::decisions::check),
+            ("events", crate::events::check),
+            ("frames", crate::frames::check),
+            ("integrations", crate::integrations::check),
+            ("letters", crate::letters::check),
+            ("messages", crate::messages::check),
+            ("rate_limits", crate::rate_limits::check),
+            ("redaction", crate::redaction::check),
+            ("room_urls", crate::room_urls::check),
+        ];
+        for (name, check) in targets {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+            let seeds: Vec<_> =
+                std::fs::read_dir(&folder).expect(name).map(|seed| seed.unwrap().path()).collect();
+            assert!(!seeds.is_empty(), "{name} has no seed");
+            for seed in seeds {
+                println!("{}", seed.display());
+                check(&std::fs::read(&seed).unwrap());
+            }
+        }
+    }
+}

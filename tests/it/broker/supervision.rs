@@ -1,0 +1,101 @@
+//! What ends a session without anybody saying so, and what keeps deliveries from coming while it lasts: noticed in
+//! bounded time, said in one line, and healed.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::support::process::Site;
+
+#[tokio::test]
+async fn a_silent_broker_is_noticed_and_left_alone_until_it_speaks_again() {
+    let broker = Broker::fresh().await;
+    let log = Log::catch();
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let url = format!("{}?heartbeat=1", broker.url_by(&proxy.address));
+    let worker = Worker::start(broker.options_by(&url), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    // Half-open: the peer is gone and has not said so.
+    proxy.stall(true);
+    let why = eventually("the silence is noticed", async || worker.health.verdict().err()).await;
+    assert!(why.contains("silent for too long"), "{why}");
+    // It accepts, and says nothing.
+    let mute =
+        eventually("mute", async || worker.health.verdict().err().filter(|why| why.contains("no answer")));
+    assert!(mute.await.contains("while connecting to"));
+    proxy.stall(false);
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "m-1", b"{}").await;
+    worker.sees("m-1").await;
+    worker.stop().await;
+    let lines = |what: &str| log.text().matches(what).count();
+    assert_eq!(lines("session with RabbitMQ ended"), 1, "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_blocked_connection_is_said_and_is_not_ready_until_it_is_unblocked() {
+    let broker = Broker::fresh().await;
+    let log = Log::catch();
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    proxy.block("low on disk").await;
+    let why = eventually("it is blocked", async || worker.health.verdict().err()).await;
+    assert!(why.contains("low on disk"), "{why}");
+    proxy.unblock().await;
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "m-1", b"{}").await;
+    worker.sees("m-1").await;
+    worker.stop().await;
+    let lines = |what: &str| log.text().matches(what).count();
+    assert_eq!((lines("has blocked the connection"), lines("has unblocked")), (1, 1), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_consumer_that_starves_while_the_queue_grows_subscribes_anew() {
+    let broker = Broker::fresh().await;
+    let log = Log::catch();
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let options = BrokerOptions {
+        prefetch: 1,
+        look_every: Duration::from_millis(500),
+        ..broker.options_by(&broker.url_by(&proxy.address))
+    };
+    let worker = Worker::start(options, Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    proxy.keep_deliveries(true);
+    for n in 0..3 {
+        broker.publish("monitor.acme.1", &format!("m-{n}"), b"{}").await;
+    }
+    eventually("it is noticed", async || worker.health.verdict().err()).await;
+    proxy.keep_deliveries(false);
+    worker.sees("m-2").await;
+    assert_eq!(worker.ids(), ["m-0", "m-1", "m-2"]);
+    worker.stop().await;
+    let text = log.text();
+    assert!(text.contains("2 events wait, but none is delivered to the active consumer"), "{text}");
+}
+
+/// A peer that takes every connection and holds it open without a word. Attempts are not kept: each would hold a
+/// thread and a socket for as long as the peer likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_a_mute_broker_leave_nothing_behind() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = mute.local_addr().expect("an address").to_string();
+    let broker = Broker::bare().await;
+    let site = Site::on(&broker).with("AMQP__URL", &broker.url_by(&address));
+    let worker = site.spawn();
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        let (connection, _) = tokio::time::timeout(Duration::from_secs(20), mute.accept())
+            .await
+            .expect("it tries again")
+            .expect("accepted");
+        held.push(connection);
+    }
+    eventually("only the attempt under way is there", async || {
+        (worker.threads("lapin-io-loop") <= 1).then_some(())
+    })
+    .await;
+}
