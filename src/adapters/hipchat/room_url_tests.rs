@@ -119,10 +119,6 @@ fn each_fault_of_a_room_url_has_its_own_error_without_the_secret() {
         ("https://.h.example/v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
         ("https://h..example/v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
         ("https://./v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
-        (
-            "https://h\"<b>.example/v2/room/42/notification?auth_token=TOKEN",
-            E::NotAUrl(url::ParseError::InvalidDomainCharacter),
-        ),
         ("https://h\".example/v2/room/42/notification?auth_token=TOKEN", E::BadHost),
         ("https://h&'.example/v2/room/42/notification?auth_token=TOKEN", E::BadHost),
         ("https://TOKEN@h.example/v2/room/42/notification?auth_token=TOKEN", E::Credentials),
