@@ -55,7 +55,7 @@ pub trait Readiness: Send + Sync {
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
     /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
-    /// not tried any more, and is whole in the store or not at all.
+    /// not tried any more, and each of its events is whole in the store or not at all, or is told just now.
     async fn take_in(&self, batch: Vec<Received>);
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.
@@ -434,7 +434,7 @@ pub struct Stored {
     pub definition: Definition,
     pub managed_by: ManagedBy,
     pub state: crate::domain::integration::IntegrationState,
-    /// How many of its notifications are pending. Filled by `list` only.
+    /// How many of its notifications are pending. Filled by `list` alone for certain.
     pub pending: u64,
     /// Why its room URL can't be read. `definition.room_url` is empty then and names no room; the state is
     /// suspended for this reason, unless it is paused.
@@ -456,9 +456,14 @@ pub trait Registry: Send + Sync {
     /// Grows with every change, also those made by other processes.
     async fn revision(&self) -> Result<u64, StoreError>;
 
-    /// All integrations, by id. `Refused` if there are some and no room URL of theirs can be decrypted: the key
-    /// is another one, and going on with it would silence them all.
+    /// All integrations, by id, with how much waits for each. `Refused` if there are some and no room URL of theirs
+    /// can be decrypted: the key is another one, and going on with it would silence them all.
     async fn list(&self) -> Result<Vec<Stored>, StoreError>;
+
+    /// The same, but what waits may be left uncounted (`pending` is 0 then): for who reads them at every change.
+    async fn integrations(&self) -> Result<Vec<Stored>, StoreError> {
+        self.list().await
+    }
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is
     /// removed. `Operator`: others are left alone, and an id that the file manages is `Refused`. An

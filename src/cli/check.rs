@@ -117,7 +117,7 @@ fn counted(figures: &rabbitmq::Figures) -> String {
     let counts = format!(
         "{}, {}, {}",
         count(figures.events.into(), "event waits", "events wait"),
-        count(figures.workers.into(), "worker", "workers"),
+        count(figures.workers.into(), "active worker", "active workers"),
         count(figures.letters.into(), "dead letter", "dead letters")
     );
     match figures.missing.as_slice() {

@@ -165,12 +165,13 @@ impl Meter {
         let slot_ms = ((budget.per.as_millis() as i64) / SLOTS as i64).max(1);
         let slot = now.as_millisecond().div_euclid(slot_ms);
         if self.slot_ms != slot_ms {
-            // Another window width: what was spent counts as spent just now, which errs on the safe side.
+            // Another window width: all counts as spent when the last of it was, which errs on the safe side. Not as
+            // spent just now: each look would begin the wait anew.
             let spent = self.counts.iter().sum();
+            let latest = self.newest.saturating_add(1).saturating_mul(self.slot_ms).saturating_sub(1);
             self.slot_ms = slot_ms;
-            self.newest = slot;
+            self.newest = latest.div_euclid(slot_ms).min(slot);
             self.counts = vec![spent];
-            return;
         }
         let ahead = slot - self.newest;
         if ahead < -1 {
@@ -287,6 +288,23 @@ mod tests {
         meter.record(Budget::ROOM, at(0), 30);
         let wider = Budget { messages: 30, per: Duration::from_secs(120) };
         assert_eq!(meter.available(wider, at(1)), 0);
+    }
+
+    #[test]
+    fn another_window_width_keeps_nobody_waiting_longer_than_its_window() {
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, at(0), 30);
+        for seconds in [1, 10, 120, 3600] {
+            let other = Budget { messages: 30, per: Duration::from_secs(seconds) };
+            let slot = Budget::ROOM.per / 20 + other.per / 10;
+            let opens = later(at(0), other.per + slot);
+            assert!(meter.opens_at(other, at(1)) <= opens, "{seconds} s");
+            assert_eq!(
+                meter.available(other, opens),
+                30,
+                "{seconds} s: looking alone must not begin the wait anew"
+            );
+        }
     }
 
     proptest! {

@@ -25,7 +25,10 @@ pub struct Malformed {
 impl Malformed {
     /// Joins the three parts and shortens the field. Whoever words the problem shows values by [`quoted`].
     pub(super) fn new(field: impl fmt::Display, problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { field: shown(&field.to_string(), SHOWN_PATH_CHARS), problem: problem.into(), fix: fix.into() }
+        let field = field.to_string();
+        // A member may be named by blanks alone.
+        let field = if field.trim().is_empty() { quoted(&field) } else { shown(&field, SHOWN_PATH_CHARS) };
+        Self { field, problem: problem.into(), fix: fix.into() }
     }
 
     /// A required field that is not there (or is null).
@@ -86,5 +89,6 @@ mod tests {
         let fault = Malformed::missing("metrics", "send the run's metrics");
         assert_eq!(fault.to_string(), "metrics: missing; send the run's metrics");
         assert!(Malformed::missing("k".repeat(5_000), "x").to_string().len() < 200);
+        assert_eq!(Malformed::missing(" ", "x").to_string(), "\" \": missing; x");
     }
 }

@@ -84,11 +84,14 @@ pub(super) fn settings(r: &mut Reader) -> Option<Settings> {
     })
 }
 
-/// A worker that waits for one slow answer must not lose its room meanwhile.
+/// A worker that waits for one slow answer must not lose its room meanwhile. A call may begin when half of the lease
+/// is over.
 fn lease_outlasts_call(r: &mut Reader, dispatch: DispatchSettings, hipchat: &HipchatSettings) {
-    if hipchat.timeout >= dispatch.lease {
-        let problem =
-            format!("not longer than {}: a slow call would cost its room", r.described("hipchat.timeout"));
+    if hipchat.timeout.saturating_mul(2) >= dispatch.lease {
+        let problem = format!(
+            "not longer than twice {}: a slow call would cost its room",
+            r.described("hipchat.timeout")
+        );
         r.fault("dispatch.lease", problem, "make it longer, or hipchat.timeout shorter");
     }
 }

@@ -42,14 +42,16 @@ impl Burial {
                 Ok(1..) => {}
                 Ok(0) => {
                     tokio::select! {
-                        () = self.wake.wait(LOOK_EVERY) => {}
+                        biased;
                         () = stop.wait() => {}
+                        () = self.wake.wait(LOOK_EVERY) => {}
                     }
                 }
                 Err(_) => {
                     tokio::select! {
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
+                        biased;
                         () = stop.wait() => {}
+                        () = tokio::time::sleep(LOOK_EVERY) => {}
                     }
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! A copy of the store's, replaced as a whole when the store's revision grows, also by another process.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -67,11 +68,16 @@ struct Interested {
 
 impl Snapshot {
     /// Builds one from what the store holds. What can't be opened is left out and told in the second part.
-    pub fn build(revision: u64, stored: &[Stored], open: &Open) -> (Self, Vec<Unusable>) {
+    pub fn build(
+        revision: u64,
+        stored: impl IntoIterator<Item = impl Borrow<Stored>>,
+        open: &Open,
+    ) -> (Self, Vec<Unusable>) {
         let mut snapshot = Self { revision: Some(revision), ..Self::default() };
         let mut faults = Vec::new();
         let mut teams = HashSet::new();
         for stored in stored {
+            let stored = stored.borrow();
             let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
             match open(stored) {
                 Ok(Opened { mut integration, target: Ok(mut target) }) => {
@@ -240,8 +246,8 @@ impl Catalogue {
         if old.revision == Some(revision) {
             return Ok(None);
         }
-        let stored = self.registry.list().await?;
-        let (snapshot, faults) = Snapshot::build(revision, &stored, &*self.open);
+        let stored = self.registry.integrations().await?;
+        let (snapshot, faults) = Snapshot::build(revision, stored, &*self.open);
         for fault in faults {
             let integration_id = fault.id.as_str();
             tracing::error!(integration_id, "{fault}; nothing is told to it until this is mended");
@@ -261,8 +267,9 @@ impl Catalogue {
         let mut told: Option<Instant> = None;
         while !stop.is_set() {
             tokio::select! {
-                () = self.changed.wait(LOOK_EVERY) => {}
+                biased;
                 () = stop.wait() => return,
+                () = self.changed.wait(LOOK_EVERY) => {}
             }
             match self.refresh().await {
                 Ok(changed) => {

@@ -115,9 +115,10 @@ impl Dispatch {
                 look = Look::after(self.pause(fresh + retries).await, fresh == 0 || retries == 0);
             }
             tokio::select! {
+                biased;
+                () = stop.wait() => break,
                 () = self.wake.wait(look.pause()) => look = Look::Now,
                 () = self.handover.bell.wait(LOOK_EVERY) => {}
-                () = stop.wait() => break,
             }
         }
         // What is handed over and not begun is given back, since stopping was asked for.

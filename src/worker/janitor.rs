@@ -49,8 +49,9 @@ impl Janitor {
                 Err(error) => tracing::warn!(%error, "can't tidy the store"),
             }
             tokio::select! {
-                () = tokio::time::sleep(ROUND_EVERY) => {}
+                biased;
                 () = stop.wait() => {}
+                () = tokio::time::sleep(ROUND_EVERY) => {}
             }
         }
     }

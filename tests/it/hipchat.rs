@@ -203,3 +203,12 @@ async fn one_connection_serves_many_messages() {
     }
     assert_eq!((server.requests().len(), server.opened()), (5, 1));
 }
+
+/// So there is no small answer that becomes a huge one.
+#[tokio::test]
+async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
+    let server = RawServer::start(answer("500 Oops", "content-encoding: gzip\r\n", "as it came")).await;
+    let said = gateway(options()).post(&room(&server), &message()).await;
+    assert_eq!(said.detail, "HipChat answered 500: as it came");
+    assert_eq!(server.requests()[0].header("accept-encoding"), None);
+}

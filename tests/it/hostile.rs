@@ -7,8 +7,8 @@ mod rooms;
 use crate::support::broker::{Broker, eventually};
 use crate::support::process::{Site, Worker};
 
-/// Bytes that a worker may take on top of what it has when it is ready, whatever comes, unless it has large lines to
-/// tell: of those it holds 256 MiB at most.
+/// Bytes that a worker may take on top of what it has when it is ready, whatever comes. It holds at most 256 MiB of
+/// lines that are being told; hardly any of it is needed here.
 const MEMORY: u64 = 128 << 20;
 
 /// An integration that tells every run of team `acme` to the room at `url`.
@@ -27,21 +27,16 @@ fn run(id: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Where one of the secrets stands in what a worker and the verbs have told.
-async fn leaks(site: &Site, broker: &Broker, log: &str, secrets: &[String]) -> Vec<String> {
+/// Where one of the secrets stands in what a worker and the verbs have told. The headers of dead letters are among it.
+async fn leaks(site: &Site, log: &str, secrets: &[String]) -> Vec<String> {
     let mut told = vec![("the log", log.to_owned())];
     for verb in [
         &["integrations", "list"][..],
         &["integrations", "list", "--output", "json"],
         &["dead-letters", "list", "--each", "--output", "json"],
     ] {
-        told.push(("a verb", format!("{:?}", site.run(verb).await)));
+        told.push((verb[0], format!("{:?}", site.run(verb).await)));
     }
-    let letters = broker.bodies(&broker.topology.dead_letters).await;
-    told.push((
-        "a dead letter",
-        letters.values().flatten().map(|body| String::from_utf8_lossy(body)).collect(),
-    ));
     let mut found = Vec::new();
     for (place, text) in &told {
         for secret in secrets.iter().filter(|secret| text.contains(secret.as_str())) {
@@ -52,8 +47,8 @@ async fn leaks(site: &Site, broker: &Broker, log: &str, secrets: &[String]) -> V
 }
 
 /// Fails if the worker has taken more memory since it was ready than it may.
-fn memory_is_bounded(worker: &Worker, at_first: u64, more: u64) {
+fn memory_is_bounded(worker: &Worker, at_first: u64) {
     let peak = worker.peak_memory();
     println!("memory: {} MiB when ready, {} MiB at most", at_first >> 20, peak >> 20);
-    assert!(peak < at_first + more, "{} MiB on top of {} MiB", (peak - at_first) >> 20, at_first >> 20);
+    assert!(peak < at_first + MEMORY, "{} MiB on top of {} MiB", (peak - at_first) >> 20, at_first >> 20);
 }

@@ -8,6 +8,8 @@ mod cli;
 mod formats;
 mod hipchat;
 mod hostile;
+#[path = "../sim/model/mod.rs"]
+mod model;
 mod page;
 mod pipeline;
 mod sandbox;

@@ -7,6 +7,7 @@ mod intake;
 mod lab;
 mod letters;
 mod lives;
+mod model;
 mod postgres;
 mod registry;
 mod settle;
@@ -34,6 +35,8 @@ macro_rules! conformance {
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
                 a_resting_room_is_not_woken,
                 a_worker_that_begins_looks_again_at_rooms_that_rest, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,
+                a_deep_line_is_a_batch_at_a_time_and_lets_others_go_between,
+                a_deep_line_that_is_throttled_hides_nobody_behind_it,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
                 a_room_with_nothing_ready_is_not_handed_out;
@@ -73,4 +76,5 @@ macro_rules! conformance {
 }
 
 conformance!(on_sqlite, crate::store::sqlite::SqliteLab::new());
+conformance!(on_model, crate::store::model::ModelLab::default());
 conformance!(on_postgres, crate::store::postgres::PostgresLab::new().await);

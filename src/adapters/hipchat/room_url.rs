@@ -7,7 +7,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use url::Url;
+use url::{Host, Url};
 
 use super::egress::{Egress, EgressDenied};
 use crate::domain::ids::{RoomKey, TokenKey};
@@ -37,6 +37,8 @@ pub enum RoomUrlError {
     NotAUrl(url::ParseError),
     #[error("the room URL's host has a dot too many: write it as HipChat shows it")]
     EmptyHostLabel,
+    #[error("the room URL's host has a character that no host's name has: write it as HipChat shows it")]
+    BadHost,
     #[error("the room URL's port is 0, which no server has: write the server's own, or leave it out")]
     PortZero,
     #[error(
@@ -128,8 +130,13 @@ fn parse_url(text: &str) -> Result<Url, RoomUrlError> {
     Ok(url)
 }
 
-/// Drops the dot that may end a host's full name. The parser takes empty labels, which no name has.
+/// Drops the dot that may end a host's full name. The parser takes empty labels and most of what keyboards have,
+/// quotes for one, which no name has and which would stand in the room's own name.
 fn tidy_host(url: &mut Url) -> Result<(), RoomUrlError> {
+    let is_of_names = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if matches!(url.host(), Some(Host::Domain(name)) if !name.bytes().all(is_of_names)) {
+        return Err(RoomUrlError::BadHost);
+    }
     let host = url.host_str().unwrap_or_default();
     let relative = host.strip_suffix('.').unwrap_or(host);
     if relative.split('.').any(str::is_empty) {

@@ -119,6 +119,8 @@ fn each_fault_of_a_room_url_has_its_own_error_without_the_secret() {
         ("https://.h.example/v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
         ("https://h..example/v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
         ("https://./v2/room/42/notification?auth_token=TOKEN", E::EmptyHostLabel),
+        ("https://h\".example/v2/room/42/notification?auth_token=TOKEN", E::BadHost),
+        ("https://h&'.example/v2/room/42/notification?auth_token=TOKEN", E::BadHost),
         ("https://TOKEN@h.example/v2/room/42/notification?auth_token=TOKEN", E::Credentials),
         ("https://u:TOKEN@h.example/v2/room/42/notification", E::Credentials),
         ("https://h.example/v2/room/C#/notification?auth_token=TOKEN", E::Fragment),

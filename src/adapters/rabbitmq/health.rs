@@ -14,7 +14,8 @@ pub enum SessionState {
     Connecting { reason: String },
     /// Deliveries can arrive.
     Consuming,
-    /// Subscribed, while another worker takes the events in; healthy.
+    /// Subscribed, while another worker takes the events in; healthy. It holds until the first delivery: RabbitMQ
+    /// tells nobody that he has become the active consumer.
     StandingBy,
     /// The broker has blocked the connection: its reason. Holds until it says that it has unblocked it.
     Blocked { reason: String },
@@ -47,7 +48,15 @@ impl SessionState {
 /// Shared between the session, which writes it, and whoever asks.
 #[derive(Debug)]
 pub struct BrokerHealth {
-    inner: Mutex<(SessionState, Instant)>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Clone)]
+struct Inner {
+    state: SessionState,
+    since: Instant,
+    /// What the session does while its connection is not blocked.
+    unblocked: SessionState,
 }
 
 #[async_trait]
@@ -67,17 +76,18 @@ impl BrokerHealth {
     /// Before the first session.
     pub fn new() -> Self {
         let state = SessionState::Connecting { reason: "not connected yet".into() };
-        Self { inner: Mutex::new((state, Instant::now())) }
+        let unblocked = SessionState::Consuming;
+        Self { inner: Mutex::new(Inner { state, since: Instant::now(), unblocked }) }
     }
 
     /// What the session is doing now.
     pub fn state(&self) -> SessionState {
-        self.lock().0.clone()
+        self.lock().state.clone()
     }
 
     /// Whether deliveries can arrive; if not, why not and since when.
     pub fn verdict(&self) -> Result<(), String> {
-        let (state, since) = self.lock().clone();
+        let Inner { state, since, .. } = self.lock().clone();
         let seconds = since.elapsed().as_secs();
         match state {
             SessionState::Consuming | SessionState::StandingBy => Ok(()),
@@ -99,22 +109,27 @@ impl BrokerHealth {
     pub(super) fn set(&self, state: SessionState) {
         let is_alive = matches!(state, SessionState::Consuming | SessionState::StandingBy);
         let mut inner = self.lock();
-        if is_alive && matches!(inner.0, SessionState::Blocked { .. }) {
-            return;
+        if is_alive {
+            inner.unblocked = state.clone();
+            if matches!(inner.state, SessionState::Blocked { .. }) {
+                return;
+            }
         }
         Self::replace(&mut inner, state);
     }
 
-    /// The broker has unblocked the connection. Whether this worker stands by is found out at the next look.
+    /// The broker has unblocked the connection.
     pub(super) fn unblocked(&self) {
-        Self::replace(&mut self.lock(), SessionState::Consuming);
+        let mut inner = self.lock();
+        let state = inner.unblocked.clone();
+        Self::replace(&mut inner, state);
     }
 
-    fn replace(inner: &mut (SessionState, Instant), state: SessionState) {
-        if std::mem::discriminant(&inner.0) != std::mem::discriminant(&state) {
-            inner.1 = Instant::now();
+    fn replace(inner: &mut Inner, state: SessionState) {
+        if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
+            inner.since = Instant::now();
         }
-        inner.0 = state;
+        inner.state = state;
     }
 
     pub(super) fn connecting(&self, reason: impl Into<String>) {
@@ -122,7 +137,7 @@ impl BrokerHealth {
     }
 
     /// A panic elsewhere can't leave this half-written, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, (SessionState, Instant)> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -147,7 +162,11 @@ mod tests {
         health.set(SessionState::Consuming);
         assert!(health.verdict().is_err_and(|why| why.contains("low on memory")), "only the broker ends it");
         health.unblocked();
-        assert_eq!(health.verdict(), Ok(()));
+        assert_eq!(health.state(), SessionState::Consuming);
+        health.set(SessionState::StandingBy);
+        health.set(SessionState::Blocked { reason: "low on memory".into() });
+        health.unblocked();
+        assert_eq!(health.state(), SessionState::StandingBy, "what it was before");
         health.set(SessionState::Blocked { reason: "low on memory".into() });
         health.connecting("the connection is closed");
         health.set(SessionState::Consuming);

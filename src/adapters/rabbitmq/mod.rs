@@ -45,7 +45,7 @@ use crate::ports::BrokerError;
 pub struct Figures {
     /// Events ready in the work queue.
     pub events: u32,
-    /// Workers that consume it or stand by.
+    /// Workers that consume it now, which is one at most; those that stand by are not counted.
     pub workers: u32,
     /// Letters ready in the dead-letter queue.
     pub letters: u32,

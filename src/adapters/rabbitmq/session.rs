@@ -86,7 +86,7 @@ impl<'a> Session<'a> {
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, watch) = (None, Watchdog::default());
+        let (ahead, watch) = (None, Watchdog::of(alone));
         Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
     }
 
@@ -215,14 +215,9 @@ impl<'a> Session<'a> {
     async fn look(&mut self) -> Option<String> {
         match count(&self.side, &self.terms.options.topology.queue).await {
             Err(error) => Some(error.to_string()),
-            Ok(standing) => {
-                if standing.consumers <= 1 {
-                    self.terms.health.set(SessionState::Consuming);
-                }
-                self.watch.starved(standing).then(|| {
-                    format!("{} events wait, but none is delivered to the active consumer", standing.messages)
-                })
-            }
+            Ok(standing) => self.watch.starved(standing.messages).then(|| {
+                format!("{} events wait, but none is delivered to the active consumer", standing.messages)
+            }),
         }
     }
 }
@@ -248,12 +243,14 @@ struct Chunk {
     end: Option<String>,
 }
 
-/// Notices a consumer that is subscribed and gets nothing while the queue grows.
-#[derive(Debug, Default)]
+/// Notices a consumer that is subscribed and gets nothing while the queue grows. Whoever stands by gets nothing
+/// either, and RabbitMQ tells nobody that he does.
+#[derive(Debug)]
 struct Watchdog {
     /// Since the latest look.
     delivered: bool,
-    /// Has had a delivery: the broker gives them to one consumer until that goes.
+    /// Found no other when it subscribed, or has had a delivery: the broker gives them to one consumer until that
+    /// goes.
     active: bool,
     idle_looks: u32,
 }
@@ -262,15 +259,18 @@ impl Watchdog {
     /// Looks in a row without a delivery before the session is given up.
     const PATIENCE: u32 = 2;
 
+    fn of(active: bool) -> Self {
+        Self { delivered: false, active, idle_looks: 0 }
+    }
+
     fn delivered(&mut self) {
         self.delivered = true;
         self.active = true;
     }
 
-    /// Whoever stands by for others gets nothing, and starves not.
-    fn starved(&mut self, standing: Count) -> bool {
-        let active = self.active || standing.consumers <= 1;
-        let idle = !std::mem::take(&mut self.delivered) && standing.messages > 0 && active;
+    /// With so many events ready at this look.
+    fn starved(&mut self, ready: u32) -> bool {
+        let idle = !std::mem::take(&mut self.delivered) && ready > 0 && self.active;
         self.idle_looks = if idle { self.idle_looks + 1 } else { 0 };
         self.idle_looks >= Self::PATIENCE
     }
@@ -281,7 +281,7 @@ impl Watchdog {
 pub(super) struct Count {
     /// Ready to be delivered.
     pub messages: u32,
-    /// Active and standing by.
+    /// Active ones: of a queue with a single active consumer RabbitMQ counts none of those that stand by.
     pub consumers: u32,
 }
 
@@ -323,23 +323,22 @@ mod tests {
 
     #[test]
     fn the_watchdog_barks_only_when_the_active_consumer_starves() {
-        let starving = Count { messages: 5, consumers: 1 };
         let cases = [
-            ("nothing waits", Count { messages: 0, consumers: 1 }, false),
-            ("another is active", Count { messages: 5, consumers: 2 }, false),
-            ("starving", starving, true),
+            ("nothing waits", true, 0, false),
+            ("it stands by", false, 5, false),
+            ("starving", true, 5, true),
         ];
-        for (name, standing, expected) in cases {
-            let mut watchdog = Watchdog::default();
-            assert!(!watchdog.starved(standing), "{name}: never at the first look");
-            assert_eq!(watchdog.starved(standing), expected, "{name}");
+        for (name, active, ready, expected) in cases {
+            let mut watchdog = Watchdog::of(active);
+            assert!(!watchdog.starved(ready), "{name}: never at the first look");
+            assert_eq!(watchdog.starved(ready), expected, "{name}");
         }
-        let mut watchdog = Watchdog::default();
-        assert!(!watchdog.starved(starving));
+        let mut watchdog = Watchdog::of(false);
         watchdog.delivered();
-        assert!(!watchdog.starved(starving), "a delivery starts the count anew");
-        assert!(!watchdog.starved(starving));
-        let among_others = Count { messages: 5, consumers: 3 };
-        assert!(watchdog.starved(among_others), "it was the active one, and no other is while it is there");
+        assert!(!watchdog.starved(5));
+        watchdog.delivered();
+        assert!(!watchdog.starved(5), "a delivery starts the count anew");
+        assert!(!watchdog.starved(5));
+        assert!(watchdog.starved(5), "it has become the active one, and no other is while it is there");
     }
 }

@@ -37,7 +37,7 @@ pub fn throttle(text: &str, integration: &IntegrationId, now: Timestamp) -> Mete
 
 /// A meter as it can be at `now`. What it counted or learned at a time that has not come counts as spent or told just
 /// now, and no server's word holds longer than one may.
-fn sane(mut meter: Meter, now: Timestamp) -> Meter {
+pub fn sane(mut meter: Meter, now: Timestamp) -> Meter {
     if meter.slot_ms > 0 {
         let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
         // A slot or two may be another process's clock.

@@ -5,17 +5,17 @@
 //! retries. What every store owes is in `ports` and proven by `tests/it/store`, which runs against each.
 
 pub mod cipher;
-mod fate;
+pub mod fate;
 mod kept;
-mod meters;
+pub mod meters;
 mod outbox;
 pub mod postgres;
-mod purse;
-mod release;
+pub mod purse;
+pub mod release;
 mod rows;
 pub mod sqlite;
-mod state;
-mod terms;
+pub mod state;
+pub mod terms;
 
 /// Who opens a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use hipchat_notifier::adapters::rabbitmq::SessionState;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -75,6 +76,35 @@ async fn a_consumer_that_starves_while_the_queue_grows_subscribes_anew() {
     worker.stop().await;
     let text = log.text();
     assert!(text.contains("2 events wait, but none is delivered to the active consumer"), "{text}");
+}
+
+/// RabbitMQ does not say who of several is the active consumer.
+#[tokio::test]
+async fn a_worker_that_stands_by_is_not_taken_for_a_starved_one() {
+    let broker = Broker::fresh().await;
+    let log = Log::catch();
+    let quick = || BrokerOptions { prefetch: 1, look_every: Duration::from_millis(200), ..broker.options() };
+    let active = Worker::start(quick(), 0);
+    active.is_ready().await;
+    let standby = Worker::start(quick(), 0);
+    standby.is_ready().await;
+    for n in 0..3 {
+        broker.publish("monitor.acme.1", &format!("m-{n}"), b"{}").await;
+    }
+    active.sees("m-0").await;
+    // Several looks of the one that stands by, while events wait.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(standby.health.state(), SessionState::StandingBy);
+    assert!(!log.text().contains("none is delivered"), "{}", log.text());
+    active.intake.lets.add_permits(Semaphore::MAX_PERMITS / 2);
+    active.sees("m-2").await;
+    active.stop().await;
+    broker.publish("monitor.acme.1", "m-3", b"{}").await;
+    standby.sees("m-3").await;
+    assert_eq!(standby.health.state(), SessionState::Consuming);
+    standby.intake.lets.add_permits(1);
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+    standby.stop().await;
 }
 
 /// A peer that takes every connection and holds it open without a word. Attempts are not kept: each would hold a

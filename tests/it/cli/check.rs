@@ -30,7 +30,7 @@ async fn all_is_well() {
             "ok    configuration: valid\n\
              ok    links: valid\n\
              ok    integrations.file: 1 integration in {file}\n\
-             ok    broker: 0 events wait, 0 workers, 0 dead letters\n\
+             ok    broker: 0 events wait, 0 active workers, 0 dead letters\n\
              ok    store: none at {store} yet; the worker or `integrations apply` makes it\n"
         )
     );
@@ -46,7 +46,7 @@ async fn all_is_well() {
     let told = lab.run_with(&["check", "--output", "json"], &keys, b"").await.json();
     assert_eq!(
         told[3],
-        json!({"what": "broker", "ok": true, "detail": "0 events wait, 0 workers, 0 dead letters"})
+        json!({"what": "broker", "ok": true, "detail": "0 events wait, 0 active workers, 0 dead letters"})
     );
     assert_eq!(told.as_array().expect("a list").len(), 6);
 }

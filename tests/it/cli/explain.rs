@@ -159,6 +159,30 @@ async fn what_is_pending_says_what_it_waits_for() {
     assert!(told.ends_with("no worker runs on this store: what is pending waits for one\n"), "{told}");
 }
 
+#[tokio::test]
+async fn a_replay_for_one_changes_nothing_of_when_the_event_came() {
+    let lab = Lab::new().await;
+    let both = lab.integration("a-gone", "monitor-results") + &lab.integration("b-good", "monitor-results");
+    lab.apply(&both).await;
+    lab.rooms.fail(json!([{"kind": "status", "status": 404, "room": "a-gone", "times": 1}])).await;
+    let worker = lab.worker().await;
+    publish(&lab, &[cloud_run("e-1", "m", 1)]).await;
+    lab.outcomes("e-1").await;
+    lab.letters(1).await;
+    let before = explained(&lab, "e-1").await["received_at"].clone();
+    lab.run(&["integrations", "resume", "a-gone"]).await.done();
+    lab.run(&["dead-letters", "replay", "--integration", "a-gone", "--yes"]).await.done();
+    lab.rooms.receives("a-gone", 1).await;
+    let after = eventually("it is recorded", async || {
+        let told = explained(&lab, "e-1").await;
+        (told["outcomes"][0]["reason"] == "replayed" && told["outcomes"][0]["outcome"] == "sent")
+            .then_some(told)
+    })
+    .await;
+    assert_eq!(after["received_at"], before);
+    worker.stop().await;
+}
+
 /// On a shared store what is still to come is judged by the database's clock, as the workers do.
 #[tokio::test]
 async fn waits_are_told_by_the_clock_of_the_store() {

@@ -109,10 +109,10 @@ async fn rooms_that_do_their_worst_harm_no_other() {
     }
     assert_eq!(trap.opened(), 0, "nothing goes where a room points");
 
-    memory_is_bounded(&worker, at_first, MEMORY);
+    memory_is_bounded(&worker, at_first);
     assert!(worker.terminate().await.0.success());
     let secrets: BTreeSet<String> =
         rooms.iter().map(|(room, ..)| token(room)).chain([token("good-1")]).collect();
     let secrets: Vec<String> = secrets.into_iter().collect();
-    assert_eq!(leaks(&site, &broker, &worker.log(), &secrets).await, Vec::<String>::new());
+    assert_eq!(leaks(&site, &worker.log(), &secrets).await, Vec::<String>::new());
 }

@@ -8,7 +8,7 @@ use super::stage::{Stage, every_run};
 use crate::support::broker::{Broker, eventually};
 use crate::support::gate::Gate;
 use crate::support::postgres::Postgres;
-use crate::support::process::Site;
+use crate::support::process::{Site, Worker};
 use crate::support::rooms::client;
 
 /// What `/readyz` says: its status and its text.
@@ -93,8 +93,12 @@ async fn a_long_outage_lets_no_room_hear_twice_what_was_posted_and_could_not_be_
     let (status, _) = stage.worker.terminate().await;
     assert!(status.success(), "{status}");
     stage.hipchat.set_faults(serde_json::json!([{"kind": "answer", "latency_ms": 600}])).await;
-    let through = stage.site.with("STORE__URL", &postgres.url_by(&gate.address));
-    stage.site = through;
+    // On a busy machine the calls take longer still, and none may be given up.
+    stage.site = stage
+        .site
+        .with("STORE__URL", &postgres.url_by(&gate.address))
+        .with("DISPATCH__LEASE", "6s")
+        .with("HIPCHAT__TIMEOUT", "4s");
     stage.worker = stage.site.start().await;
     let other = stage.site.start().await;
     stage.publish(&[("e-1", '.')]).await;
@@ -104,7 +108,7 @@ async fn a_long_outage_lets_no_room_hear_twice_what_was_posted_and_could_not_be_
     }
     // Every room has the message by now, and no worker its answer.
     gate.close();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
     gate.open();
     stage.site = stage.site.with("STORE__URL", &postgres.url);
     for n in 0..ROOMS {
@@ -127,11 +131,13 @@ async fn a_worker_that_alone_cannot_reach_the_store_lets_the_other_take_in() {
     stage.site = stage.site.with("STORE__URL", &postgres.url_by(&gate.address));
     stage.worker = stage.site.start().await;
     stage.site = stage.site.with("STORE__URL", &direct);
-    let other = stage.site.start().await;
-    assert_eq!(other.logged("standing by").len(), 1);
+    let mut other = stage.site.start().await;
+    stands_by(&other, 1).await;
     let http = stage.worker.http().await;
 
-    for (turn, (first, second)) in [("e-1", "e-2"), ("e-3", "e-4")].into_iter().enumerate() {
+    for (turn, [first, second, third]) in
+        [["e-1", "e-2", "e-3"], ["e-4", "e-5", "e-6"]].into_iter().enumerate()
+    {
         stage.publish(&[(first, '.')]).await;
         stage.ends(first, "ops", "sent", "every-run", 1).await;
         match turn {
@@ -145,30 +151,31 @@ async fn a_worker_that_alone_cannot_reach_the_store_lets_the_other_take_in() {
             (status == 503 && why.contains("not subscribed at RabbitMQ")).then_some(why)
         })
         .await;
-        assert!(why.contains("a batch could not be made durable within 1 s"), "{why}");
+        assert!(why.contains("a batch could not be made durable within 4 s"), "{why}");
         assert_eq!(stage.worker.logged("giving up the place").len(), turn + 1, "one line");
         gate.open();
         gate.stall(false);
-        eventually("it stands by", async || {
-            (stage.worker.logged("standing by").len() == turn + 1).then_some(())
-        })
-        .await;
+        stands_by(&stage.worker, turn + 1).await;
         stage.worker.becomes_ready().await;
-        // The place comes back to it when it is the only one, or the next in the line.
-        let (other_http, consuming) = (other.http().await, "broker_session{state=\"consuming\"} 1");
-        assert!(metrics(&other_http).await.contains(consuming));
-        other.signal("STOP");
-        eventually("the other has lost its place", async || {
-            metrics(&http).await.contains(consuming).then_some(())
-        })
-        .await;
-        other.signal("CONT");
-        eventually("the other stands by", async || {
-            (other.logged("standing by").len() == turn + 2).then_some(())
-        })
-        .await;
+        let consuming = "broker_session{state=\"consuming\"} 1";
+        assert!(!metrics(&http).await.contains(consuming));
+        assert!(metrics(&other.http().await).await.contains(consuming));
+        // The place comes back to it, as the next in the line, when the other one goes.
+        let (status, _) = other.terminate().await;
+        assert!(status.success(), "{status}");
+        stage.publish(&[(third, '.')]).await;
+        stage.ends(third, "ops", "sent", "every-run", 1).await;
+        assert!(metrics(&http).await.contains(consuming));
+        other = stage.site.start().await;
+        stands_by(&other, 1).await;
     }
-    stage.hears_in_order("ops", &["e-1", "e-2", "e-3", "e-4"]).await;
+    stage.hears_in_order("ops", &["e-1", "e-2", "e-3", "e-4", "e-5", "e-6"]).await;
+}
+
+/// Waits until a worker has said so often that it stands by.
+async fn stands_by(worker: &Worker, times: usize) {
+    let said = || worker.logged("standing by").len();
+    eventually("it stands by", async || (said() == times).then_some(())).await;
 }
 
 /// The text of `/metrics`.

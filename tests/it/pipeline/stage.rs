@@ -51,10 +51,9 @@ impl Stage {
     pub async fn sharing(postgres: &Postgres, integrations: impl Fn(&Hipchat) -> String) -> Self {
         let quick = |site: Site| {
             site.sharing(postgres)
-                .with("DISPATCH__LEASE", "3s")
-                .with("HIPCHAT__TIMEOUT", "1s")
-                .with("AMQP__YIELD_AFTER", "1s")
-                .with("AMQP__HEARTBEAT", "1s")
+                .with("DISPATCH__LEASE", "5s")
+                .with("HIPCHAT__TIMEOUT", "3s")
+                .with("AMQP__YIELD_AFTER", "4s")
         };
         Self::set_up(integrations, quick).await
     }

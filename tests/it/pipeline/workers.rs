@@ -17,15 +17,17 @@ use crate::support::services::Services;
 #[derive(Clone, Copy)]
 struct Terms {
     scale: Scale,
-    /// Shorter than a freeze, and longer than a call may take.
+    /// Shorter than a freeze, and longer than two calls may take.
     lease: &'static str,
+    call: &'static str,
     freeze: Duration,
     /// How often something is done to a worker or the broker, at least.
     turns: usize,
 }
 
 impl Terms {
-    const SMALL: Self = Self { scale: SMALL, lease: "2s", freeze: Duration::from_secs(4), turns: 6 };
+    const SMALL: Self =
+        Self { scale: SMALL, lease: "2500ms", call: "1s", freeze: Duration::from_secs(4), turns: 6 };
     /// With HipChat's budgets, twelve times as fast: a minute of 5 s.
     const FULL: Self = Self {
         scale: Scale {
@@ -39,8 +41,9 @@ impl Terms {
             every: Duration::from_secs(10),
             patience: Duration::from_secs(20 * 60),
         },
-        lease: "6s",
-        freeze: Duration::from_secs(8),
+        lease: "9s",
+        call: "4s",
+        freeze: Duration::from_secs(10),
         turns: 20,
     };
 
@@ -52,8 +55,8 @@ impl Terms {
         move |site| {
             site.sharing(postgres)
                 .with("DISPATCH__LEASE", self.lease)
-                .with("HIPCHAT__TIMEOUT", "1s")
-                .with("HIPCHAT__CONNECT_TIMEOUT", "1s")
+                .with("HIPCHAT__TIMEOUT", self.call)
+                .with("HIPCHAT__CONNECT_TIMEOUT", self.call)
                 .with("AMQP__HEARTBEAT", "2s")
         }
     }

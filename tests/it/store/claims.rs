@@ -312,6 +312,46 @@ pub async fn what_is_throttled_holds_nobody_else_up(lab: &dyn Lab) {
     assert_eq!(ids(&desk.claim_one(60_000).await), ["a0", "a1", "a2", "a3", "a4", "a5", "a6"]);
 }
 
+/// A line much longer than a claim hands out of it.
+async fn deep_line(desk: &Desk, who: &str) {
+    let deep = (0..1_000).map(|n| decided(&format!("e{n}"), 0, &[(who, home(who), tell(0))]));
+    assert_eq!(desk.take(deep.collect()).await.pending, 1_000);
+}
+
+pub async fn a_deep_line_is_a_batch_at_a_time_and_lets_others_go_between(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    deep_line(&desk, "a").await;
+    let one = ClaimTerms { rooms: 1, ..TERMS };
+    let mut told = 0;
+    for (turn, who) in [(10, "b"), (20, "c"), (30, "b")] {
+        let deep = desk.0.claim_rooms(one, at(turn)).await.unwrap().remove(0);
+        assert_eq!((deep.waiting.len(), &ids(&deep)[0]), (TERMS.line, &format!("e{told}")), "it goes on");
+        told += TERMS.line;
+        // While this batch is told, something comes for another room. There is one place for all of them.
+        desk.tell(&format!("first-{turn}"), who, turn + 1).await;
+        desk.finish(&deep, turn + 2, all_sent(&deep, turn + 2)).await;
+        let other = desk.0.claim_rooms(one, at(turn + 3)).await.unwrap().remove(0);
+        assert_eq!(ids(&other), [format!("first-{turn}")], "it waited for one batch and not for the line");
+        desk.finish(&other, turn + 4, all_sent(&other, turn + 4)).await;
+    }
+}
+
+pub async fn a_deep_line_that_is_throttled_hides_nobody_behind_it(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    deep_line(&desk, "a").await;
+    let deep = desk.claim_one(1).await;
+    close(&desk, &deep, 2, "a", 9_000).await;
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(9_000)));
+    for turn in [10, 20] {
+        desk.tell(&format!("first-{turn}"), "a2", turn).await;
+        let line = desk.claim_one(turn + 1).await;
+        assert_eq!(ids(&line), [format!("first-{turn}")]);
+        desk.finish(&line, turn + 2, all_sent(&line, turn + 2)).await;
+    }
+    assert_eq!(desk.0.next_due().await.unwrap(), Some(at(9_000)), "and wakes nobody before its time");
+    assert_eq!(ids(&desk.claim_one(9_000).await)[0], "e0");
+}
+
 pub async fn changing_an_integration_opens_its_throttle(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     desk.tell("e1", "a", 0).await;

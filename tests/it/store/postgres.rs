@@ -88,7 +88,7 @@ async fn a_schema_is_made_only_where_that_is_wanted_and_a_newer_one_is_refused()
     );
     let text = refused(lab.open(Schema::Expect).await);
     assert!(
-        text.contains("has no schema yet, this version needs schema 1: run 'hipchat-notifier migrate'"),
+        text.contains("has no schema yet, this version needs schema 2: run 'hipchat-notifier migrate'"),
         "{text}"
     );
     drop(lab.open(Schema::Migrate).await.unwrap());
@@ -96,12 +96,89 @@ async fn a_schema_is_made_only_where_that_is_wanted_and_a_newer_one_is_refused()
         drop(lab.open(schema).await.unwrap());
     }
     lab.postgres
-        .run("INSERT INTO refinery_schema_history SELECT 77, name, applied_on, checksum FROM refinery_schema_history")
+        .run("INSERT INTO refinery_schema_history SELECT 77, name, applied_on, checksum FROM refinery_schema_history \
+             WHERE version = 1")
         .await;
     for schema in [Schema::Look, Schema::Expect, Schema::Migrate] {
         let text = refused(lab.open(schema).await);
         assert!(text.contains("has schema 77, made by a newer version of this program"), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schema_is_brought_up_to_date_with_what_waits_in_it() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    desk.tell("e1", "a", 0).await;
+    drop(desk);
+    lab.postgres
+        .run(
+            "DROP INDEX integrations_room, notifications_waiting; DROP TABLE open_counts; \
+             DELETE FROM refinery_schema_history WHERE version > 1",
+        )
+        .await;
+    for schema in [Schema::Look, Schema::Expect] {
+        let text = refused(lab.open(schema).await);
+        assert!(text.contains("has schema 1, this version needs schema 2: run 'hipchat-notifier"), "{text}");
+    }
+    let desk = Desk(lab.worker().await.unwrap());
+    assert_eq!(desk.0.gauges(at(1)).await.unwrap().pending, 1);
+    let line = desk.claim_one(1).await;
+    desk.finish(&line, 2, all_sent(&line, 2)).await;
+    assert_eq!(desk.0.gauges(at(3)).await.unwrap().pending, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_no_connection_left_is_told_as_such_and_found_again() {
+    let lab = PostgresLab::new().await;
+    drop(lab.open(Schema::Migrate).await.unwrap());
+    let schema = &lab.postgres.schema;
+    let role = format!("{schema}_few");
+    lab.postgres
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT 1; GRANT ALL ON SCHEMA {schema} TO {role}; \
+             GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
+        ))
+        .await;
+    let (_, rest) = lab.postgres.url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:few@{rest}");
+    let held = open_at(&url, Schema::Expect, lab.cipher()).await.unwrap();
+    let error = open_at(&url, Schema::Expect, lab.cipher()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(text.contains("has no connection left") && text.contains("it will be tried again"), "{text}");
+    assert!(text.contains("raise max_connections there, or lower store.connections"), "{text}");
+    // Whoever has one goes on with it.
+    let desk = Desk(held);
+    desk.0.next_due().await.unwrap();
+    drop(desk);
+    eventually("there is one again", async || {
+        open_at(&url, Schema::Expect, lab.cipher()).await.ok().map(drop)
+    })
+    .await;
+    lab.postgres.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_much_is_asked_at_once_connections_are_few() {
+    let lab = PostgresLab::new().await;
+    let name = format!("{}_asks", lab.postgres.schema);
+    let url = format!("{}&application_name={name}", lab.postgres.url);
+    let desk = Desk(open_at(&url, Schema::Migrate, lab.cipher()).await.unwrap());
+    let all = (0..50).map(|n| {
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            desk.tell(&format!("e{n}"), "a", 0).await;
+            desk.0.next_due().await.unwrap();
+        })
+    });
+    for done in futures_util::future::join_all(all).await {
+        done.unwrap();
+    }
+    // None is given up while the store is open.
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
+    let connections: i64 = lab.postgres.client().await.query_one(count, &[&name]).await.unwrap().get(0);
+    assert_eq!(connections, 4, "store.connections, and no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,6 +493,7 @@ async fn no_daily_work_reads_a_whole_table() {
         assert_eq!(desk.0.settle(done).await.unwrap(), Settled::Applied);
     }
     desk.0.next_due().await.unwrap();
+    desk.0.gauges(at(3)).await.unwrap();
     desk.explain("e1").await;
     desk.0.letters(32).await.unwrap();
     desk.0.forget(at(-1), 2_000).await.unwrap();

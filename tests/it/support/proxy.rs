@@ -255,10 +255,11 @@ async fn pump_up(mut from: OwnedReadHalf, to: Way, state: Arc<State>, place: usi
             .map_err(|_| std::io::Error::other("nothing more may be said"))?;
         state.lets_pass().await;
         to.lock().await.write_all(&frame).await?;
-        if frame[0] == 1 && frame[7..].starts_with(&BASIC_CONSUME) {
-            if let Some(link) = state.links.lock().expect("not poisoned").get_mut(place) {
-                link.consuming = Some(channel_of(&frame));
-            }
+        if frame[0] == 1
+            && frame[7..].starts_with(&BASIC_CONSUME)
+            && let Some(link) = state.links.lock().expect("not poisoned").get_mut(place)
+        {
+            link.consuming = Some(channel_of(&frame));
         }
     }
 }

@@ -1,69 +1,177 @@
 //! Claiming rooms: which are due, what waits in their lines, and what their tokens may spend. All rooms of a claim
 //! go through each statement together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::line::{Head, Wanted, heads};
-use super::link::{Script, rows, texts, values};
+use super::line::{self, Head, Lines};
+use super::rounds::{Round, Tx, execute, rows, texts, values};
 use super::settle::LEFT;
-use super::{clock, standing, tokens};
+use super::standing::{ask_revision, revision_of};
+use super::tokens::Forfeits;
+use super::{clock, tokens};
 use crate::adapters::store::meters;
 use crate::adapters::store::purse::{self, Needs};
 use crate::adapters::store::rows::{micros, span, time};
-use crate::domain::ids::{GatherKey, IntegrationId, RoomKey};
+use crate::domain::ids::{GatherKey, IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::later;
 use crate::domain::reason::SendReason;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState};
 
 /// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
 /// waits (it was paused away, say) is put back to sleep and not handed out. Rooms that others are at are left to them.
-/// `ours`: whether `now` is the database's time.
-pub async fn claim_rooms(
-    tx: &Transaction<'_>,
-    terms: &ClaimTerms,
-    now: Timestamp,
-    ours: bool,
-) -> Done<Vec<RoomLine>> {
-    clock::note(tx, now, ours).await?;
-    let mut lines: Vec<RoomLine> = Vec::new();
-    let mut asking = Vec::new();
-    let mut forfeits = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
-    for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
-        let enough = lines.len() + most;
-        while lines.len() < enough {
-            let due = due_rooms(tx, due, enough - lines.len(), now).await?;
-            if due.is_empty() {
-                break;
-            }
-            let keys: Vec<&str> = due.iter().map(|due| due.room.as_str()).collect();
-            forfeits.extend(tokens::forfeits(tx, &keys).await?);
-            seen.extend(texts(keys.iter().copied()));
-            for (line, wanted) in claim(tx, due, terms, now).await? {
-                let room_left = line.state.meter.available(terms.room_budget, now);
-                let head = line.waiting.first().map_or(i64::MAX, |waiting| waiting.seq);
-                asking.push((head, line.room.clone(), purse::needs(wanted, room_left)));
-                lines.push(line);
-            }
-        }
+/// `None` if the clock was set back: first the waits have to be moved.
+pub async fn claim_rooms(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Vec<RoomLine>>> {
+    let Some(found) = find(tx, terms, now).await? else { return Ok(None) };
+    let mut round = Round::default();
+    if found.due.is_empty() && found.forfeits.is_empty() {
+        clock::note(&mut round, found.noted, now);
+        round.run_last(tx).await?;
+        return Ok(Some(Vec::new()));
     }
+    let events = found.lines.ask_events(&mut round);
+    let budget = terms.token_budget;
+    let named: BTreeSet<TokenKey> =
+        found.lines.tokens().chain(found.forfeits.iter().map(|(token, _)| token)).cloned().collect();
+    let asked = tokens::ask(&mut round, &named, &found.seen, budget);
+    let mut answers = round.run(tx).await?;
+    let events = answers.take(events);
+    let locked = tokens::Locked::read(&mut answers, asked, budget, now)?;
+    let mut heads = found.lines.heads(tx, &events, terms.line, now).await?;
+
+    let (mut lines, mut asking, mut asleep) = (Vec::new(), Vec::new(), Vec::new());
+    for Due { room, claim, state } in found.due {
+        let Some(head) = heads.remove(room.as_str()).filter(|head| !head.waiting.is_empty()) else {
+            asleep.push(room);
+            continue;
+        };
+        let Head { waiting, throttles, wanted } = head;
+        let room_left = state.meter.available(terms.room_budget, now);
+        asking.push((waiting[0].seq, room.clone(), purse::needs(wanted, room_left)));
+        lines.push(RoomLine {
+            room,
+            claim: (claim + 1).unsigned_abs(),
+            held_since: now,
+            state,
+            waiting,
+            going_on: Vec::new(),
+            tokens: HashMap::new(),
+            throttles,
+        });
+    }
+    put_to_sleep(tx, &asleep, now).await?;
+    go_on(tx, &mut lines).await?;
     // Rooms that waited for the same token are due at the same moment: whose head is oldest is served first, or
     // the others might never be.
     asking.sort_by_key(|(head, ..)| *head);
     let needs: Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
-    let mut script = Script::default();
-    let budget = terms.token_budget;
-    let mut grants = tokens::reserve(tx, &mut script, &needs, (&seen, &forfeits), budget, now).await?;
-    script.run(tx).await?;
+    let mut round = Round::default();
+    write_claims(&mut round, &lines, (now, terms.lease), found.revision);
+    let mut grants = locked.reserve(&mut round, &needs, (&found.seen, &found.forfeits), budget, now);
+    clock::note(&mut round, found.noted, now);
+    round.run_last(tx).await?;
     for line in &mut lines {
         line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
-    Ok(lines)
+    Ok(Some(lines))
+}
+
+/// Rooms that are due, under their locks, with what waits in them.
+#[derive(Default)]
+struct Found {
+    due: Vec<Due>,
+    lines: Lines,
+    /// All rooms that were looked at, also those that were put to sleep.
+    seen: Vec<String>,
+    forfeits: Forfeits,
+    /// Of the integrations.
+    revision: i64,
+    /// When the clock was looked at before.
+    noted: i64,
+}
+
+/// Looks for rooms that are due, until there are as many as asked for or no more. `None` if the clock was set back.
+async fn find(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Found>> {
+    let mut found = Found::default();
+    // For each kind: how many more are wanted.
+    let mut wanted = [terms.rooms, terms.retries];
+    while wanted != [0, 0] {
+        let mut round = Round::default();
+        let noted = clock::ask_noted(&mut round);
+        let revision = ask_revision(&mut round);
+        let looks = [(DUE, wanted[0]), (DUE_FOR_RETRY, wanted[1])].map(|(due, most)| {
+            // Those that this claim holds already are found again.
+            let limit = i64::try_from(most + found.due.len()).unwrap_or(i64::MAX);
+            (most > 0).then(|| round.add(due, values![micros(now), limit]))
+        });
+        let mut answers = round.run(tx).await?;
+        (found.noted, found.revision) =
+            (clock::noted(&mut answers, noted)?, revision_of(&mut answers, revision)?);
+        if clock::went_back(found.noted, now) {
+            return Ok(None);
+        }
+        let held: HashSet<String> = found.due.iter().map(|due| due.room.as_str().to_owned()).collect();
+        let mut new = [Vec::new(), Vec::new()];
+        for (kind, asked) in looks.into_iter().enumerate() {
+            for row in asked.map_or_else(Vec::new, |asked| answers.take(asked)) {
+                let due = read_due(&row, now)?;
+                if !held.contains(due.room.as_str()) && new[kind].len() < wanted[kind] {
+                    new[kind].push(due);
+                }
+            }
+        }
+        let full = [0, 1].map(|kind| new[kind].len() == wanted[kind]);
+        let asleep = found.look_at(tx, new, terms.line, now).await?;
+        // Where all were awake, or there were fewer than asked for, there is no more to be had.
+        wanted = [0, 1].map(|kind| if full[kind] { asleep[kind] } else { 0 });
+    }
+    Ok(Some(found))
+}
+
+impl Found {
+    /// Asks what waits in these rooms, and puts those to sleep in which nothing does. Returns how many of each kind
+    /// those were.
+    async fn look_at(
+        &mut self,
+        tx: &Tx,
+        new: [Vec<Due>; 2],
+        line: usize,
+        now: Timestamp,
+    ) -> Done<[usize; 2]> {
+        let keys: Vec<String> = new.iter().flatten().map(|due| due.room.as_str().to_owned()).collect();
+        if keys.is_empty() {
+            return Ok([0, 0]);
+        }
+        let mut round = Round::default();
+        let forfeits = tokens::ask_forfeits(&mut round, &keys);
+        round.add(
+            "UPDATE notifications SET state = 'pending' \
+             WHERE room = ANY($1) AND state = 'gathering' AND ready_at <= $2",
+            values![keys.clone(), micros(now)],
+        );
+        let heads = line::ask(&mut round, keys.clone(), line, now);
+        let mut answers = round.run(tx).await?;
+        self.forfeits.extend(tokens::forfeits(&mut answers, forfeits)?);
+        let awake = self.lines.keep(&answers.take(heads))?;
+        self.seen.extend(keys);
+        let (mut asleep, mut counts) = (Vec::new(), [0, 0]);
+        for (kind, due) in
+            new.into_iter().enumerate().flat_map(|(kind, due)| due.into_iter().map(move |d| (kind, d)))
+        {
+            if awake.contains(due.room.as_str()) {
+                self.due.push(due);
+            } else {
+                counts[kind] += 1;
+                asleep.push(due.room);
+            }
+        }
+        put_to_sleep(tx, &asleep, now).await?;
+        Ok(counts)
+    }
 }
 
 /// A room that is due, under its lock.
@@ -86,12 +194,6 @@ pub const NEXT_DUE: &str = "SELECT least( \
     (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NULL), \
     (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL))";
 
-async fn due_rooms(tx: &Transaction<'_>, due: &str, limit: usize, now: Timestamp) -> Done<Vec<Due>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let found = rows(tx, due, &[&micros(now), &limit]).await?;
-    found.iter().map(|row| Ok(read_due(row, now)?)).collect()
-}
-
 /// What can't be read of a room's state begins anew, since a room must not stand still for it.
 fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
     let room = RoomKey::new(row.try_get::<_, &str>(0)?);
@@ -103,109 +205,52 @@ fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
     Ok(Due { room, claim: row.try_get(1)?, state: RoomState { meter, retry, expired_untold } })
 }
 
-async fn claim(
-    tx: &Transaction<'_>,
-    due: Vec<Due>,
-    terms: &ClaimTerms,
-    now: Timestamp,
-) -> Done<Vec<(RoomLine, Wanted)>> {
-    let keys: Vec<&str> = due.iter().map(|due| due.room.as_str()).collect();
-    let gathered = tx
-        .prepare_cached(
-            "UPDATE notifications SET state = 'pending' \
-             WHERE room = ANY($1) AND state = 'gathering' AND ready_at <= $2",
-        )
-        .await?;
-    tx.execute(&gathered, &[&keys, &micros(now)]).await?;
-    let mut heads = heads(tx, &keys, terms.line, now).await?;
-    let revision = standing::revision(tx).await?;
-    let lapse = later(now, terms.lease);
-    let (mut lines, mut claims, mut asleep) = (Vec::new(), Claims::default(), Vec::new());
-    for Due { room, claim, state } in due {
-        let Some(head) = heads.remove(room.as_str()).filter(|head| !head.waiting.is_empty()) else {
-            asleep.push(room);
-            continue;
-        };
-        claims.add(&room, claim + 1);
-        let claim = (claim + 1).unsigned_abs();
-        let Head { waiting, throttles, wanted } = head;
-        let line = RoomLine {
-            room,
-            claim,
-            held_since: now,
-            state,
-            waiting,
-            going_on: Vec::new(),
-            tokens: HashMap::new(),
-            throttles,
-        };
-        lines.push((line, wanted));
+/// They are this claim's from now on.
+fn write_claims(round: &mut Round, lines: &[RoomLine], (now, lease): (Timestamp, Duration), revision: i64) {
+    if lines.is_empty() {
+        return;
     }
-    go_on(tx, &mut lines).await?;
-    let mut script = Script::default();
-    claims.write(&mut script, micros(lapse), span(terms.lease), revision);
-    put_to_sleep(tx, &mut script, &asleep, now).await?;
-    script.run(tx).await?;
-    Ok(lines)
-}
-
-/// New claims, by room.
-#[derive(Default)]
-struct Claims {
-    of_rooms: Vec<String>,
-    claims: Vec<i64>,
-}
-
-impl Claims {
-    fn add(&mut self, room: &RoomKey, claim: i64) {
-        self.of_rooms.push(room.as_str().to_owned());
-        self.claims.push(claim);
-    }
-
-    fn write(self, script: &mut Script, lapse: i64, lease: i64, revision: u64) {
-        if self.of_rooms.is_empty() {
-            return;
-        }
-        let revision = i64::try_from(revision).unwrap_or(i64::MAX);
-        script.add(
-            "UPDATE rooms AS r SET claim = u.claim, lease_until = $3, due_at = $3, lease = $4, \
-             hold_until = NULL, fresh_at = NULL, claimed_at_revision = $5 \
-             FROM unnest($1::text[], $2::bigint[]) AS u(room, claim) WHERE r.room = u.room",
-            values![self.of_rooms, self.claims, lapse, lease, revision],
-        );
-    }
+    round.add(
+        "UPDATE rooms AS r SET claim = u.claim, lease_until = $3, due_at = $3, lease = $4, \
+         hold_until = NULL, fresh_at = NULL, claimed_at_revision = $5 \
+         FROM unnest($1::text[], $2::bigint[]) AS u(room, claim) WHERE r.room = u.room",
+        values![
+            texts(lines.iter().map(|line| line.room.as_str())),
+            lines.iter().map(|line| i64::try_from(line.claim).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+            micros(later(now, lease)),
+            span(lease),
+            revision,
+        ],
+    );
 }
 
 /// Rooms with nothing ready sleep until what gathers there is, or a throttle opens.
-async fn put_to_sleep(
-    tx: &Transaction<'_>,
-    script: &mut Script,
-    asleep: &[RoomKey],
-    now: Timestamp,
-) -> Done<()> {
+async fn put_to_sleep(tx: &Tx, asleep: &[RoomKey], now: Timestamp) -> Done<()> {
     if asleep.is_empty() {
         return Ok(());
     }
-    let keys: Vec<&str> = asleep.iter().map(RoomKey::as_str).collect();
+    let keys = texts(asleep.iter().map(RoomKey::as_str));
     let nows = vec![micros(now); keys.len()];
     let (mut of_rooms, mut dues) = (Vec::new(), Vec::new());
-    for row in rows(tx, LEFT, &[&keys, &nows]).await? {
+    for row in rows(tx, LEFT, values![keys, nows]).await? {
         let next = [row.try_get::<_, Option<i64>>(1)?, row.try_get::<_, Option<i64>>(2)?];
         of_rooms.push(row.try_get::<_, String>(0)?);
         dues.push(next.into_iter().flatten().min());
     }
-    script.add(
+    execute(
+        tx,
         "UPDATE rooms AS r SET due_at = u.due_at, hold_until = NULL, fresh_at = NULL, lease_until = NULL, \
          claim = claim + 1 FROM unnest($1::text[], $2::bigint[]) AS u(room, due_at) WHERE r.room = u.room",
         values![of_rooms, dues],
-    );
+    )
+    .await?;
     Ok(())
 }
 
 /// Notes in each line what it has the beginning of, and more is ready that is to be told together with it.
-async fn go_on(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<()> {
+async fn go_on(tx: &Tx, lines: &mut [RoomLine]) -> Done<()> {
     let (mut places, mut seqs, mut integrations, mut gathers) = (vec![], vec![], vec![], vec![]);
-    for (place, (line, _)) in lines.iter().enumerate() {
+    for (place, line) in lines.iter().enumerate() {
         let Some(last) = line.waiting.last() else { continue };
         // Of scheduled digests there are few. Collations may be many, and only the last is worth a look at what
         // follows.
@@ -225,34 +270,34 @@ async fn go_on(tx: &Transaction<'_>, lines: &mut [(RoomLine, Wanted)]) -> Done<(
     if places.is_empty() {
         return Ok(());
     }
-    let of_rooms: Vec<&str> = places.iter().map(|place| lines[*place].0.room.as_str()).collect();
+    let of_rooms = texts(places.iter().map(|place| lines[*place].room.as_str()));
     let found = rows(
         tx,
         "SELECT u.place FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) WITH ORDINALITY \
          AS u(room, seq, integration, gather, place) WHERE EXISTS (SELECT 1 FROM notifications AS n \
          WHERE n.room = u.room AND n.state = 'pending' AND n.seq > u.seq AND n.integration = u.integration \
          AND n.gather = u.gather)",
-        &[
-            &of_rooms,
-            &seqs,
-            &integrations.iter().map(IntegrationId::as_str).collect::<Vec<_>>(),
-            &gathers.iter().map(GatherKey::as_str).collect::<Vec<_>>(),
+        values![
+            of_rooms,
+            seqs,
+            texts(integrations.iter().map(IntegrationId::as_str)),
+            texts(gathers.iter().map(GatherKey::as_str)),
         ],
     )
     .await?;
     for row in found {
         let at = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or_default();
-        lines[places[at]].0.going_on.push((integrations[at].clone(), gathers[at].clone()));
+        lines[places[at]].going_on.push((integrations[at].clone(), gathers[at].clone()));
     }
     Ok(())
 }
 
 /// See `ports::Storage::look_again`. Those that others are at are looked at by these.
-pub async fn look_again(tx: &Transaction<'_>, now: Timestamp) -> Done<()> {
+pub async fn look_again(tx: &Tx, now: Timestamp) -> Done<()> {
     let sql = "UPDATE rooms SET due_at = CASE WHEN due_at > $1 THEN $1 ELSE due_at END, hold_until = NULL \
                WHERE room IN (SELECT room FROM rooms WHERE hold_until > $1 AND lease_until IS NULL \
                AND retry_failures IS NULL ORDER BY room FOR UPDATE SKIP LOCKED)";
-    rows(tx, sql, &[&micros(now)]).await?;
+    execute(tx, sql, values![micros(now)]).await?;
     Ok(())
 }
 

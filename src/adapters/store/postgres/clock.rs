@@ -3,11 +3,11 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use super::errors::{Done, Fail};
-use super::link::{Link, Script, values};
+use super::link::Link;
+use super::rounds::{Answers, Place, Round, Tx, values};
 use crate::adapters::store::rows::{micros, time};
 use crate::adapters::store::terms::{NOTE_EVERY, TOLERATED};
 use crate::domain::pacing::later;
@@ -80,46 +80,55 @@ const AHEAD: [&str; 5] = [
     "UPDATE letters SET taken_until = taken_until - $1 WHERE taken_until IS NOT NULL",
 ];
 
-/// Notes the time, and moves what lies ahead if it went back: all of it was reckoned by the clock as it was, and rooms
-/// would otherwise be silent until the old time comes again. With `ours`, `now` is the database's time as reckoned
-/// here: where that is what is off, nothing is moved and nothing is claimed.
-pub async fn note(tx: &Transaction<'_>, now: Timestamp, ours: bool) -> Done<()> {
-    let noted: i64 = tx
-        .query_one(&tx.prepare_cached("SELECT value FROM meta WHERE name = 'clock'").await?, &[])
-        .await?
-        .try_get(0)?;
-    let back = noted.saturating_sub(micros(now));
-    if back > TOLERATED {
-        return set_back(tx, now, ours).await;
-    }
-    if -back >= NOTE_EVERY {
-        // The higher of two that are noted at once stands.
-        let write =
-            tx.prepare_cached("UPDATE meta SET value = greatest(value, $1) WHERE name = 'clock'").await?;
-        tx.execute(&write, &[&micros(now)]).await?;
-    }
-    Ok(())
+/// Asks for the noted time.
+pub fn ask_noted(round: &mut Round) -> Place {
+    round.add("SELECT value FROM meta WHERE name = 'clock'", values![])
 }
 
-async fn set_back(tx: &Transaction<'_>, now: Timestamp, ours: bool) -> Done<()> {
-    if ours {
-        let database: i64 = tx.query_one(&tx.prepare_cached(NOW).await?, &[]).await?.try_get(0)?;
-        if database.saturating_sub(micros(now)) > TOLERATED / 2 {
-            return Err(Fail::Away("this worker's reckoning of the database's clock is behind".to_owned()));
-        }
+/// Whether the clock was set back, far enough for waits to be moved.
+pub fn went_back(noted: i64, now: Timestamp) -> bool {
+    noted.saturating_sub(micros(now)) > TOLERATED
+}
+
+/// The noted time that was asked for.
+pub fn noted(answers: &mut Answers, asked: Place) -> Done<i64> {
+    match answers.take(asked).first() {
+        Some(row) => Ok(row.try_get(0)?),
+        None => Err(Fail::corrupt("the table meta has lost the row \"clock\"".to_owned())),
     }
+}
+
+/// Notes the time, now and then.
+pub fn note(round: &mut Round, noted: i64, now: Timestamp) {
+    if micros(now).saturating_sub(noted) >= NOTE_EVERY {
+        // The higher of two that are noted at once stands.
+        round.add("UPDATE meta SET value = greatest(value, $1) WHERE name = 'clock'", values![micros(now)]);
+    }
+}
+
+/// Moves what lies ahead, since the clock went back: all of it was reckoned by the clock as it was, and rooms would
+/// otherwise be silent until the old time comes again. With `ours`, `now` is the database's time as reckoned here:
+/// where that is what is off, nothing is moved.
+pub async fn set_back(tx: &Tx, now: Timestamp, ours: bool) -> Done<()> {
+    let mut round = Round::default();
+    let database = round.add(NOW, values![]);
     // Once, whoever notices first.
-    let look = tx.prepare_cached("SELECT value FROM meta WHERE name = 'clock' FOR UPDATE").await?;
-    let noted: i64 = tx.query_one(&look, &[]).await?.try_get(0)?;
-    let back = noted.saturating_sub(micros(now));
-    if back <= TOLERATED {
+    let asked = round.add("SELECT value FROM meta WHERE name = 'clock' FOR UPDATE", values![]);
+    let mut answers = round.run(tx).await?;
+    let database: i64 = answers.take(database).first().map_or(Ok(i64::MIN), |row| row.try_get(0))?;
+    if ours && database.saturating_sub(micros(now)) > TOLERATED / 2 {
+        return Err(Fail::Away("this worker's reckoning of the database's clock is behind".to_owned()));
+    }
+    let noted = noted(&mut answers, asked)?;
+    if !went_back(noted, now) {
         return Ok(());
     }
+    let back = noted.saturating_sub(micros(now));
     tracing::warn!(from = %time(noted), to = %now, "the clock was set back; all waits move with it");
-    let mut script = Script::default();
+    let mut round = Round::default();
     for sql in AHEAD {
-        script.add(sql, values![back]);
+        round.add(sql, values![back]);
     }
-    script.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
-    script.run(tx).await
+    round.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
+    round.run_last(tx).await
 }

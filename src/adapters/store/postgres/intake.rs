@@ -4,16 +4,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 
 use super::errors::{Done, Fail};
 use super::letters;
-use super::link::{Script, key_text, rows, text, texts, values};
 use super::listen::tell;
 use super::locks::{Keys, decide_alone};
-use super::notifications::{Doubts, doubt_streaks, let_go, wake_rooms};
-use super::standing::standings;
+use super::notifications::{Doubts, count_open, doubt_streaks, let_go, wake_rooms};
+use super::rounds::{Answers, Place, Round, Tx, key_text, rows, text, texts, values};
+use super::standing::{ask_standings, standings as read_standings};
 use crate::adapters::store::fate::{Now, Standing, fate_by_now};
 use crate::adapters::store::rows::{belief, micros, properties, time};
 use crate::adapters::store::state::{BURYING, GATHERING, PENDING};
@@ -28,13 +27,15 @@ use crate::ports::{
 /// Takes one batch in. `decide` is gone as soon as it has decided: what follows from it must not be tried again on
 /// what others have changed since.
 pub async fn take_in(
-    tx: &Transaction<'_>,
+    tx: &Tx,
     keys: &Keys,
     query: &IntakeQuery,
     decide: &mut Option<Decide>,
 ) -> Done<IntakeReceipt> {
-    decide_alone(tx, keys).await?;
-    let state = gather(tx, query).await?;
+    let mut round = Round::default();
+    decide_alone(&mut round, keys);
+    let asked = Asked::new(&mut round, query);
+    let state = asked.read(round.run(tx).await?, query)?;
     let Some(decide) = decide.take() else {
         return Err(Fail::Away("a batch has to be decided anew".to_owned()));
     };
@@ -44,31 +45,66 @@ pub async fn take_in(
     write(tx, keys, &changes).await
 }
 
-async fn gather(tx: &Transaction<'_>, query: &IntakeQuery) -> Done<IntakeState> {
-    let mut state = IntakeState::default();
-    if !query.events.is_empty() {
-        let ids: HashMap<String, &EventId> = query.events.iter().map(|id| (text(id.as_str()), id)).collect();
-        let sql = "SELECT DISTINCT event FROM notifications WHERE event = ANY($1)";
-        for row in rows(tx, sql, &[&ids.keys().collect::<Vec<_>>()]).await? {
-            state.known.extend(ids.get(row.try_get::<_, &str>(0)?).map(|id| (*id).clone()));
+/// What a batch has to know before it can be decided.
+#[derive(Default)]
+struct Asked {
+    known: Option<Place>,
+    streaks: Option<Place>,
+    collations: Option<Place>,
+}
+
+impl Asked {
+    fn new(round: &mut Round, query: &IntakeQuery) -> Self {
+        let IntakeQuery { events, streaks, collations } = query;
+        let mut asked = Self::default();
+        if !events.is_empty() {
+            let sql = "SELECT DISTINCT event FROM notifications WHERE event = ANY($1)";
+            asked.known = Some(round.add(sql, values![texts(events.iter().map(EventId::as_str))]));
         }
-    }
-    for (key, streak) in streaks(tx, &query.streaks).await? {
-        state.streaks.insert(key, streak);
-    }
-    if !query.collations.is_empty() {
-        let of: Vec<String> = query.collations.iter().map(|key| key_text(&key.of)).collect();
-        let sql = "SELECT DISTINCT u.place, c.until FROM unnest($1::text[], $2::text[]) WITH ORDINALITY \
-                   AS u(integration, of, place) \
-                   JOIN collations AS c ON c.integration = u.integration AND c.of = u.of";
-        for row in
-            rows(tx, sql, &[&integrations(query.collations.iter().map(|k| &k.integration)), &of]).await?
-        {
-            let key = &query.collations[place(&row)?];
-            state.collations.insert(key.clone(), time(row.try_get(1)?));
+        if !streaks.is_empty() {
+            let sql = "SELECT u.place, s.failures, s.first_failed_at, s.newest, s.belief \
+                FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY \
+                AS u(integration, monitor, region, place) \
+                JOIN streaks AS s ON s.integration = u.integration AND s.monitor = u.monitor AND s.region = u.region";
+            let values = values![
+                texts(streaks.iter().map(|key| key.integration.as_str())),
+                texts(streaks.iter().map(|key| key.monitor_uid.as_str())),
+                texts(streaks.iter().map(|key| key.region.as_str())),
+            ];
+            asked.streaks = Some(round.add(sql, values));
         }
+        if !collations.is_empty() {
+            let sql = "SELECT DISTINCT u.place, c.until FROM unnest($1::text[], $2::text[]) WITH ORDINALITY \
+                AS u(integration, of, place) \
+                JOIN collations AS c ON c.integration = u.integration AND c.of = u.of";
+            let values = values![
+                texts(collations.iter().map(|key| key.integration.as_str())),
+                collations.iter().map(|key| key_text(&key.of)).collect::<Vec<_>>(),
+            ];
+            asked.collations = Some(round.add(sql, values));
+        }
+        asked
     }
-    Ok(state)
+
+    fn read(self, mut answers: Answers, query: &IntakeQuery) -> Done<IntakeState> {
+        let mut rows = |asked: Option<Place>| asked.map_or_else(Vec::new, |asked| answers.take(asked));
+        let mut state = IntakeState::default();
+        let known = rows(self.known);
+        if !known.is_empty() {
+            let ids: HashMap<String, &EventId> =
+                query.events.iter().map(|id| (text(id.as_str()), id)).collect();
+            for row in known {
+                state.known.extend(ids.get(row.try_get::<_, &str>(0)?).map(|id| (*id).clone()));
+            }
+        }
+        for row in rows(self.streaks) {
+            state.streaks.insert(query.streaks[place(&row)?].clone(), read_streak(&row)?);
+        }
+        for row in rows(self.collations) {
+            state.collations.insert(query.collations[place(&row)?].clone(), time(row.try_get(1)?));
+        }
+        Ok(state)
+    }
 }
 
 /// Where in the arrays a row of `unnest … WITH ORDINALITY` is from.
@@ -76,37 +112,13 @@ fn place(row: &Row) -> Result<usize, tokio_postgres::Error> {
     Ok(usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or_default())
 }
 
-fn integrations<'a>(ids: impl Iterator<Item = &'a IntegrationId>) -> Vec<&'a str> {
-    ids.map(IntegrationId::as_str).collect()
-}
-
-async fn streaks(tx: &Transaction<'_>, keys: &[StreakKey]) -> Done<Vec<(StreakKey, Streak)>> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let found = rows(
-        tx,
-        "SELECT u.place, s.failures, s.first_failed_at, s.newest, s.belief \
-         FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u(integration, monitor, region, place) \
-         JOIN streaks AS s ON s.integration = u.integration AND s.monitor = u.monitor AND s.region = u.region",
-        &[
-            &integrations(keys.iter().map(|key| &key.integration)),
-            &texts(keys.iter().map(|key| key.monitor_uid.as_str())),
-            &texts(keys.iter().map(|key| key.region.as_str())),
-        ],
-    )
-    .await?;
-    let mut streaks = Vec::with_capacity(found.len());
-    for row in found {
-        let streak = Streak {
-            failures: u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default(),
-            first_failed_at: row.try_get::<_, Option<i64>>(2)?.map(time),
-            newest: row.try_get::<_, Option<i64>>(3)?.map(time),
-            belief: belief(row.try_get(4)?),
-        };
-        streaks.push((keys[place(&row)?].clone(), streak));
-    }
-    Ok(streaks)
+fn read_streak(row: &Row) -> Result<Streak, tokio_postgres::Error> {
+    Ok(Streak {
+        failures: u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default(),
+        first_failed_at: row.try_get::<_, Option<i64>>(2)?.map(time),
+        newest: row.try_get::<_, Option<i64>>(3)?.map(time),
+        belief: belief(row.try_get(4)?),
+    })
 }
 
 /// What the journal has of the batch's events already.
@@ -116,11 +128,14 @@ struct Known {
 }
 
 impl Known {
-    async fn load(tx: &Transaction<'_>, events: &[DecidedEvent]) -> Done<Self> {
-        let ids = texts(events.iter().map(|event| event.id.as_str()));
+    fn ask(round: &mut Round, events: &[DecidedEvent]) -> Place {
         let sql = "SELECT event, integration, seq, state FROM notifications WHERE event = ANY($1)";
+        round.add(sql, values![texts(events.iter().map(|event| event.id.as_str()))])
+    }
+
+    fn read(answers: &mut Answers, asked: Place) -> Done<Self> {
         let mut notifications = HashMap::new();
-        for row in rows(tx, sql, &[&ids]).await? {
+        for row in answers.take(asked) {
             let key = (row.try_get(0)?, row.try_get(1)?);
             notifications.insert(key, (row.try_get(2)?, row.try_get(3)?));
         }
@@ -179,10 +194,14 @@ struct Told<'c> {
     streak: Option<&'c StreakKey>,
 }
 
-async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeReceipt> {
+async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeReceipt> {
+    let mut round = Round::default();
+    let standings = ask_standings(&mut round, &concerned(changes));
+    let known = Known::ask(&mut round, &changes.events);
+    let mut answers = round.run(tx).await?;
     let mut batch = Batch {
-        standings: standings(tx, &concerned(changes)).await?,
-        known: Known::load(tx, &changes.events).await?,
+        standings: read_standings(&mut answers, standings)?,
+        known: Known::read(&mut answers, known)?,
         ready: BTreeMap::new(),
         exhumed: Vec::new(),
         events: Vec::new(),
@@ -193,44 +212,45 @@ async fn write(tx: &Transaction<'_>, keys: &Keys, changes: &IntakeChanges) -> Do
     for event in &changes.events {
         batch.event(event);
     }
-    let mut script = Script::default();
+    let mut round = Round::default();
     // Rooms first, as everywhere.
-    wake_rooms(&mut script, &batch.ready);
+    wake_rooms(&mut round, &batch.ready);
     if !batch.exhumed.is_empty() {
-        std::mem::take(&mut script).run(tx).await?;
-        exhume(tx, &mut script, &batch.exhumed).await?;
+        std::mem::take(&mut round).run(tx).await?;
+        exhume(tx, &mut round, &batch.exhumed).await?;
     }
-    batch.insert_events(&mut script);
-    batch.insert_notifications(&mut script);
+    batch.insert_events(&mut round);
+    batch.insert_notifications(&mut round);
     let at = changes.events.last().map(|event| micros(event.received.at));
-    batch.write_streaks(&mut script, &changes.streaks, at);
+    batch.write_streaks(&mut round, &changes.streaks, at);
     // After the streaks, whose beliefs rest on the telling.
-    doubt_streaks(&mut script, &batch.untold);
-    batch.write_collations(&mut script, &changes.collations);
-    letters::insert(&mut script, &changes.letters);
+    doubt_streaks(&mut round, &batch.untold);
+    batch.write_collations(&mut round, &changes.collations);
+    letters::insert(&mut round, &changes.letters);
+    count_open(&mut round, batch.events.iter().map(|(_, told)| told).sum());
     if !batch.ready.is_empty() {
-        tell(&mut script, keys, Hint::Rooms);
+        tell(&mut round, keys, Hint::Rooms);
     }
     if !changes.letters.is_empty() {
-        tell(&mut script, keys, Hint::Letters);
+        tell(&mut round, keys, Hint::Letters);
     }
-    script.run(tx).await?;
+    round.run_last(tx).await?;
     Ok(batch.receipt)
 }
 
 /// Dead letters come back: their earlier ends make room for new beginnings. Where the broker has a letter but that is
 /// not written down yet, it leaves the outbox too. Which of them still need their events is known only when their rows
 /// go: a letter may have been confirmed a moment ago.
-async fn exhume(tx: &Transaction<'_>, script: &mut Script, seqs: &[i64]) -> Done<()> {
+async fn exhume(tx: &Tx, round: &mut Round, seqs: &[i64]) -> Done<()> {
     let mut freed: BTreeMap<i64, i64> = BTreeMap::new();
     let sql = "DELETE FROM notifications WHERE seq = ANY($1) RETURNING event_no";
-    for row in rows(tx, sql, &[&seqs]).await? {
+    for row in rows(tx, sql, values![seqs.to_vec()]).await? {
         if let Some(no) = row.try_get::<_, Option<i64>>(0)? {
             *freed.entry(no).or_default() += 1;
         }
     }
-    let_go(script, &freed);
-    script.add("DELETE FROM letters WHERE seq = ANY($1)", values![seqs.to_vec()]);
+    let_go(round, &freed);
+    round.add("DELETE FROM letters WHERE seq = ANY($1)", values![seqs.to_vec()]);
     Ok(())
 }
 
@@ -306,7 +326,7 @@ impl<'c> Batch<'c> {
         }
     }
 
-    fn insert_events(&self, script: &mut Script) {
+    fn insert_events(&self, round: &mut Round) {
         // One id may come twice in a batch, as an event and as a replay: one row serves both.
         let mut once: BTreeMap<&str, (&DecidedEvent, i64)> = BTreeMap::new();
         for (event, told) in &self.events {
@@ -318,8 +338,8 @@ impl<'c> Batch<'c> {
         let events: Vec<&(&DecidedEvent, i64)> = once.values().collect();
         let ids = texts(once.keys().copied());
         // Those that are there already are locked in the order of their numbers, as everywhere.
-        script.add("SELECT 1 FROM events WHERE id = ANY($1) ORDER BY no FOR UPDATE", values![ids.clone()]);
-        script.add(
+        round.add("SELECT 1 FROM events WHERE id = ANY($1) ORDER BY no FOR UPDATE", values![ids.clone()]);
+        round.add(
             "INSERT INTO events AS e (id, properties, body, received_at, open) \
              SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::bigint[]) \
              ON CONFLICT (id) DO UPDATE SET open = e.open + excluded.open",
@@ -334,7 +354,7 @@ impl<'c> Batch<'c> {
     }
 
     /// In the order of their events, which their places keep.
-    fn insert_notifications(&self, script: &mut Script) {
+    fn insert_notifications(&self, round: &mut Round) {
         if self.new.is_empty() {
             return;
         }
@@ -342,7 +362,7 @@ impl<'c> Batch<'c> {
             new.iter().map(|new| new.told.as_ref().and_then(&of)).collect()
         }
         let new = &self.new;
-        script.add(
+        round.add(
             "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, decided_at, \
              failures, first_failed_at, gather, ready_at, monitor, region, event_no) \
              SELECT u.event, u.integration, u.room, u.state, u.reason, u.detail, u.at, u.at, \
@@ -373,7 +393,7 @@ impl<'c> Batch<'c> {
 
     /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
     /// the runs came that moved them; it is noted once a day, so that a run seldom costs a change of the index.
-    fn write_streaks(&self, script: &mut Script, streaks: &[(StreakKey, Streak)], at: Option<i64>) {
+    fn write_streaks(&self, round: &mut Round, streaks: &[(StreakKey, Streak)], at: Option<i64>) {
         let there = streaks.iter().filter(|(key, _)| self.standings.contains_key(&key.integration));
         // Of what is named twice the last counts.
         let there: BTreeMap<_, _> = there
@@ -384,7 +404,7 @@ impl<'c> Batch<'c> {
         if there.is_empty() {
             return;
         }
-        script.add(
+        round.add(
             "INSERT INTO streaks AS s (integration, monitor, region, failures, first_failed_at, newest, belief, \
              touched, news) SELECT u.*, $8, (SELECT max(n.seq) FROM notifications AS n \
                WHERE n.event = ANY($9::text[]) AND n.integration = u.integration AND n.monitor = u.monitor \
@@ -410,7 +430,7 @@ impl<'c> Batch<'c> {
         );
     }
 
-    fn write_collations(&self, script: &mut Script, collations: &[(CollationKey, jiff::Timestamp)]) {
+    fn write_collations(&self, round: &mut Round, collations: &[(CollationKey, jiff::Timestamp)]) {
         let there = collations.iter().filter(|(key, _)| self.standings.contains_key(&key.integration));
         let there: BTreeMap<_, _> = there
             .map(|(key, until)| ((key.integration.as_str(), key_text(&key.of)), micros(*until)))
@@ -418,7 +438,7 @@ impl<'c> Batch<'c> {
         if there.is_empty() {
             return;
         }
-        script.add(
+        round.add(
             "INSERT INTO collations (integration, of, until) \
              SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) \
              ON CONFLICT (integration, of) DO UPDATE SET until = excluded.until",

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Transaction};
+use deadpool_postgres::Client;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::link::text;
+use super::rounds::{Round, Tx, execute, text, values};
 use crate::adapters::store::rows::{self, micros, time};
 use crate::adapters::store::state::{self, Where, outcome_of};
 use crate::domain::ids::{EventId, IntegrationId};
@@ -93,37 +93,29 @@ pub async fn dead_lettered(c: &Client, integration: &IntegrationId) -> Done<u64>
 
 /// Forgets outcomes that were decided before `before`, the oldest first, and collations that ended before. What is
 /// open is never forgotten. Workers that forget at the same time take different ones.
-pub async fn forget(tx: &Transaction<'_>, before: Timestamp, limit: usize) -> Done<usize> {
+pub async fn forget(tx: &Tx, before: Timestamp, limit: usize) -> Done<usize> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let outcomes = tx
-        .prepare_cached(
-            "DELETE FROM notifications WHERE seq = ANY(ARRAY(SELECT seq FROM notifications \
-             WHERE event_no IS NULL AND decided_at < $1 ORDER BY decided_at LIMIT $2 FOR UPDATE SKIP LOCKED))",
-        )
-        .await?;
-    let forgotten = tx.execute(&outcomes, &[&micros(before), &limit]).await?;
-    let collations = tx
-        .prepare_cached(
-            "DELETE FROM collations AS c USING (SELECT integration, of FROM collations WHERE until < $1 \
-             ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED) AS old \
-             WHERE c.integration = old.integration AND c.of = old.of",
-        )
-        .await?;
-    tx.execute(&collations, &[&micros(before), &limit]).await?;
+    let outcomes = "DELETE FROM notifications WHERE seq = ANY(ARRAY(SELECT seq FROM notifications \
+        WHERE event_no IS NULL AND decided_at < $1 ORDER BY decided_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+    let forgotten = execute(tx, outcomes, values![micros(before), limit]).await?;
+    let mut round = Round::default();
+    round.add(
+        "DELETE FROM collations AS c USING (SELECT integration, of FROM collations WHERE until < $1 \
+         ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED) AS old \
+         WHERE c.integration = old.integration AND c.of = old.of",
+        values![micros(before), limit],
+    );
+    round.run_last(tx).await?;
     Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
 }
 
 /// Forgets streaks that no run has come for since `before`.
-pub async fn forget_streaks(tx: &Transaction<'_>, before: Timestamp, limit: usize) -> Done<usize> {
+pub async fn forget_streaks(tx: &Tx, before: Timestamp, limit: usize) -> Done<usize> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let forget = tx
-        .prepare_cached(
-            "DELETE FROM streaks AS s USING (SELECT integration, monitor, region FROM streaks WHERE touched < $1 \
-             ORDER BY touched LIMIT $2 FOR UPDATE SKIP LOCKED) AS old \
-             WHERE s.integration = old.integration AND s.monitor = old.monitor AND s.region = old.region",
-        )
-        .await?;
-    let forgotten = tx.execute(&forget, &[&micros(before), &limit]).await?;
+    let forget = "DELETE FROM streaks AS s USING (SELECT integration, monitor, region FROM streaks \
+        WHERE touched < $1 ORDER BY touched LIMIT $2 FOR UPDATE SKIP LOCKED) AS old \
+        WHERE s.integration = old.integration AND s.monitor = old.monitor AND s.region = old.region";
+    let forgotten = execute(tx, forget, values![micros(before), limit]).await?;
     Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
 }
 
@@ -131,10 +123,9 @@ pub async fn forget_streaks(tx: &Transaction<'_>, before: Timestamp, limit: usiz
 pub async fn gauges(c: &Client, now: Timestamp) -> Done<Gauges> {
     let statement = c
         .prepare_cached(
-            "SELECT (SELECT count(*) FROM notifications WHERE event_no IS NOT NULL), \
+            "SELECT (SELECT coalesce(sum(open), 0)::bigint FROM open_counts), \
              (SELECT count(*) FROM letters), \
-             least((SELECT min(ready_at) FROM notifications WHERE state = 'pending'), \
-                   (SELECT min(ready_at) FROM notifications WHERE state = 'gathering'))",
+             (SELECT min(ready_at) FROM notifications WHERE state IN ('pending', 'gathering'))",
         )
         .await?;
     let row = c.query_one(&statement, &[]).await?;

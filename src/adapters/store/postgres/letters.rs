@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::link::{Script, rows, text, values};
 use super::notifications::Ledger;
+use super::rounds::{Round, Tx, rows, text, values};
 use crate::adapters::store::outbox::LetterRow;
 use crate::adapters::store::rows::{micros, properties};
 use crate::adapters::store::state::Ending;
@@ -18,12 +17,12 @@ use crate::domain::reason::Outcome;
 use crate::ports::Letter;
 
 /// Stores letters that carry their own envelopes: events that could not be decided.
-pub fn insert(script: &mut Script, letters: &[Arc<Letter>]) {
+pub fn insert(round: &mut Round, letters: &[Arc<Letter>]) {
     if letters.is_empty() {
         return;
     }
     let ids = |of: fn(&Letter) -> Option<String>| letters.iter().map(|letter| of(letter)).collect::<Vec<_>>();
-    script.add(
+    round.add(
         "INSERT INTO letters (event, integration, properties, body, reason, detail, attempts, last_status, \
          first_attempt_at, at) SELECT event, integration, properties, body, reason, detail, attempts, \
          last_status, first_attempt_at, at FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], \
@@ -66,15 +65,14 @@ const TAKE: &str = "WITH head AS ( \
 const TAKEN_FOR: i64 = 30 * 1_000_000;
 
 /// The oldest letters in the outbox, taken by `worker` at `now`.
-pub async fn letters(tx: &Transaction<'_>, limit: usize, worker: &str) -> Done<Vec<Letter>> {
+pub async fn letters(tx: &Tx, limit: usize, worker: &str) -> Done<Vec<Letter>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let now: i64 = {
         let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-        rows(tx, clock, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))?
+        rows(tx, clock, values![]).await?.first().map_or(Ok(0), |row| row.try_get(0))?
     };
     let bytes = i64::try_from(ROUND_BYTES).unwrap_or(i64::MAX);
-    let statement = tx.prepare_cached(TAKE).await?;
-    let found = tx.query(&statement, &[&limit, &worker, &bytes, &now, &(now + TAKEN_FOR)]).await?;
+    let found = rows(tx, TAKE, values![limit, worker.to_owned(), bytes, now, now + TAKEN_FOR]).await?;
     found.iter().map(|row| Ok(read(row)?)).collect()
 }
 
@@ -97,9 +95,10 @@ fn read(row: &Row) -> Result<Letter, tokio_postgres::Error> {
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more
 /// change nothing.
-pub async fn buried(tx: &Transaction<'_>, ids: &[i64], at: Timestamp) -> Done<()> {
+pub async fn buried(tx: &Tx, ids: &[i64], at: Timestamp) -> Done<()> {
     // The notifications before the letters, as everywhere.
-    let found = rows(tx, "SELECT seq, reason, detail FROM letters WHERE id = ANY($1)", &[&ids]).await?;
+    let found =
+        rows(tx, "SELECT seq, reason, detail FROM letters WHERE id = ANY($1)", values![ids.to_vec()]).await?;
     let mut ledger = Ledger::default();
     let seqs: Result<Vec<Option<i64>>, _> = found.iter().map(|row| row.try_get(0)).collect();
     ledger.load(tx, &seqs?.into_iter().flatten().collect::<Vec<_>>()).await?;
@@ -110,8 +109,8 @@ pub async fn buried(tx: &Transaction<'_>, ids: &[i64], at: Timestamp) -> Done<()
             ledger.end(seq, &Ending { outcome: Outcome::DeadLettered, reason, detail, at, status: None });
         }
     }
-    let mut script = Script::default();
-    ledger.write(&mut script);
-    script.add("DELETE FROM letters WHERE id = ANY($1)", values![ids.to_vec()]);
-    script.run(tx).await
+    let mut round = Round::default();
+    ledger.write(&mut round);
+    round.add("DELETE FROM letters WHERE id = ANY($1)", values![ids.to_vec()]);
+    round.run_last(tx).await
 }

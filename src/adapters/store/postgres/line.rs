@@ -1,15 +1,14 @@
 //! The heads of rooms' lines: what waits in each, with its events, and what of it can't be read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::link::{Script, rows};
 use super::notifications::Ledger;
+use super::rounds::{self, Round, Tx, values};
 use crate::adapters::store::meters;
 use crate::adapters::store::rows::{envelope, micros, time};
 use crate::adapters::store::terms::LINE_BYTES;
@@ -45,59 +44,126 @@ struct Place {
 }
 
 /// The heads of several rooms' lines, each in order.
-const HEADS: &str = "SELECT n.seq, n.event, n.integration, n.event_no, n.reason, n.failures, \
-    n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \
-    coalesce(octet_length(e.body), 0), i.token, t.meter, n.detail \
-    FROM unnest($1::text[]) AS r(room) CROSS JOIN LATERAL \
-    (SELECT * FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending' AND NOT EXISTS \
-       (SELECT 1 FROM throttles AS c WHERE c.integration = n.integration AND c.closed_until > $3) \
-     ORDER BY n.seq LIMIT $2) AS n \
-    LEFT JOIN events AS e ON e.no = n.event_no \
-    LEFT JOIN integrations AS i ON i.id = n.integration \
-    LEFT JOIN throttles AS t ON t.integration = n.integration \
+///
+/// Whatever the server thinks of how much there is, only one way of finding them is open to it, since a guess that is
+/// off costs seconds where much waits: a room is compared by a range, so that its line's index alone gives the order
+/// asked for, and what belongs to a notification is looked up row by row. Where an integration of the room is
+/// throttled, the line is put together of the others' own, so that a hundred thousand that wait for the throttle are not
+/// read to find what stands behind them.
+pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, EXISTS \
+      (SELECT 1 FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
+       WHERE i.room = u.room AND t.closed_until > $3) AS closed FROM unnest($1::text[]) AS u(room)) \
+    SELECT n.seq, n.event, n.integration, n.event_no, n.reason, n.failures, \
+      n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \
+      coalesce((SELECT octet_length(e.body) FROM events AS e WHERE e.no = n.event_no), 0), \
+      (SELECT i.token FROM integrations AS i WHERE i.id = n.integration), \
+      (SELECT t.meter FROM throttles AS t WHERE t.integration = n.integration), n.detail \
+    FROM r CROSS JOIN LATERAL ( \
+      (SELECT * FROM notifications AS n WHERE NOT r.closed AND n.room BETWEEN r.room AND r.room \
+         AND n.state = 'pending' ORDER BY n.room, n.seq LIMIT $2) \
+      UNION ALL \
+      (SELECT o.* FROM integrations AS i CROSS JOIN LATERAL \
+         (SELECT * FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+            AND n.state = 'pending' ORDER BY n.seq LIMIT $2) AS o \
+       WHERE r.closed AND i.room = r.room AND o.room = r.room AND NOT EXISTS \
+         (SELECT 1 FROM throttles AS c WHERE c.integration = i.id AND c.closed_until > $3) \
+       ORDER BY o.seq LIMIT $2)) AS n \
     ORDER BY r.room, n.seq";
 
-/// The heads of these rooms' lines, each of `limit` notifications at most.
-pub async fn heads(
-    tx: &Transaction<'_>,
-    keys: &[&str],
-    limit: usize,
-    now: Timestamp,
-) -> Done<HashMap<String, Head>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut heads: HashMap<String, Head> = HashMap::new();
-    let mut wanting: Vec<&str> = keys.to_vec();
-    // Again where all that was found of a line is damaged: something whole may stand behind it.
-    while !wanting.is_empty() {
-        let found = rows(tx, HEADS, &[&wanting, &limit, &micros(now)]).await?;
-        let (places, mut damaged) = sort_out(&found)?;
-        let events = events(tx, &places).await?;
-        for place in places {
-            let seq = place.waiting.seq;
-            let head = heads.entry(place.room.clone()).or_default();
-            if let Err(fault) = complete(head, place, &events, now) {
-                damaged.push((seq, fault));
-            }
-        }
-        set_aside(tx, &damaged, now).await?;
-        if damaged.is_empty() {
-            break;
-        }
-        let empty = |room: &&str| heads.get(*room).is_none_or(|head| head.waiting.is_empty());
-        wanting.retain(empty);
-    }
-    Ok(heads)
+/// Rooms' lines on their way from the server.
+#[derive(Default)]
+pub struct Lines {
+    places: Vec<Place>,
+    damaged: Damaged,
 }
 
-/// Rows that can't be read, by number, with what is wrong.
-type Damaged = Vec<(i64, String)>;
+/// Asks for the heads of these rooms' lines, each of `limit` notifications at most.
+pub fn ask(round: &mut Round, of_rooms: Vec<String>, limit: usize, now: Timestamp) -> rounds::Place {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    round.add(HEADS, values![of_rooms, limit, micros(now)])
+}
+
+impl Lines {
+    /// Takes in heads that were asked for. Returns the rooms of which there are any.
+    pub fn keep(&mut self, found: &[Row]) -> Done<HashSet<String>> {
+        let (places, damaged) = sort_out(found)?;
+        self.places.extend(places);
+        self.damaged.extend(damaged);
+        Ok(found.iter().map(|row| row.try_get(13)).collect::<Result<_, _>>()?)
+    }
+
+    /// The tokens that they want to spend of.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenKey> {
+        self.places.iter().filter_map(|place| place.token.as_ref())
+    }
+
+    /// Asks for the events of all, each once.
+    pub fn ask_events(&self, round: &mut Round) -> rounds::Place {
+        let mut nos: Vec<i64> = self.places.iter().map(|place| place.event_no).collect();
+        nos.sort_unstable();
+        nos.dedup();
+        let sql = "SELECT no, properties, body, received_at FROM events WHERE no = ANY($1)";
+        round.add(sql, values![nos])
+    }
+
+    /// The heads by room, with the events that were asked for. What can't be read of them is set aside, and where that
+    /// was all that was found of a line, what stands behind it is looked at.
+    pub async fn heads(
+        self,
+        tx: &Tx,
+        events: &[Row],
+        limit: usize,
+        now: Timestamp,
+    ) -> Done<HashMap<String, Head>> {
+        let mut heads: HashMap<String, Head> = HashMap::new();
+        let mut wanting = self.complete(tx, &mut heads, events, now).await?;
+        while !wanting.is_empty() {
+            let (mut round, mut lines) = (Round::default(), Self::default());
+            let asked = ask(&mut round, wanting, limit, now);
+            lines.keep(&round.run(tx).await?.take(asked))?;
+            let mut round = Round::default();
+            let asked = lines.ask_events(&mut round);
+            let events = round.run(tx).await?.take(asked);
+            wanting = lines.complete(tx, &mut heads, &events, now).await?;
+        }
+        Ok(heads)
+    }
+
+    /// Puts all places into their lines. Returns the rooms of which nothing whole was found, but something damaged.
+    async fn complete(
+        mut self,
+        tx: &Tx,
+        heads: &mut HashMap<String, Head>,
+        found: &[Row],
+        now: Timestamp,
+    ) -> Done<Vec<String>> {
+        let events = read_events(found)?;
+        for place in self.places {
+            let (room, seq) = (place.room.clone(), place.waiting.seq);
+            let head = heads.entry(room.clone()).or_default();
+            if let Err(fault) = complete(head, place, &events, now) {
+                self.damaged.push((room, seq, fault));
+            }
+        }
+        set_aside(tx, &self.damaged, now).await?;
+        let mut wanting: Vec<String> = self.damaged.into_iter().map(|(room, ..)| room).collect();
+        wanting.retain(|room| heads.get(room).is_none_or(|head| head.waiting.is_empty()));
+        wanting.sort_unstable();
+        wanting.dedup();
+        Ok(wanting)
+    }
+}
+
+/// Rows that can't be read, by room and number, with what is wrong.
+type Damaged = Vec<(String, i64, String)>;
 
 /// The readable rows, each line cut where its events get too large together; and the others.
 fn sort_out(found: &[Row]) -> Done<(Vec<Place>, Damaged)> {
     let (mut places, mut damaged): (Vec<Place>, _) = (Vec::with_capacity(found.len()), Vec::new());
-    let mut bytes: HashMap<String, usize> = HashMap::new();
+    let mut bytes: HashMap<&str, usize> = HashMap::new();
     for row in found {
-        let used = bytes.entry(row.try_get(13)?).or_default();
+        let room: &str = row.try_get(13)?;
+        let used = bytes.entry(room).or_default();
         if *used >= LINE_BYTES {
             continue;
         }
@@ -106,7 +172,7 @@ fn sort_out(found: &[Row]) -> Done<(Vec<Place>, Damaged)> {
                 *used += place.bytes;
                 places.push(place);
             }
-            Err(fault) => damaged.push((row.try_get(0)?, fault)),
+            Err(fault) => damaged.push((room.to_owned(), row.try_get(0)?, fault)),
         }
     }
     Ok((places, damaged))
@@ -148,14 +214,10 @@ fn read_place(row: &Row) -> Result<Place, String> {
     })
 }
 
-/// The events of these places by number, each read once.
-async fn events(tx: &Transaction<'_>, places: &[Place]) -> Done<HashMap<i64, Arc<Received>>> {
-    let mut nos: Vec<i64> = places.iter().map(|place| place.event_no).collect();
-    nos.sort_unstable();
-    nos.dedup();
-    let sql = "SELECT no, properties, body, received_at FROM events WHERE no = ANY($1)";
-    let mut events = HashMap::with_capacity(nos.len());
-    for row in rows(tx, sql, &[&nos]).await? {
+/// The events that were asked for, by number.
+fn read_events(found: &[Row]) -> Done<HashMap<i64, Arc<Received>>> {
+    let mut events = HashMap::with_capacity(found.len());
+    for row in found {
         let (properties, body) = (row.try_get::<_, &str>(1)?, row.try_get::<_, Vec<u8>>(2)?);
         if let Some(envelope) = envelope(properties, body) {
             let received = Received { envelope, at: time(row.try_get(3)?) };
@@ -195,12 +257,12 @@ fn complete(
 
 /// One that can't be read must not stop its room, let alone all rooms: it goes to the dead-letter queue with
 /// what is left of it.
-async fn set_aside(tx: &Transaction<'_>, damaged: &[(i64, String)], now: Timestamp) -> Done<()> {
+async fn set_aside(tx: &Tx, damaged: &Damaged, now: Timestamp) -> Done<()> {
     if damaged.is_empty() {
         return Ok(());
     }
     let mut ledger = Ledger::default();
-    let faults: BTreeMap<i64, &String> = damaged.iter().map(|(seq, fault)| (*seq, fault)).collect();
+    let faults: BTreeMap<i64, &String> = damaged.iter().map(|(_, seq, fault)| (*seq, fault)).collect();
     ledger.load(tx, &faults.keys().copied().collect::<Vec<_>>()).await?;
     for (seq, fault) in faults {
         if let Some(open) = ledger.find(seq) {
@@ -214,7 +276,8 @@ async fn set_aside(tx: &Transaction<'_>, damaged: &[(i64, String)], now: Timesta
         let detail = format!("damaged in the store: {fault}");
         ledger.bury(seq, DeadLetterReason::WorkerFault, &detail, now);
     }
-    let mut script = Script::default();
-    ledger.write(&mut script);
-    script.run(tx).await
+    let mut round = Round::default();
+    ledger.write(&mut round);
+    round.run(tx).await?;
+    Ok(())
 }

@@ -4,14 +4,9 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
-};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures_util::FutureExt;
-use futures_util::future::try_join_all;
-use sha2::{Digest, Sha256};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row};
+use tokio_postgres::Config;
 
 use super::address::Tls;
 use super::errors::{Done, Fail};
@@ -26,9 +21,10 @@ const CONNECTION: Duration = Duration::from_secs(10);
 const TRIES: u32 = 4;
 
 /// What every connection is told. A worker that is frozen in the middle of a transaction must not keep its locks,
-/// and a commit that was reported is on the disk.
+/// and a commit that was reported is on the disk. The statements are short: compiling one costs more than it can gain.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '25s'; \
     SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('jit', 'off', false) WHERE current_setting('jit', true) = 'on'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A pool of connections to one store.
@@ -105,12 +101,10 @@ macro_rules! in_transaction {
         let mut tries = 0;
         loop {
             let attempt = $crate::adapters::store::postgres::link::bounded(async {
-                let mut client = $link.client().await?;
-                let transaction = client.transaction().await?;
+                let transaction = $crate::adapters::store::postgres::rounds::Tx::new($link.client().await?);
                 let $tx = &transaction;
-                let done = $work.await?;
-                transaction.commit().await?;
-                Ok(done)
+                let done = $work.await;
+                transaction.end(done).await
             });
             let attempt = attempt.await;
             if let Some(result) = $link.judge(attempt, &mut tries, $again).await {
@@ -137,62 +131,3 @@ macro_rules! reading {
 }
 
 pub(super) use {in_transaction, reading};
-
-/// Values of a statement.
-pub type Values = Vec<Box<dyn ToSql + Sync + Send>>;
-
-/// The values of a statement, in order.
-macro_rules! values {
-    ($($value:expr),* $(,)?) => {
-        vec![$(Box::new($value) as Box<dyn tokio_postgres::types::ToSql + Sync + Send>),*]
-    };
-}
-pub(super) use values;
-
-/// Statements that are sent together, without waiting for each other's answers: one round trip for all. The server
-/// runs them in order; the first that fails fails all.
-#[derive(Default)]
-pub struct Script(Vec<(&'static str, Values)>);
-
-impl Script {
-    /// Puts a statement at the end.
-    pub fn add(&mut self, sql: &'static str, values: Values) {
-        self.0.push((sql, values));
-    }
-
-    /// Sends all.
-    pub async fn run(self, tx: &Transaction<'_>) -> Done<()> {
-        let mut prepared = Vec::with_capacity(self.0.len());
-        for (sql, values) in self.0 {
-            prepared.push((tx.prepare_cached(sql).await?, values));
-        }
-        // Each is sent when it is first polled, and that is in order.
-        let send = |(statement, values)| async move { tx.execute_raw(&statement, values).await };
-        try_join_all(prepared.into_iter().map(send)).await?;
-        Ok(())
-    }
-}
-
-/// The rows of one statement.
-pub async fn rows(tx: &Transaction<'_>, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Done<Vec<Row>> {
-    let statement = tx.prepare_cached(sql).await?;
-    Ok(tx.query(&statement, values).await?)
-}
-
-/// Text as PostgreSQL can hold it: without NUL, which no room can show either.
-pub fn text(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// The longest key that is kept as it is. An index takes 2,704 bytes.
-const LONGEST_KEY: usize = 1_024;
-
-/// A key as PostgreSQL can index it: of one that is too long for that, a hash.
-pub fn key_text(key: &str) -> String {
-    if key.len() <= LONGEST_KEY { text(key) } else { hex::encode(Sha256::digest(key)) }
-}
-
-/// [`text`] for a column of them.
-pub fn texts<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    all.into_iter().map(text).collect()
-}

@@ -8,8 +8,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 
 use super::address::Tls;
 use super::errors::Done;
-use super::link::{Script, values};
 use super::locks::Keys;
+use super::rounds::{Round, values};
 use crate::adapters::reconnect::Reconnect;
 use crate::ports::Hint;
 
@@ -29,8 +29,8 @@ fn hint(payload: &str) -> Option<Hint> {
 }
 
 /// Tells the other workers, if and when this transaction commits.
-pub fn tell(script: &mut Script, keys: &Keys, hint: Hint) {
-    script.add("SELECT pg_notify($1, $2)", values![keys.channel.clone(), word(hint)]);
+pub fn tell(round: &mut Round, keys: &Keys, hint: Hint) {
+    round.add("SELECT pg_notify($1, $2)", values![keys.channel.clone(), word(hint)]);
 }
 
 /// The workers that listen: those that run.

@@ -9,9 +9,7 @@
 //! without waiting (`SKIP LOCKED`). So nobody waits in a circle; where a rare way round makes one all the same,
 //! PostgreSQL takes one transaction back and it runs again.
 
-use deadpool_postgres::Transaction;
-
-use super::errors::Done;
+use super::rounds::{Round, values};
 
 /// What is told apart by the schema that a store lives in: one database may hold several stores.
 #[derive(Debug, Clone)]
@@ -34,9 +32,8 @@ impl Keys {
     }
 }
 
-/// Waits until nobody else decides, and keeps others from it until the transaction ends.
-pub async fn decide_alone(tx: &Transaction<'_>, keys: &Keys) -> Done<()> {
-    let lock = tx.prepare_cached("SELECT pg_advisory_xact_lock($1)").await?;
-    tx.execute(&lock, &[&keys.decisions]).await?;
-    Ok(())
+/// Waits until nobody else decides, and keeps others from it until the transaction ends. What follows in the round
+/// sees what they have decided.
+pub fn decide_alone(round: &mut Round, keys: &Keys) {
+    round.add("SELECT pg_advisory_xact_lock($1)", values![keys.decisions]);
 }

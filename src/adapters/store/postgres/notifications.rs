@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::errors::Done;
-use super::link::{Script, rows, texts, values};
+use super::rounds::{Place, Round, Tx, rows, texts, values};
 use crate::adapters::store::rows::micros;
 use crate::adapters::store::state::{self, BURYING, DEAD_LETTERING, Ending};
 use crate::domain::ids::IntegrationId;
@@ -123,17 +122,22 @@ pub struct Ledger {
 
 impl Ledger {
     /// Locks and reads these, those of them that the journal still has.
-    pub async fn load(&mut self, tx: &Transaction<'_>, seqs: &[i64]) -> Done<()> {
+    pub async fn load(&mut self, tx: &Tx, seqs: &[i64]) -> Done<()> {
+        let mut round = Round::default();
+        let asked = Self::ask(&mut round, seqs.to_vec());
+        let mut answers = round.run(tx).await?;
+        self.keep(&answers.take(asked))
+    }
+
+    /// Asks for these under their locks; what comes is for [`Ledger::keep`].
+    pub fn ask(round: &mut Round, seqs: Vec<i64>) -> Place {
         const SQL: &str =
             concat!("SELECT ", columns!(), " FROM notifications WHERE seq = ANY($1) ORDER BY seq FOR UPDATE");
-        if !seqs.is_empty() {
-            self.keep(&rows(tx, SQL, &[&seqs]).await?)?;
-        }
-        Ok(())
+        round.add(SQL, values![seqs])
     }
 
     /// Locks and reads all that wait to be told for these integrations. Returns their numbers, in order.
-    pub async fn load_waiting(&mut self, tx: &Transaction<'_>, of: &[&IntegrationId]) -> Done<Vec<i64>> {
+    pub async fn load_waiting(&mut self, tx: &Tx, of: &[&IntegrationId]) -> Done<Vec<i64>> {
         const SQL: &str = concat!(
             "SELECT ",
             columns!(),
@@ -143,14 +147,14 @@ impl Ledger {
         if of.is_empty() {
             return Ok(Vec::new());
         }
-        let of: Vec<&str> = of.iter().map(|id| id.as_str()).collect();
-        let found = rows(tx, SQL, &[&of]).await?;
+        let found = rows(tx, SQL, values![texts(of.iter().map(|id| id.as_str()))]).await?;
         self.keep(&found)?;
         let seqs: Result<Vec<i64>, _> = found.iter().map(|row| row.try_get(0)).collect();
         Ok(seqs?.into_iter().filter(|seq| self.waits(*seq)).collect())
     }
 
-    fn keep(&mut self, found: &[Row]) -> Done<()> {
+    /// Takes in rows that were asked for.
+    pub fn keep(&mut self, found: &[Row]) -> Done<()> {
         for row in found {
             let open = Open::read(row)?;
             // What was changed already counts, not how it stands in the table.
@@ -253,27 +257,27 @@ impl Ledger {
         }
     }
 
-    /// Adds all changes to a script.
-    pub fn write(self, script: &mut Script) {
+    /// Adds all changes to a round.
+    pub fn write(self, round: &mut Round) {
         let changed: Vec<&Open> = self.open.values().filter(|open| open.changed).collect();
         if !changed.is_empty() {
-            update(script, &changed);
+            update(round, &changed);
         }
-        let_go(script, &self.freed);
+        let_go(round, &self.freed);
         if !self.withdrawn.is_empty() {
-            script.add("DELETE FROM letters WHERE seq = ANY($1)", values![self.withdrawn]);
+            round.add("DELETE FROM letters WHERE seq = ANY($1)", values![self.withdrawn]);
         }
         if !self.burials.is_empty() {
             let of = |burial: &Burial| &self.open[&burial.seq];
-            insert_letters(script, &self.burials, of);
+            insert_letters(round, &self.burials, of);
         }
-        doubt_streaks(script, &self.doubted);
+        doubt_streaks(round, &self.doubted);
     }
 }
 
-fn update(script: &mut Script, changed: &[&Open]) {
+fn update(round: &mut Round, changed: &[&Open]) {
     let column = |get: fn(&Open) -> &str| texts(changed.iter().map(|open| get(open)));
-    script.add(
+    round.add(
         "UPDATE notifications AS n SET room = u.room, state = u.state, reason = u.reason, detail = u.detail, \
          attempts = u.attempts, first_attempt_at = u.first_attempt_at, last_status = u.last_status, \
          plain = u.plain, decided_at = u.decided_at, sent_at = u.sent_at, event_no = u.event_no, \
@@ -300,9 +304,9 @@ fn update(script: &mut Script, changed: &[&Open]) {
     );
 }
 
-fn insert_letters<'a>(script: &mut Script, burials: &'a [Burial], of: impl Fn(&'a Burial) -> &'a Open) {
+fn insert_letters<'a>(round: &mut Round, burials: &'a [Burial], of: impl Fn(&'a Burial) -> &'a Open) {
     let open: Vec<&Open> = burials.iter().map(of).collect();
-    script.add(
+    round.add(
         "INSERT INTO letters (seq, event, integration, event_no, reason, detail, attempts, last_status, \
          first_attempt_at, at) SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], \
          $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])",
@@ -321,30 +325,47 @@ fn insert_letters<'a>(script: &mut Script, burials: &'a [Burial], of: impl Fn(&'
     );
 }
 
+/// Counts notifications that have begun to wait, or that wait no more.
+pub fn count_open(round: &mut Round, more: i64) {
+    if more != 0 {
+        round.add(
+            "INSERT INTO open_counts AS c (slot, open) VALUES (pg_backend_pid() % 64, $1) \
+             ON CONFLICT (slot) DO UPDATE SET open = c.open + excluded.open",
+            values![more],
+        );
+    }
+}
+
 /// So many notifications less need each event; the last one takes its body along.
-pub fn let_go(script: &mut Script, freed: &BTreeMap<i64, i64>) {
+pub fn let_go(round: &mut Round, freed: &BTreeMap<i64, i64>) {
     if freed.is_empty() {
         return;
     }
+    count_open(round, -freed.values().sum::<i64>());
     let nos: Vec<i64> = freed.keys().copied().collect();
     let counts: Vec<i64> = freed.values().copied().collect();
     // One after the other in the order of their numbers, so that two who share events never wait in a circle.
-    script.add("SELECT 1 FROM events WHERE no = ANY($1) ORDER BY no FOR UPDATE", values![nos.clone()]);
-    script.add(
+    round.add("SELECT 1 FROM events WHERE no = ANY($1) ORDER BY no FOR UPDATE", values![nos.clone()]);
+    round.add(
+        "DELETE FROM events AS e USING unnest($1::bigint[], $2::bigint[]) AS u(no, count) \
+         WHERE e.no = u.no AND e.open <= u.count",
+        values![nos.clone(), counts.clone()],
+    );
+    // Those that others still need.
+    round.add(
         "UPDATE events AS e SET open = open - u.count \
          FROM unnest($1::bigint[], $2::bigint[]) AS u(no, count) WHERE e.no = u.no",
-        values![nos.clone(), counts],
+        values![nos, counts],
     );
-    script.add("DELETE FROM events WHERE no = ANY($1) AND open <= 0", values![nos]);
 }
 
 /// Makes beliefs unsure because news is lost, also where no run has moved the streak yet. Where later news of it is
 /// told or waits, the room knows, or will know, better.
-pub fn doubt_streaks(script: &mut Script, doubts: &Doubts) {
+pub fn doubt_streaks(round: &mut Round, doubts: &Doubts) {
     if doubts.is_empty() {
         return;
     }
-    script.add(
+    round.add(
         "INSERT INTO streaks AS s (integration, monitor, region, failures, belief, touched) \
          SELECT i.id, u.monitor, u.region, 0, 'unsure', (SELECT nullif(value, 0) FROM meta WHERE name = 'clock') \
          FROM unnest($1::text[], $2::text[], $3::text[]) AS u(integration, monitor, region) \
@@ -364,11 +385,11 @@ pub fn doubt_streaks(script: &mut Script, doubts: &Doubts) {
 
 /// Tells rooms that something for them gets ready, by room. A held room hears of it when it is given back; one that
 /// can't send before `hold_until` stays asleep until then. Takes the rooms' locks, by their keys.
-pub fn wake_rooms(script: &mut Script, ready: &BTreeMap<String, i64>) {
+pub fn wake_rooms(round: &mut Round, ready: &BTreeMap<String, i64>) {
     if ready.is_empty() {
         return;
     }
-    script.add(
+    round.add(
         "INSERT INTO rooms AS r (room, due_at) \
          SELECT u.room, u.ready_at FROM unnest($1::text[], $2::bigint[]) AS u(room, ready_at) \
          ORDER BY u.room COLLATE \"C\" ON CONFLICT (room) DO UPDATE SET \

@@ -2,16 +2,19 @@
 //! change means goes through each statement together, so that a hundred thousand are applied in a few seconds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 
-use deadpool_postgres::{Client, Transaction};
+use deadpool_postgres::Client;
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::errors::Done;
-use super::link::{Script, rows, texts, values};
 use super::locks::{Keys, decide_alone};
 use super::notifications::{Ledger, wake_rooms};
-use super::standing::{raise_revision, revision};
+use super::rounds::{Round, Tx, execute, rows, texts, values};
+use super::standing::{ask_revision, raise_revision, revision_of};
 use crate::adapters::store::cipher::Cipher;
 use crate::adapters::store::kept::{self, Kept, LEFT_OUT, PAUSED, REMOVED, managed_text};
 use crate::adapters::store::rows::micros;
@@ -41,14 +44,21 @@ fn read(row: &Row) -> Result<Kept, tokio_postgres::Error> {
 
 const ALL: &str = concat!("SELECT ", columns!(), " FROM integrations ORDER BY id");
 
-async fn all(tx: &Transaction<'_>) -> Done<Vec<Kept>> {
-    Ok(rows(tx, ALL, &[]).await?.iter().map(read).collect::<Result<_, _>>()?)
+/// All, for who decides alone from now on.
+async fn all(tx: &Tx, keys: &Keys) -> Done<Vec<Kept>> {
+    let mut round = Round::default();
+    decide_alone(&mut round, keys);
+    let asked = round.add(ALL, values![]);
+    Ok(round.run(tx).await?.take(asked).iter().map(read).collect::<Result<_, _>>()?)
 }
 
-/// The one that an operator means, or why there is none.
-async fn named(tx: &Transaction<'_>, id: &IntegrationId) -> Done<Kept> {
+/// The one that an operator means, or why there is none; for who decides alone from now on.
+async fn named(tx: &Tx, keys: &Keys, id: &IntegrationId) -> Done<Kept> {
     const SQL: &str = concat!("SELECT ", columns!(), " FROM integrations WHERE id = $1");
-    match rows(tx, SQL, &[&id.as_str()]).await?.first() {
+    let mut round = Round::default();
+    decide_alone(&mut round, keys);
+    let asked = round.add(SQL, values![id.as_str().to_owned()]);
+    match round.run(tx).await?.take(asked).first() {
         Some(row) => Ok(read(row)?),
         None => Err(kept::unknown(id).into()),
     }
@@ -65,9 +75,24 @@ pub async fn list(c: &Client, cipher: &Cipher) -> Done<Vec<Stored>> {
     for row in c.query(&counts, &[]).await? {
         pending.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    let all = c.prepare_cached(ALL).await?;
-    let all: Vec<Kept> = c.query(&all, &[]).await?.iter().map(read).collect::<Result<_, _>>()?;
-    Ok(kept::listed(all, pending, cipher)?)
+    Ok(kept::listed(read_all(c).await?, pending, cipher)?)
+}
+
+/// All integrations, by id. How much waits for each is not counted, as that takes the longer the more it is.
+pub async fn integrations(c: &Client, cipher: &Cipher) -> Done<Vec<Stored>> {
+    Ok(kept::listed(read_all(c).await?, BTreeMap::new(), cipher)?)
+}
+
+/// Read as they come: as rows, a hundred thousand are larger than in any other form.
+async fn read_all(c: &Client) -> Done<Vec<Kept>> {
+    let statement = c.prepare_cached(ALL).await?;
+    let none: [&(dyn ToSql + Sync); 0] = [];
+    let mut coming = pin!(c.query_raw(&statement, none).await?);
+    let mut all = Vec::new();
+    while let Some(row) = coming.try_next().await? {
+        all.push(read(&row)?);
+    }
+    Ok(all)
 }
 
 /// What an `apply` comes to.
@@ -86,15 +111,14 @@ struct Changes<'a> {
 
 /// Stores definitions; see `ports::Registry::apply`.
 pub async fn apply(
-    tx: &Transaction<'_>,
+    tx: &Tx,
     keys: &Keys,
     cipher: &Cipher,
     definitions: &[Definition],
     (by, now): (ManagedBy, Timestamp),
 ) -> Done<Applied> {
     let ids = kept::ids_once(definitions)?;
-    decide_alone(tx, keys).await?;
-    let there = all(tx).await?;
+    let there = all(tx, keys).await?;
     let key = kept::check_key(&there, cipher);
     let by_id: HashMap<&IntegrationId, &Kept> = there.iter().map(|kept| (&kept.id, kept)).collect();
     let (mut applied, mut changes) = (Applied::default(), Changes::default());
@@ -144,13 +168,15 @@ impl<'a> Changes<'a> {
         }
     }
 
-    async fn write(self, tx: &Transaction<'_>, cipher: &Cipher, by: ManagedBy, now: Timestamp) -> Done<()> {
-        let revision = i64::try_from(revision(tx).await? + 1).unwrap_or(i64::MAX);
-        let mut script = Script::default();
+    async fn write(self, tx: &Tx, cipher: &Cipher, by: ManagedBy, now: Timestamp) -> Done<()> {
+        let mut round = Round::default();
+        let asked = ask_revision(&mut round);
+        let revision = revision_of(&mut round.run(tx).await?, asked)? + 1;
+        let mut round = Round::default();
         for part in self.written.chunks(PART) {
-            write(&mut script, part, cipher, by, revision)?;
+            write(&mut round, part, cipher, by, revision)?;
         }
-        script.run(tx).await?;
+        round.run(tx).await?;
         self.wake(tx, now).await?;
         suppress_waiting(tx, &self.paused, SuppressReason::Paused, PAUSED, now).await?;
         self.move_lines(tx, now).await?;
@@ -159,13 +185,13 @@ impl<'a> Changes<'a> {
 
     /// A changed throttle may let out what the old one kept. Rooms' locks come before notifications', so those of
     /// rooms that something moves to are taken here too.
-    async fn wake(&self, tx: &Transaction<'_>, now: Timestamp) -> Done<()> {
-        let ids: Vec<&str> = self.changed.iter().map(|new| new.id.as_str()).collect();
+    async fn wake(&self, tx: &Tx, now: Timestamp) -> Done<()> {
+        let ids = texts(self.changed.iter().map(|new| new.id.as_str()));
         let opened = rows(
             tx,
             "UPDATE throttles SET closed_until = NULL WHERE integration = ANY($1) AND closed_until IS NOT NULL \
              RETURNING integration",
-            &[&ids],
+            values![ids],
         )
         .await?;
         let opened: Vec<String> = opened.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
@@ -176,18 +202,19 @@ impl<'a> Changes<'a> {
         let woken = ready.keys().map(String::as_str);
         let moved = self.moved.values().map(|room| room.as_str());
         let looked_at = || self.looked_at.iter().map(|room| room.as_str());
-        let mut script = Script::default();
-        script.add(
+        let mut round = Round::default();
+        round.add(
             "SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE",
             values![texts(woken.chain(moved).chain(looked_at()))],
         );
-        wake_rooms(&mut script, &ready);
-        look_again(&mut script, looked_at(), now);
-        script.run(tx).await
+        wake_rooms(&mut round, &ready);
+        look_again(&mut round, looked_at(), now);
+        round.run(tx).await?;
+        Ok(())
     }
 
     /// What waits goes to the new rooms' lines, each to its place by the order of the events.
-    async fn move_lines(&self, tx: &Transaction<'_>, now: Timestamp) -> Done<()> {
+    async fn move_lines(&self, tx: &Tx, now: Timestamp) -> Done<()> {
         let mut ledger = Ledger::default();
         let mut ready: BTreeMap<String, i64> = BTreeMap::new();
         let ids: Vec<IntegrationId> = self.moved.keys().map(IntegrationId::new).collect();
@@ -199,18 +226,19 @@ impl<'a> Changes<'a> {
             *first = at.min(*first);
             ledger.move_to(seq, room.as_str());
         }
-        let mut script = Script::default();
-        ledger.write(&mut script);
-        wake_rooms(&mut script, &ready);
-        script.run(tx).await
+        let mut round = Round::default();
+        ledger.write(&mut round);
+        wake_rooms(&mut round, &ready);
+        round.run(tx).await?;
+        Ok(())
     }
 }
 
 /// Wakes rooms that rest: they may have rested for a token, or for an integration at the head of their line, that is
 /// not there any more. If one has to rest all the same, that is in its state and its token's, and whoever claims it
 /// finds out. One that is held is given back by what its holder knew, and finds out later.
-fn look_again<'a>(script: &mut Script, at: impl Iterator<Item = &'a str>, now: Timestamp) {
-    script.add(
+fn look_again<'a>(round: &mut Round, at: impl Iterator<Item = &'a str>, now: Timestamp) {
+    round.add(
         "UPDATE rooms SET due_at = CASE WHEN due_at > $2 THEN $2 ELSE due_at END, hold_until = NULL \
          WHERE room = ANY($1) AND lease_until IS NULL",
         values![texts(at), micros(now)],
@@ -221,7 +249,7 @@ fn look_again<'a>(script: &mut Script, at: impl Iterator<Item = &'a str>, now: T
 const PART: usize = 5_000;
 
 fn write(
-    script: &mut Script,
+    round: &mut Round,
     written: &[(&Definition, bool)],
     cipher: &Cipher,
     by: ManagedBy,
@@ -230,7 +258,7 @@ fn write(
     let sealed: Result<Vec<Vec<u8>>, _> =
         written.iter().map(|(new, _)| cipher.seal(&new.id, &new.room_url)).collect();
     let column = |of: fn(&Definition) -> &str| texts(written.iter().map(|(new, _)| of(new)));
-    script.add(
+    round.add(
         "INSERT INTO integrations AS i (id, json, room_url, room, token, paused, managed_by, url_revision) \
          SELECT u.id, u.json, u.room_url, u.room, u.token, u.paused, $7, $8 \
          FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::boolean[]) \
@@ -257,7 +285,7 @@ fn write(
 
 /// Ends all that wait for these integrations as suppressed.
 async fn suppress_waiting(
-    tx: &Transaction<'_>,
+    tx: &Tx,
     of: &[&IntegrationId],
     reason: SuppressReason,
     detail: &str,
@@ -268,23 +296,25 @@ async fn suppress_waiting(
     for seq in ledger.load_waiting(tx, of).await? {
         ledger.end(seq, &ending);
     }
-    let mut script = Script::default();
-    ledger.write(&mut script);
-    script.run(tx).await
+    let mut round = Round::default();
+    ledger.write(&mut round);
+    round.run(tx).await?;
+    Ok(())
 }
 
 /// Looks at the rooms of these again. Before their notifications, as rooms' locks come first.
-async fn look_at(tx: &Transaction<'_>, of: &[&Kept], now: Timestamp) -> Done<()> {
-    let mut script = Script::default();
+async fn look_at(tx: &Tx, of: &[&Kept], now: Timestamp) -> Done<()> {
+    let mut round = Round::default();
     let of_rooms = || of.iter().map(|kept| kept.room.as_str());
-    script
+    round
         .add("SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE", values![texts(of_rooms())]);
-    look_again(&mut script, of_rooms(), now);
-    script.run(tx).await
+    look_again(&mut round, of_rooms(), now);
+    round.run(tx).await?;
+    Ok(())
 }
 
 /// Forgets integrations and all that is kept for them alone. Outcomes stay in the journal.
-async fn delete(tx: &Transaction<'_>, of: &[&Kept], why: &str, now: Timestamp) -> Done<()> {
+async fn delete(tx: &Tx, of: &[&Kept], why: &str, now: Timestamp) -> Done<()> {
     if of.is_empty() {
         return Ok(());
     }
@@ -292,23 +322,26 @@ async fn delete(tx: &Transaction<'_>, of: &[&Kept], why: &str, now: Timestamp) -
     let ids: Vec<&IntegrationId> = of.iter().map(|kept| &kept.id).collect();
     suppress_waiting(tx, &ids, SuppressReason::Removed, why, now).await?;
     let ids = texts(ids.iter().map(|id| id.as_str()));
-    let mut script = Script::default();
+    let mut round = Round::default();
     for sql in [
         "DELETE FROM integrations WHERE id = ANY($1)",
         "DELETE FROM streaks WHERE integration = ANY($1)",
         "DELETE FROM collations WHERE integration = ANY($1)",
         "DELETE FROM throttles WHERE integration = ANY($1)",
     ] {
-        script.add(sql, values![ids.clone()]);
+        round.add(sql, values![ids.clone()]);
     }
-    script.run(tx).await
+    round.run(tx).await?;
+    Ok(())
 }
 
 /// See `ports::Registry::release`.
-pub async fn release(tx: &Transaction<'_>, keys: &Keys) -> Done<Vec<IntegrationId>> {
-    decide_alone(tx, keys).await?;
+pub async fn release(tx: &Tx, keys: &Keys) -> Done<Vec<IntegrationId>> {
+    let mut round = Round::default();
+    decide_alone(&mut round, keys);
     let sql = "UPDATE integrations SET managed_by = $1 WHERE managed_by <> $1 RETURNING id";
-    let found = rows(tx, sql, &[&managed_text(ManagedBy::Operator)]).await?;
+    let released = round.add(sql, values![managed_text(ManagedBy::Operator)]);
+    let found = round.run(tx).await?.take(released);
     let mut released = Vec::with_capacity(found.len());
     for row in &found {
         released.push(IntegrationId::new(row.try_get::<_, &str>(0)?));
@@ -321,46 +354,44 @@ pub async fn release(tx: &Transaction<'_>, keys: &Keys) -> Done<Vec<IntegrationI
 }
 
 /// See `ports::Registry::remove`.
-pub async fn remove(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    decide_alone(tx, keys).await?;
-    let kept = named(tx, id).await?.own()?;
+pub async fn remove(tx: &Tx, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
+    let kept = named(tx, keys, id).await?.own()?;
     delete(tx, &[&kept], REMOVED, now).await?;
     raise_revision(tx, keys).await
 }
 
 /// See `ports::Registry::pause`. Pausing what is paused changes nothing.
-pub async fn pause(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
-    decide_alone(tx, keys).await?;
-    let kept = named(tx, id).await?.own()?;
+pub async fn pause(tx: &Tx, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
+    let kept = named(tx, keys, id).await?.own()?;
     if kept.paused {
         return Ok(());
     }
     look_at(tx, &[&kept], now).await?;
-    rows(tx, "UPDATE integrations SET paused = TRUE WHERE id = $1", &[&id.as_str()]).await?;
+    execute(tx, "UPDATE integrations SET paused = TRUE WHERE id = $1", values![id.as_str().to_owned()])
+        .await?;
     suppress_waiting(tx, &[id], SuppressReason::Paused, PAUSED, now).await?;
     raise_revision(tx, keys).await
 }
 
 /// See `ports::Registry::resume`. Resuming what is active changes nothing.
-pub async fn resume(tx: &Transaction<'_>, keys: &Keys, id: &IntegrationId) -> Done<()> {
-    decide_alone(tx, keys).await?;
-    let kept = named(tx, id).await?;
+pub async fn resume(tx: &Tx, keys: &Keys, id: &IntegrationId) -> Done<()> {
+    let kept = named(tx, keys, id).await?;
     if !kept.can_resume()? {
         return Ok(());
     }
     let by_file = kept.managed_by == ManagedBy::File;
     let sql = "UPDATE integrations SET suspended = NULL, paused = (paused AND $2) WHERE id = $1";
-    rows(tx, sql, &[&id.as_str(), &by_file]).await?;
+    execute(tx, sql, values![id.as_str().to_owned(), by_file]).await?;
     retell_failing(tx, &[id]).await?;
     raise_revision(tx, keys).await
 }
 
 /// The rooms may have forgotten that these fail, or are others: the next run of each is told. One that failed too
 /// seldom to be told is news to nobody.
-async fn retell_failing(tx: &Transaction<'_>, of: &[&IntegrationId]) -> Done<()> {
-    let ids: Vec<&str> = of.iter().map(|id| id.as_str()).collect();
+async fn retell_failing(tx: &Tx, of: &[&IntegrationId]) -> Done<()> {
+    let ids = texts(of.iter().map(|id| id.as_str()));
     let sql = "UPDATE streaks SET belief = 'unsure' WHERE integration = ANY($1) AND failures > 0 \
                AND belief <> 'passing'";
-    rows(tx, sql, &[&ids]).await?;
+    execute(tx, sql, values![ids]).await?;
     Ok(())
 }

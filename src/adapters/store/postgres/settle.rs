@@ -1,15 +1,14 @@
 //! Settling steps on held rooms: the transitions, the rooms' new states, and when they are looked at again. What
 //! rooms settle at the same time goes into one transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use super::errors::Done;
-use super::link::{Script, rows, texts, values};
 use super::locks::{Keys, decide_alone};
 use super::notifications::Ledger;
+use super::rounds::{Answers, Place, Round, Tx, texts, values};
 use super::standing;
 use super::tokens::Spending;
 use crate::adapters::store::release::{Held, Left, Next};
@@ -20,37 +19,55 @@ use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
 use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies settlements of different rooms; each wholly, or not at all if the room is no longer the settler's.
-pub async fn settle(tx: &Transaction<'_>, keys: &Keys, batch: &[&Settlement]) -> Done<Vec<Settled>> {
+pub async fn settle(tx: &Tx, keys: &Keys, batch: &[&Settlement]) -> Done<Vec<Settled>> {
+    let mut round = Round::default();
     if batch.iter().any(|s| s.transitions.iter().any(loses_news)) {
-        decide_alone(tx, keys).await?;
+        decide_alone(&mut round, keys);
     }
-    let held = held(tx, batch).await?;
+    let held = ask_held(&mut round, batch);
+    let seqs = batch.iter().flat_map(|s| &s.transitions).flat_map(|transition| transition.seqs());
+    let open = Ledger::ask(&mut round, seqs.copied().collect());
+    let tokens = batch.iter().flat_map(|s| &s.calls).map(|calls| &calls.token).collect();
+    let tokens = Spending::ask(&mut round, &tokens);
+    let mut answers = round.run(tx).await?;
+
+    let held = read_held(&mut answers, held)?;
     let kept: Vec<(&Settlement, &Held)> =
         batch.iter().filter_map(|s| Some((*s, held.get(&s.room)?))).collect();
     let mut ledger = Ledger::default();
-    let seqs = kept.iter().flat_map(|(s, _)| &s.transitions).flat_map(Transition::seqs);
-    ledger.load(tx, &seqs.copied().collect::<Vec<_>>()).await?;
+    ledger.keep(&answers.take(open))?;
     for (s, held) in &kept {
         for transition in &s.transitions {
             apply((tx, keys), &mut ledger, &s.room, held, transition).await?;
         }
     }
-    let mut script = Script::default();
-    ledger.write(&mut script);
-    spend(tx, &mut script, &kept).await?;
-    throttle(&mut script, &kept);
-    script.run(tx).await?;
-
-    let left = left(tx, &kept).await?;
-    let next = kept.iter().map(|(s, held)| match left.get(&s.room) {
-        Some(left) => (*s, held.released(s, left)),
-        None => (*s, held.renewed(s.now)),
-    });
-    save(tx, &next.collect::<Vec<_>>()).await?;
+    let mut round = Round::default();
+    ledger.write(&mut round);
+    if let Some((first, _)) = kept.first() {
+        spend(&mut round, Spending::read(&mut answers, tokens, first.now)?, &kept);
+    }
+    throttle(&mut round, &kept);
+    finish(tx, round, &kept).await?;
     Ok(batch
         .iter()
         .map(|s| if held.contains_key(&s.room) { Settled::Applied } else { Settled::LostClaim })
         .collect())
+}
+
+/// Writes all, and when each room is looked at next: that of those that are given back rests on what is left in them.
+async fn finish(tx: &Tx, mut round: Round, kept: &[(&Settlement, &Held)]) -> Done<()> {
+    let mut left = HashMap::new();
+    if let Some(asked) = ask_left(&mut round, kept) {
+        let mut answers = round.run(tx).await?;
+        left = read_left(&mut answers, asked)?;
+        round = Round::default();
+    }
+    let next = kept.iter().map(|(s, held)| match left.get(&s.room) {
+        Some(left) => (*s, held.released(s, left)),
+        None => (*s, held.renewed(s.now)),
+    });
+    save(&mut round, &next.collect::<Vec<_>>());
+    round.run_last(tx).await
 }
 
 /// Whether beliefs may change, or an integration's standing: both are for one decider at a time.
@@ -64,19 +81,20 @@ fn loses_news(transition: &Transition) -> bool {
     }
 }
 
-/// The rooms that are held by these very claims, under their locks. A lease that has lapsed counts as long as
+/// Asks for the rooms that are held by these very claims, under their locks. A lease that has lapsed counts as long as
 /// nobody else has claimed the room.
-async fn held(tx: &Transaction<'_>, batch: &[&Settlement]) -> Done<HashMap<RoomKey, Held>> {
-    let of_rooms: Vec<&str> = batch.iter().map(|s| s.room.as_str()).collect();
+fn ask_held(round: &mut Round, batch: &[&Settlement]) -> Place {
     let claims: Vec<i64> = batch.iter().map(|s| i64::try_from(s.claim).unwrap_or(-1)).collect();
-    let found = rows(
-        tx,
+    round.add(
         "SELECT r.room, r.lease, r.fresh_at, r.claimed_at_revision FROM rooms AS r \
          JOIN unnest($1::text[], $2::bigint[]) AS u(room, claim) ON r.room = u.room AND r.claim = u.claim \
          WHERE r.lease_until IS NOT NULL ORDER BY r.room FOR UPDATE OF r",
-        &[&of_rooms, &claims],
+        values![texts(batch.iter().map(|s| s.room.as_str())), claims],
     )
-    .await?;
+}
+
+fn read_held(answers: &mut Answers, asked: Place) -> Done<HashMap<RoomKey, Held>> {
+    let found = answers.take(asked);
     let mut held = HashMap::with_capacity(found.len());
     for row in found {
         let room = RoomKey::new(row.try_get::<_, &str>(0)?);
@@ -87,7 +105,7 @@ async fn held(tx: &Transaction<'_>, batch: &[&Settlement]) -> Done<HashMap<RoomK
 }
 
 async fn apply(
-    (tx, keys): (&Transaction<'_>, &Keys),
+    (tx, keys): (&Tx, &Keys),
     ledger: &mut Ledger,
     room: &RoomKey,
     held: &Held,
@@ -157,7 +175,7 @@ fn end_waiting(ledger: &mut Ledger, room: &RoomKey, seqs: &[i64], ending: &Endin
 }
 
 async fn broken(
-    (tx, keys): (&Transaction<'_>, &Keys),
+    (tx, keys): (&Tx, &Keys),
     ledger: &mut Ledger,
     held: &Held,
     integration: &IntegrationId,
@@ -173,18 +191,14 @@ async fn broken(
     Ok(())
 }
 
-async fn spend(tx: &Transaction<'_>, script: &mut Script, kept: &[(&Settlement, &Held)]) -> Done<()> {
+fn spend(round: &mut Round, mut spending: Spending, kept: &[(&Settlement, &Held)]) {
     let made = || kept.iter().flat_map(|(s, _)| s.calls.iter().map(move |calls| (*s, calls)));
-    let tokens: BTreeSet<_> = made().map(|(_, calls)| &calls.token).collect();
-    let Some((first, _)) = kept.first() else { return Ok(()) };
-    let mut spending = Spending::load(tx, &tokens, first.now).await?;
     for (s, calls) in made() {
         spending.spend(calls, s.now);
     }
     let spent: Vec<_> = made().map(|(s, calls)| (&s.room, calls)).collect();
     let released: Vec<String> = released(kept).map(|s| s.room.as_str().to_owned()).collect();
-    spending.write(script, &spent, &released);
-    Ok(())
+    spending.write(round, &spent, &released);
 }
 
 fn released<'a>(kept: &'a [(&Settlement, &Held)]) -> impl Iterator<Item = &'a Settlement> {
@@ -193,14 +207,14 @@ fn released<'a>(kept: &'a [(&Settlement, &Held)]) -> impl Iterator<Item = &'a Se
 
 /// Integrations' own throttles: what was spent, and until when they are closed. One that was removed meanwhile
 /// leaves nothing behind.
-fn throttle(script: &mut Script, kept: &[(&Settlement, &Held)]) {
+fn throttle(round: &mut Round, kept: &[(&Settlement, &Held)]) {
     let meters: BTreeMap<&str, String> = kept
         .iter()
         .flat_map(|(s, _)| &s.throttles)
         .map(|(integration, meter)| (integration.as_str(), meter_text(meter)))
         .collect();
     if !meters.is_empty() {
-        script.add(
+        round.add(
             "INSERT INTO throttles (integration, meter) \
              SELECT i.id, u.meter FROM unnest($1::text[], $2::text[]) AS u(id, meter) \
              JOIN integrations AS i ON i.id = u.id ORDER BY i.id FOR KEY SHARE OF i \
@@ -214,7 +228,7 @@ fn throttle(script: &mut Script, kept: &[(&Settlement, &Held)]) {
         .map(|(integration, until)| (integration.as_str(), micros(*until)))
         .collect();
     if !closed.is_empty() {
-        script.add(
+        round.add(
             "INSERT INTO throttles (integration, closed_until) \
              SELECT i.id, u.until FROM unnest($1::text[], $2::bigint[]) AS u(id, until) \
              JOIN integrations AS i ON i.id = u.id ORDER BY i.id FOR KEY SHARE OF i \
@@ -224,14 +238,15 @@ fn throttle(script: &mut Script, kept: &[(&Settlement, &Held)]) {
     }
 }
 
-/// What waits in the rooms that are given back.
-async fn left(tx: &Transaction<'_>, kept: &[(&Settlement, &Held)]) -> Done<HashMap<RoomKey, Left>> {
-    let of_rooms: Vec<&str> = released(kept).map(|s| s.room.as_str()).collect();
-    if of_rooms.is_empty() {
-        return Ok(HashMap::new());
-    }
+/// Asks what waits in the rooms that are given back, if any is.
+fn ask_left(round: &mut Round, kept: &[(&Settlement, &Held)]) -> Option<Place> {
+    let of_rooms = texts(released(kept).map(|s| s.room.as_str()));
     let nows: Vec<i64> = released(kept).map(|s| micros(s.now)).collect();
-    let found = rows(tx, LEFT, &[&of_rooms, &nows]).await?;
+    (!of_rooms.is_empty()).then(|| round.add(LEFT, values![of_rooms, nows]))
+}
+
+fn read_left(answers: &mut Answers, asked: Place) -> Done<HashMap<RoomKey, Left>> {
+    let found = answers.take(asked);
     let mut left = HashMap::with_capacity(found.len());
     for row in found {
         left.insert(
@@ -246,23 +261,29 @@ async fn left(tx: &Transaction<'_>, kept: &[(&Settlement, &Held)]) -> Done<HashM
     Ok(left)
 }
 
-/// What waits in rooms at a time each.
+/// What waits in rooms at a time each. What waits for an integration is in its room's line, so that much that is
+/// throttled need not be read to find out whether something else is ready.
 pub const LEFT: &str = "SELECT r.room, \
     (SELECT min(n.ready_at) FROM notifications AS n WHERE n.room = r.room AND n.state = 'gathering'), \
-    (SELECT t.closed_until FROM throttles AS t WHERE t.closed_until > r.now AND EXISTS \
-       (SELECT 1 FROM notifications AS n WHERE n.integration = t.integration AND n.event_no IS NOT NULL \
-        AND n.state = 'pending' AND n.room = r.room) ORDER BY t.closed_until LIMIT 1), \
-    EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending' AND NOT EXISTS \
-       (SELECT 1 FROM throttles AS t WHERE t.integration = n.integration AND t.closed_until > r.now)) \
+    (SELECT min(t.closed_until) FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
+       WHERE i.room = r.room AND t.closed_until > r.now AND EXISTS \
+       (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+        AND n.state = 'pending')), \
+    CASE WHEN EXISTS (SELECT 1 FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
+       WHERE i.room = r.room AND t.closed_until > r.now) \
+    THEN EXISTS (SELECT 1 FROM integrations AS i WHERE i.room = r.room \
+       AND NOT EXISTS (SELECT 1 FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > r.now) \
+       AND EXISTS (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+         AND n.state = 'pending')) \
+    ELSE EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending') END \
     FROM unnest($1::text[], $2::bigint[]) AS r(room, now)";
 
-async fn save(tx: &Transaction<'_>, next: &[(&Settlement, Next)]) -> Done<()> {
+fn save(round: &mut Round, next: &[(&Settlement, Next)]) {
     if next.is_empty() {
-        return Ok(());
+        return;
     }
     let states = || next.iter().map(|(s, _)| &s.state);
-    let mut script = Script::default();
-    script.add(
+    round.add(
         "UPDATE rooms AS r SET meter = u.meter, retry_failures = u.retry_failures, retry_at = u.retry_at, \
          expired_untold = u.expired_untold, lease_until = u.lease_until, due_at = u.due_at, \
          hold_until = u.hold_until, fresh_at = u.fresh_at \
@@ -281,5 +302,4 @@ async fn save(tx: &Transaction<'_>, next: &[(&Settlement, Next)]) -> Done<()> {
             next.iter().map(|(_, next)| next.fresh_at).collect::<Vec<_>>(),
         ],
     );
-    script.run(tx).await
 }

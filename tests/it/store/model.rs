@@ -1,0 +1,25 @@
+//! The store in memory that simulations run on owes the same as the real ones.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hipchat_notifier::ports::StoreError;
+
+use super::lab::{AnyStore, Lab};
+use crate::model::ModelStore;
+
+/// One store in memory; whoever opens it sees the same.
+#[derive(Default)]
+pub struct ModelLab(Arc<ModelStore>);
+
+#[async_trait]
+impl Lab for ModelLab {
+    async fn worker(&self) -> Result<Arc<dyn AnyStore>, StoreError> {
+        self.0.void_claims();
+        Ok(self.0.clone())
+    }
+
+    async fn tool(&self) -> Result<Arc<dyn AnyStore>, StoreError> {
+        Ok(self.0.clone())
+    }
+}

@@ -1,0 +1,301 @@
+//! A store in memory that owes what every store owes: the conformance suite in `tests/it/store` runs against it
+//! as against the real ones. Simulations run on it, since it answers in microseconds and at once.
+//!
+//! Each call is one transaction: it is done whole when it returns, or not at all. The pure parts that the real
+//! stores share (what a decision comes to, when a room is looked at next, how tokens are shared) are theirs.
+
+mod claims;
+mod intake;
+mod journal;
+mod notes;
+mod registry;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use hipchat_notifier::domain::envelope::Received;
+use hipchat_notifier::domain::frequency::Streak;
+use hipchat_notifier::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
+use hipchat_notifier::domain::line::RoomState;
+use hipchat_notifier::domain::pacing::{Budget, Meter};
+use hipchat_notifier::domain::reason::Outcome;
+use hipchat_notifier::domain::story::Story;
+use hipchat_notifier::ports::{
+    Applied, ClaimTerms, CollationKey, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Journal,
+    JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
+    Stored, StreakKey,
+};
+use jiff::Timestamp;
+
+/// Promises that the model breaks when it is told to, so that whoever watches it can show that he sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// A settlement counts whoever holds the room by now.
+    pub no_fencing: bool,
+    /// A room that is held is handed out to others.
+    pub no_leases: bool,
+    /// An event that came before is taken in as a new one.
+    pub no_dedup: bool,
+    /// Lines are handed out with the newest first.
+    pub newest_first: bool,
+    /// What was spent of a room's budget is not kept.
+    pub forgets_budgets: bool,
+    /// What was reserved and spent of a token is not kept.
+    pub forgets_tokens: bool,
+    /// A streak stays as it was.
+    pub forgets_streaks: bool,
+    /// Lost news leaves the room's belief as it is.
+    pub believes_lost_news: bool,
+    /// A pause leaves in the line what waits.
+    pub pause_keeps_line: bool,
+    /// Arrivals for a room that is held are not noted.
+    pub forgets_arrivals: bool,
+    /// A letter that is handed out leaves the outbox at once.
+    pub letters_go_once: bool,
+}
+
+/// What a notification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its time has not come.
+    Gathering,
+    Pending,
+    /// Its letter is in the outbox.
+    Burying,
+    Ended(Outcome),
+}
+
+impl State {
+    fn waits(self) -> bool {
+        matches!(self, Self::Gathering | Self::Pending)
+    }
+
+    fn is_open(self) -> bool {
+        !matches!(self, Self::Ended(_))
+    }
+
+    fn is_told(self) -> bool {
+        matches!(self, Self::Ended(outcome) if outcome.is_told())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Note {
+    event: EventId,
+    integration: IntegrationId,
+    room: RoomKey,
+    state: State,
+    reason: String,
+    detail: String,
+    story: Story,
+    gather: Option<GatherKey>,
+    ready_at: Timestamp,
+    streak: Option<StreakKey>,
+    attempts: u32,
+    first_attempt_at: Option<Timestamp>,
+    last_status: Option<u16>,
+    plain: bool,
+    received_at: Timestamp,
+    decided_at: Timestamp,
+    sent_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    due_at: Option<i64>,
+    hold_until: Option<i64>,
+    fresh_at: Option<i64>,
+    claim: u64,
+    lease_until: Option<i64>,
+    lease: i64,
+    revision: u64,
+    state: RoomState,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Throttled {
+    meter: Option<Meter>,
+    closed_until: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct KeptStreak {
+    streak: Streak,
+    touched: Option<i64>,
+    news: i64,
+}
+
+struct KeptIntegration {
+    definition: Definition,
+    suspended: Option<String>,
+    managed_by: ManagedBy,
+    url_revision: u64,
+}
+
+struct KeptLetter {
+    seq: Option<i64>,
+    letter: Letter,
+}
+
+/// The event while a notification needs it, and how many do.
+struct Event {
+    received: Arc<Received>,
+    open: usize,
+}
+
+/// All that is durable.
+#[derive(Default)]
+struct Tables {
+    flaws: Flaws,
+    last_seq: i64,
+    last_letter: i64,
+    revision: u64,
+    clock: i64,
+    notes: BTreeMap<i64, Note>,
+    by_event: HashMap<EventId, BTreeMap<IntegrationId, i64>>,
+    /// Those that wait, by room.
+    lines: BTreeMap<RoomKey, BTreeSet<i64>>,
+    events: HashMap<EventId, Event>,
+    rooms: BTreeMap<RoomKey, Room>,
+    tokens: BTreeMap<TokenKey, (Meter, Budget)>,
+    reservations: BTreeMap<(TokenKey, RoomKey), u32>,
+    throttles: BTreeMap<IntegrationId, Throttled>,
+    streaks: BTreeMap<(IntegrationId, String, String), KeptStreak>,
+    collations: BTreeMap<(IntegrationId, String), Timestamp>,
+    letters: BTreeMap<i64, KeptLetter>,
+    integrations: BTreeMap<IntegrationId, KeptIntegration>,
+}
+
+fn key_of(streak: &StreakKey) -> (IntegrationId, String, String) {
+    (streak.integration.clone(), streak.monitor_uid.clone(), streak.region.clone())
+}
+
+fn key_of_collation(collation: &CollationKey) -> (IntegrationId, String) {
+    (collation.integration.clone(), collation.of.clone())
+}
+
+fn refused<T>(sentence: String) -> Result<T, StoreError> {
+    Err(StoreError::Refused(sentence))
+}
+
+/// The store in memory.
+#[derive(Default)]
+pub struct ModelStore(Mutex<Tables>);
+
+impl ModelStore {
+    /// An empty one, which keeps its promises but for `flaws`.
+    pub fn new(flaws: Flaws) -> Self {
+        Self(Mutex::new(Tables { flaws, ..Tables::default() }))
+    }
+
+    /// What the only worker of a store does at its start: the claims of an earlier one are void.
+    pub fn void_claims(&self) {
+        for room in self.tables().rooms.values_mut().filter(|room| room.lease_until.is_some()) {
+            room.claim += 1;
+            (room.lease_until, room.due_at) = (Some(0), Some(0));
+        }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // A decision that panics does so before anything is written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for ModelStore {
+    async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
+        let mut tables = self.tables();
+        let state = tables.gather(&query);
+        match catch_unwind(AssertUnwindSafe(|| decide(state))) {
+            Ok(changes) => Ok(tables.take_in(&changes)),
+            Err(_) => Err(StoreError::Corrupt("a decision panicked inside the store".to_owned())),
+        }
+    }
+
+    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+        Ok(self.tables().claim_rooms(&terms, now))
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.tables().next_due())
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        Ok(self.tables().settle(&settlement))
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        Ok(self.tables().letters(limit))
+    }
+
+    async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
+        self.tables().buried(letters, at);
+        Ok(())
+    }
+
+    async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        Ok(self.tables().forget(before, limit))
+    }
+
+    async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        Ok(self.tables().forget_streaks(before, limit))
+    }
+
+    async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
+        Ok(self.tables().gauges(now))
+    }
+}
+
+#[async_trait]
+impl Storage for ModelStore {
+    async fn workers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Journal for ModelStore {
+    async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
+        Ok(self.tables().explain(event))
+    }
+
+    async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
+        Ok(self.tables().dead_lettered(integration))
+    }
+}
+
+#[async_trait]
+impl Registry for ModelStore {
+    async fn revision(&self) -> Result<u64, StoreError> {
+        Ok(self.tables().revision)
+    }
+
+    async fn list(&self) -> Result<Vec<Stored>, StoreError> {
+        Ok(self.tables().list())
+    }
+
+    async fn apply(
+        &self,
+        definitions: Vec<Definition>,
+        by: ManagedBy,
+        now: Timestamp,
+    ) -> Result<Applied, StoreError> {
+        self.tables().apply(definitions, by, now)
+    }
+
+    async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
+        self.tables().remove(id, now)
+    }
+
+    async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
+        self.tables().pause(id, now)
+    }
+
+    async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
+        self.tables().resume(id)
+    }
+}
