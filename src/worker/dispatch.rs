@@ -184,8 +184,9 @@ impl Dispatch {
     async fn let_others_record(&self, stop: &mut Stop) {
         if self.store.next_due().await.is_ok() {
             tokio::select! {
-                () = tokio::time::sleep(RECORD_FIRST) => {}
+                biased;
                 () = stop.wait() => {}
+                () = tokio::time::sleep(RECORD_FIRST) => {}
             }
         }
     }

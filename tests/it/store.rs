@@ -39,6 +39,7 @@ macro_rules! conformance {
                 a_deep_line_that_is_throttled_hides_nobody_behind_it,
                 what_is_throttled_holds_nobody_else_up, changing_an_integration_opens_its_throttle,
                 a_clock_that_is_set_back_silences_nobody,
+                a_clock_that_is_set_back_twice_takes_no_room_from_its_holder,
                 a_room_with_nothing_ready_is_not_handed_out;
             tokens: rooms_share_a_token, reservations_of_others_are_respected, spent_calls_count,
                 the_servers_word_on_a_token_holds, a_lapsed_claims_calls_count_as_spent,

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use super::rows;
+use super::terms::TOLERATED;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::{LONGEST_SERVER_WAIT, Meter, later};
 
@@ -40,8 +41,9 @@ pub fn throttle(text: &str, integration: &IntegrationId, now: Timestamp) -> Mete
 pub fn sane(mut meter: Meter, now: Timestamp) -> Meter {
     if meter.slot_ms > 0 {
         let ahead = meter.newest.saturating_sub(now.as_millisecond().div_euclid(meter.slot_ms));
-        // A slot or two may be another process's clock.
-        if ahead > 2 {
+        // A little may be another process's clock, or a look that took long: its `now` is older than what others have
+        // counted meanwhile, and to move that would let it leave its window too early.
+        if ahead.saturating_mul(meter.slot_ms) > TOLERATED / 1_000 {
             meter.newest -= ahead;
         }
     }
@@ -50,4 +52,32 @@ pub fn sane(mut meter: Meter, now: Timestamp) -> Meter {
     }
     meter.blocked_until = meter.blocked_until.map(|until| until.min(later(now, LONGEST_SERVER_WAIT)));
     meter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pacing::Budget;
+
+    fn second(at: i64) -> Timestamp {
+        Timestamp::from_second(1_764_000_000 + at).unwrap()
+    }
+
+    #[test]
+    fn a_look_that_took_long_lets_nothing_leave_its_window_early() {
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, second(20), 30);
+        let looked_at = second(5);
+        assert_eq!(sane(meter.clone(), looked_at).available(Budget::ROOM, second(75)), 0);
+        assert_eq!(sane(meter, looked_at).available(Budget::ROOM, second(84)), 30);
+    }
+
+    #[test]
+    fn what_was_counted_before_the_clock_went_back_far_counts_as_counted_now() {
+        let mut meter = Meter::default();
+        meter.record(Budget::ROOM, second(3_600), 30);
+        let meter = sane(meter, second(0));
+        assert_eq!(meter.available(Budget::ROOM, second(55)), 0);
+        assert_eq!(meter.available(Budget::ROOM, second(64)), 30);
+    }
 }

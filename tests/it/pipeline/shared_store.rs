@@ -97,7 +97,7 @@ async fn a_long_outage_lets_no_room_hear_twice_what_was_posted_and_could_not_be_
     stage.site = stage
         .site
         .with("STORE__URL", &postgres.url_by(&gate.address))
-        .with("DISPATCH__LEASE", "6s")
+        .with("DISPATCH__LEASE", "9s")
         .with("HIPCHAT__TIMEOUT", "4s");
     stage.worker = stage.site.start().await;
     let other = stage.site.start().await;
@@ -108,7 +108,7 @@ async fn a_long_outage_lets_no_room_hear_twice_what_was_posted_and_could_not_be_
     }
     // Every room has the message by now, and no worker its answer.
     gate.close();
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     gate.open();
     stage.site = stage.site.with("STORE__URL", &postgres.url);
     for n in 0..ROOMS {

@@ -395,3 +395,15 @@ pub async fn a_clock_that_is_set_back_silences_nobody(lab: &dyn Lab) {
     assert_eq!((ids(&line), line.state.retry.unwrap().at), (vec!["b1".to_owned()], at(6_000)));
     assert_eq!(ids(&desk.claim_one(30_000).await), ["c1", "g"], "a lapsed claim's");
 }
+
+pub async fn a_clock_that_is_set_back_twice_takes_no_room_from_its_holder(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    desk.tell("a1", "a", 100_000).await;
+    let line = desk.claim_one(100_000).await;
+    desk.finish(&line, 100_001, all_sent(&line, 100_001)).await;
+    // So little that no wait is moved, and then more.
+    desk.tell("b1", "b", 50_000).await;
+    let held = desk.claim_one(50_000).await;
+    assert!(desk.claim(-20_000).await.is_empty(), "it is held");
+    assert_eq!(desk.settle(&held, -19_000, all_sent(&held, -19_000), RELEASE).await, Settled::Applied);
+}

@@ -131,6 +131,7 @@ impl Tables {
                 gather: note.gather.clone(),
                 attempts: note.attempts,
                 first_attempt_at: note.first_attempt_at,
+                last_answer: note.detail.clone(),
                 plain: note.plain,
                 received,
             });
@@ -279,6 +280,10 @@ impl Tables {
                 }
                 if let Some(retry) = &mut room.state.retry {
                     retry.at = time(retry.at.as_microsecond() - back);
+                }
+                // Void ones (0) are below it by now.
+                if room.lease_until.is_some_and(|until| until + back > 0) {
+                    (room.lease_until, room.due_at) = (Some(now + room.lease), Some(now + room.lease));
                 }
             }
             self.throttles.values_mut().for_each(|throttled| earlier(&mut throttled.closed_until));

@@ -51,8 +51,6 @@ pub struct Flaws {
     pub believes_lost_news: bool,
     /// A pause leaves in the line what waits.
     pub pause_keeps_line: bool,
-    /// Arrivals for a room that is held are not noted.
-    pub forgets_arrivals: bool,
     /// A letter that is handed out leaves the outbox at once.
     pub letters_go_once: bool,
 }
@@ -252,6 +250,11 @@ impl Store for ModelStore {
 
 #[async_trait]
 impl Storage for ModelStore {
+    async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.tables().look_again_at_all(now);
+        Ok(())
+    }
+
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
     }
@@ -285,6 +288,10 @@ impl Registry for ModelStore {
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
         self.tables().apply(definitions, by, now)
+    }
+
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
+        Ok(self.tables().release())
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {

@@ -168,12 +168,11 @@ impl Tables {
 
     /// Something for `room` gets ready at `ready_at`.
     pub(super) fn wake_room(&mut self, room: &RoomKey, ready_at: i64) {
-        let forgets = self.flaws.forgets_arrivals;
         let room = self.rooms.entry(room.clone()).or_default();
         if room.lease_until.is_none() {
             let at = room.hold_until.map_or(ready_at, |hold| ready_at.max(hold));
             room.due_at = Some(room.due_at.map_or(at, |due| due.min(at)));
-        } else if !forgets {
+        } else {
             room.fresh_at = Some(room.fresh_at.map_or(ready_at, |fresh| fresh.min(ready_at)));
         }
     }

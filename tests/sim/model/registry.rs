@@ -51,6 +51,9 @@ impl Tables {
         let mut applied = Applied::default();
         for definition in definitions {
             let id = definition.id.clone();
+            if self.integrations.get(&id).is_some_and(|kept| kept.managed_by != by) {
+                applied.taken_over.push(id.clone());
+            }
             match self.change(definition, by, now) {
                 Change::Added => applied.changes.added.push(id),
                 Change::Changed => applied.changes.changed.push(id),
@@ -162,6 +165,30 @@ impl Tables {
         self.streaks.retain(|(of, ..), _| of != id);
         self.collations.retain(|(of, _), _| of != id);
         self.throttles.remove(id);
+    }
+
+    pub(super) fn release(&mut self) -> Vec<IntegrationId> {
+        let mut released = Vec::new();
+        for (id, kept) in self.integrations.iter_mut().filter(|(_, kept)| kept.managed_by == ManagedBy::File)
+        {
+            kept.managed_by = ManagedBy::Operator;
+            released.push(id.clone());
+        }
+        self.revision += u64::from(!released.is_empty());
+        released
+    }
+
+    /// What a worker asks for at its start: its budgets may be others than those that sent rooms to rest.
+    pub(super) fn look_again_at_all(&mut self, now: Timestamp) {
+        let now = now.as_microsecond();
+        for room in self.rooms.values_mut().filter(|room| {
+            room.hold_until.is_some_and(|hold| hold > now)
+                && room.lease_until.is_none()
+                && room.state.retry.is_none()
+        }) {
+            room.due_at = room.due_at.map(|due| due.min(now));
+            room.hold_until = None;
+        }
     }
 
     fn own(&mut self, id: &IntegrationId) -> Result<&mut KeptIntegration, StoreError> {

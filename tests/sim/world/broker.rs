@@ -119,7 +119,20 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             world.lock().queue.acknowledge(session, count);
         }
         world.lock().ledger.batch_received(life.number);
-        intake.take_in(received).await;
+        if let Some(patience) = world.plan.yield_after {
+            // Where others stand by, a batch that can't be made durable is given up, and the place with it.
+            if tokio::time::timeout(patience, intake.take_in(received)).await.is_err() {
+                {
+                    let mut inner = world.lock();
+                    let returned = if inner.queue.is(session) { inner.queue.break_off() } else { 0 };
+                    world.note(&mut inner, || format!("{life} gives up its place: {returned} come again"));
+                }
+                intake.able().await;
+                continue;
+            }
+        } else {
+            intake.take_in(received).await;
+        }
         world.strike(&life);
         life.gate().await;
         let lost = {

@@ -55,12 +55,6 @@ mutations! {
     LostNewsBelieved = "lost-news-believed",
     /// A pause lets what waits be told.
     PauseKeepsLine = "pause-keeps-line",
-    /// What arrives while its room is held wakes nobody.
-    ForgottenArrivals = "forgotten-arrivals",
-    /// A worker goes on by the integrations that it knew at its start.
-    StaleCatalogue = "stale-catalogue",
-    /// The wait that a 429 asks for is not kept.
-    LimitIgnored = "limit-ignored",
     /// A lease is hardly longer than a call may take, which the settings forbid.
     ShortLease = "short-lease",
     /// A stop does not wait for the calls in flight.
@@ -80,7 +74,6 @@ impl Mutation {
             forgets_streaks: self == Self::ForgottenStreaks,
             believes_lost_news: self == Self::LostNewsBelieved,
             pause_keeps_line: self == Self::PauseKeepsLine,
-            forgets_arrivals: self == Self::ForgottenArrivals,
             letters_go_once: self == Self::LetterGoesOnce,
         }
     }

@@ -80,6 +80,11 @@ impl Server {
         }
     }
 
+    /// Whether every call of a worker that lives is noted.
+    pub fn is_quiet(&self) -> bool {
+        self.open.values().all(|at| self.posts[*at].end == End::Crashed)
+    }
+
     /// How many calls a life has made whose outcome is not noted.
     pub fn left_open(&self, life: usize) -> usize {
         self.open.keys().filter(|(of, _)| *of == life).count()

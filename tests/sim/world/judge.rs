@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey};
-use hipchat_notifier::ports::Journal;
 
 use super::backend::at_once;
 use super::broker::Means;

@@ -156,25 +156,24 @@ impl Ledger {
         self.batch.remove(&life);
     }
 
-    /// It has read it, by the integrations that it knows now.
-    pub fn batch_begun(&mut self, life: usize) {
+    /// It has read it, by the integrations that it knew then.
+    pub fn batch_begun(&mut self, life: usize) -> Registry {
         let known = self.snapshots.get(&life).cloned().unwrap_or_default();
-        self.batch.entry(life).or_insert(known);
+        self.batch.entry(life).or_insert(known).clone()
     }
 
     // ------------------------------------------------------------------------------------------ intake
 
-    /// A batch was committed.
-    pub fn taken_in(&mut self, life: usize, changes: &IntakeChanges) -> Faults {
+    /// A batch was committed that was read by `snapshot`.
+    pub fn taken_in(&mut self, snapshot: &Registry, changes: &IntakeChanges) -> Faults {
         let mut faults = Faults::new();
-        let snapshot = self.batch.get(&life).cloned().unwrap_or_default();
         let mut untold = Vec::new();
         for event in &changes.events {
             let is_replay = event.notifications.iter().any(|new| matches!(new.fate, Fate::Retell { .. }));
             if is_replay {
                 self.retold(event);
             } else {
-                self.decided(event, &snapshot, &mut untold, &mut faults);
+                self.decided(event, snapshot, &mut untold, &mut faults);
             }
         }
         for key in untold {

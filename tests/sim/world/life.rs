@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::backend::at_once;
 use super::gateway::SimRooms;
 use super::letters::SimLetterBox;
 use super::store::SimStore;
@@ -141,6 +142,7 @@ pub async fn supervise(world: Arc<World>, worker: usize) {
             world.backend.restart();
             world.lock().ledger.claims_voided();
         }
+        at_once(world.store().look_again(world.now())).expect("the store is there");
         let mut tasks = JoinSet::new();
         tasks.spawn(begin(world.clone(), life.clone()));
         let stop = tokio::spawn(stop_some_time(world.clone(), life.clone()));
@@ -239,6 +241,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         clock: clock.clone(),
         metrics: metrics.clone(),
         trouble: trouble("the dead-letter queue"),
+        outbox: trouble("the store"),
         wake: burial_bell,
     };
     let janitor = Janitor {

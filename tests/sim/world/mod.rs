@@ -227,7 +227,7 @@ impl World {
         let gauges = self.store_gauges();
         let inner = self.lock();
         let all_published = inner.published >= self.plan.events && inner.queue.is_empty();
-        all_published && gauges.pending == 0 && gauges.letters == 0
+        all_published && inner.server.is_quiet() && gauges.pending == 0 && gauges.letters == 0
     }
 
     fn store_gauges(&self) -> Gauges {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hipchat_notifier::domain::ids::IntegrationId;
-use hipchat_notifier::ports::{ManagedBy, Registry};
+use hipchat_notifier::ports::ManagedBy;
 
 use super::backend::at_once;
 use super::broker::DEEDS;

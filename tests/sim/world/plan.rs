@@ -66,6 +66,8 @@ pub struct Plan {
     /// The longest that a room may take to answer.
     pub timeout: Duration,
     pub batch: usize,
+    /// How long a batch is tried before it is left to another worker.
+    pub yield_after: Option<Duration>,
     pub rates: Rates,
     /// How long there is trouble; then all is well.
     pub trouble: Duration,
@@ -123,6 +125,7 @@ impl Plan {
             lease: timeout * 2 + secs(rng, 1, 8),
             timeout,
             batch: rng.usize(1..=12),
+            yield_after: shared.then(|| secs(rng, 2, 10)),
             rates,
             trouble,
             events: rng.usize(8..=48),

@@ -24,7 +24,6 @@ pub struct SimStore {
     life: Arc<Life>,
     /// Room meters as this worker alone knows them, for a promise that is broken.
     own_meters: Mutex<BTreeMap<RoomKey, Meter>>,
-    stale: Mutex<Option<(u64, Vec<Stored>)>>,
 }
 
 /// What happens to one call, drawn before it is made.
@@ -77,7 +76,7 @@ fn away(what: &str) -> StoreError {
 
 impl SimStore {
     pub fn new(world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { world, life, own_meters: Mutex::default(), stale: Mutex::default() }
+        Self { world, life, own_meters: Mutex::default() }
     }
 
     fn has(&self, mutation: Mutation) -> bool {
@@ -156,11 +155,11 @@ impl Store for SimStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
         let life = self.life.clone();
         let mut luck = self.luck(true);
-        {
+        let snapshot = {
             let mut inner = self.world.lock();
-            inner.ledger.batch_begun(life.number);
             luck.corrupt = inner.chance(self.world.plan.rates.store_corrupt);
-        }
+            inner.ledger.batch_begun(life.number)
+        };
         if luck.corrupt {
             self.life.gate().await;
             self.world
@@ -186,7 +185,7 @@ impl Store for SimStore {
                 world.note(inner, || {
                     format!("{life} takes in {ids:?}, {} pending, {letters} letters", receipt.pending)
                 });
-                let faults = inner.ledger.taken_in(life.number, &changes);
+                let faults = inner.ledger.taken_in(&snapshot, &changes);
                 faults.into_iter().for_each(|says| world.fault(inner, says));
             }
             Ok(receipt)
@@ -203,7 +202,13 @@ impl Store for SimStore {
                     world.note(inner, || {
                         let waiting: Vec<String> =
                             line.waiting.iter().map(|w| format!("{}>{}", w.event, w.integration)).collect();
-                        format!("{life} claims {} ({}): {}", line.room, line.claim, waiting.join(" "))
+                        let counts = &line.state.meter.counts;
+                        format!(
+                            "{life} claims {} ({}): {} {counts:?}",
+                            line.room,
+                            line.claim,
+                            waiting.join(" ")
+                        )
                     });
                     let faults = inner.ledger.claimed(life.number, line, now);
                     faults.into_iter().for_each(|says| world.fault(inner, says));
@@ -300,9 +305,6 @@ impl SimStore {
             line.state.retry = None;
             line.waiting.rotate_left(1);
         }
-        if self.has(Mutation::LimitIgnored) {
-            line.state.meter.blocked_until = None;
-        }
         line
     }
 }
@@ -318,25 +320,16 @@ fn inner_words(transition: &hipchat_notifier::ports::Transition) -> String {
 #[async_trait]
 impl Registry for SimStore {
     async fn revision(&self) -> Result<u64, StoreError> {
-        if self.has(Mutation::StaleCatalogue)
-            && let Some((revision, _)) = &*self.stale.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            return Ok(*revision);
-        }
         self.call("look", self.luck(false), |world, _| at_once(world.store().revision())).await?
     }
 
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let listed = self.call("look", self.luck(false), |world, inner| {
             let list = at_once(world.store().list())?;
-            let revision = at_once(world.store().revision())?;
-            Ok::<_, StoreError>((list, revision, inner.ledger.registry()))
+            Ok::<_, StoreError>((list, inner.ledger.registry()))
         });
-        let (list, revision, snapshot) = listed.await??;
+        let (list, snapshot) = listed.await??;
         self.world.lock().ledger.snapshot_of(self.life.number, snapshot);
-        if self.has(Mutation::StaleCatalogue) {
-            *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some((revision, list.clone()));
-        }
         Ok(list)
     }
 
@@ -347,6 +340,10 @@ impl Registry for SimStore {
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
         at_once(self.world.store().apply(definitions, by, now))
+    }
+
+    async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
+        at_once(self.world.store().release())
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {

@@ -80,6 +80,10 @@ const AHEAD: [&str; 5] = [
     "UPDATE letters SET taken_until = taken_until - $1 WHERE taken_until IS NOT NULL",
 ];
 
+/// Who holds a room had it before the clock went back and has it still. How much of the lease is left is not known: what
+/// was tolerated before may have been too much. A whole one is safe, and at worst a dead worker's room waits for that.
+const HELD: &str = "UPDATE rooms SET lease_until = $1 + lease, due_at = $1 + lease WHERE lease_until > 0";
+
 /// Asks for the noted time.
 pub fn ask_noted(round: &mut Round) -> Place {
     round.add("SELECT value FROM meta WHERE name = 'clock'", values![])
@@ -129,6 +133,7 @@ pub async fn set_back(tx: &Tx, now: Timestamp, ours: bool) -> Done<()> {
     for sql in AHEAD {
         round.add(sql, values![back]);
     }
+    round.add(HELD, values![micros(now)]);
     round.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
     round.run_last(tx).await
 }

@@ -17,6 +17,10 @@ const AHEAD: [&str; 4] = [
     "UPDATE collations SET until = until - ?1",
 ];
 
+/// Who holds a room had it before the clock went back and has it still. How much of the lease is left is not known: what
+/// was tolerated before may have been too much. A whole one is safe, and at worst a dead worker's room waits for that.
+const HELD: &str = "UPDATE rooms SET lease_until = ?1 + lease, due_at = ?1 + lease WHERE lease_until > 0";
+
 /// What was found when the time was noted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Noted {
@@ -35,6 +39,7 @@ pub fn note(c: &Connection, now: Timestamp) -> Done<Noted> {
         for sql in AHEAD {
             c.prepare_cached(sql)?.execute([back])?;
         }
+        c.prepare_cached(HELD)?.execute([now])?;
     }
     if back > TOLERATED || -back >= NOTE_EVERY {
         c.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'clock'")?.execute(params![now])?;
