@@ -55,7 +55,7 @@ pub trait Readiness: Send + Sync {
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
     /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
-    /// not tried any more, and is whole in the store or not at all.
+    /// not tried any more, and each of its events is whole in the store or not at all, or is told just now.
     async fn take_in(&self, batch: Vec<Received>);
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.
