@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use hipchat_notifier::cli::{self, args::Cli};
 
+/// Gives back what a start with many integrations has needed, and takes less time than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main(Cli::parse())
 }

@@ -55,7 +55,7 @@ pub trait Readiness: Send + Sync {
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
     /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
-    /// not tried any more, and is whole in the store or not at all.
+    /// not tried any more, and each of its events is whole in the store or not at all, or is told just now.
     async fn take_in(&self, batch: Vec<Received>);
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.
@@ -117,6 +117,25 @@ pub struct IntakeReceipt {
     pub suppressed: HashMap<SuppressReason, usize>,
     /// Letters handed to the outbox.
     pub letters: usize,
+    /// What of the batch is handed out and not durable yet; [`Store::written`] waits for it.
+    pub in_hand: Option<InHand>,
+}
+
+/// A batch of which some is told before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InHand(pub u64);
+
+/// Who tells rooms straight from intake, and by which terms.
+#[derive(Clone)]
+pub struct Straight {
+    /// Of these `rooms`, `retries` and `line` play no part.
+    pub terms: ClaimTerms,
+    pub now: Timestamp,
+    /// Whether a room may be told straight, since its server answers at once: the batch waits for it.
+    pub is_quick: Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>,
+    /// Takes a held room with one notification, to be told and settled as any other. Called inside the store's
+    /// transaction, so it must be quick.
+    pub hand: Arc<dyn Fn(RoomLine) + Send + Sync>,
 }
 
 // ---------------------------------------------------------------------------------------------- dispatch
@@ -175,6 +194,8 @@ pub struct ClaimTerms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Applied,
+    /// Applied, and the room is at rest: it was told straight from intake, and nothing has come for it since.
+    AtRest,
     /// The claim had lapsed and another has claimed the room since, or the room was given back: nothing was
     /// changed. A lapsed claim that nobody has followed still holds. Whoever gets this must not post
     /// on that room any more.
@@ -241,6 +262,31 @@ pub trait Store: Send + Sync {
     /// Takes in one batch: gathers what `query` asks for, calls `decide`, writes what it returns; all in one
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
+
+    /// As [`Store::take_in`], but a notification may be handed to `straight` instead of being written, as a held
+    /// room: if its room is idle and within its budgets, if it is all that becomes of its event, and if nothing else of
+    /// the batch is for that room or that integration. Its outcome is then the only write, and comes with what else
+    /// the event changes. What the receipt says is durable but for that: the event must not be acknowledged before
+    /// [`Store::written`] returns, and if the worker dies it comes again, as if it had never been taken in.
+    ///
+    /// Whatever else touches the event, its room or its integration meanwhile has it written down first, as pending
+    /// and its room as held; so order, once-ness and decisions are those of `take_in`. A store may always do just that.
+    async fn take_in_telling(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Straight,
+    ) -> Result<IntakeReceipt, StoreError> {
+        let _ = straight;
+        self.take_in(query, decide).await
+    }
+
+    /// Returns when all of a batch that was handed out is durable: settled, or written down because its room takes
+    /// long to answer. Can be asked again after an error.
+    async fn written(&self, batch: InHand) -> Result<(), StoreError> {
+        let _ = batch;
+        Ok(())
+    }
 
     /// Claims rooms that are due at `now`, longest due first; those to be retried come last, in places of their
     /// own. A room whose lease has lapsed is due since then.

@@ -20,17 +20,16 @@
 //! passwords are `SecretString` or `settings::SecretUrl` from where they are read, whose `Debug` and `Display`
 //! do not show them, and adapters strip URLs from errors before they hand them on.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 
-use serde::ser::{SerializeMap, Serializer};
-use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -97,7 +96,7 @@ where
 {
     tracing_subscriber::fmt()
         .log_internal_errors(false)
-        .fmt_fields(JsonFields::new())
+        .fmt_fields(JsonPairs)
         .event_format(FlatJson)
         .with_env_filter(filter)
         .with_writer(writer)
@@ -128,67 +127,105 @@ impl MakeWriter<'_> for Stderr {
     }
 }
 
-/// `{"timestamp", "level", "target", "message", …fields}`. The library's own JSON nests the spans' fields.
+/// `{"timestamp", "level", "target", "message", …fields}`. The library's own JSON nests the spans' fields. There is a
+/// line for every message that is told, so nothing is taken apart that was put together before.
 struct FlatJson;
 
-impl<S> FormatEvent<S, JsonFields> for FlatJson
+impl<S> FormatEvent<S, JsonPairs> for FlatJson
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, JsonFields>,
+        context: &FmtContext<'_, S, JsonPairs>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
-        // From the outermost span inwards, then the event: the nearest value of a name wins.
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
-            let extensions = span.extensions();
-            let text = extensions.get::<FormattedFields<JsonFields>>().map(|f| f.fields.as_str());
-            if let Some(Ok(Value::Object(span_fields))) = text.map(serde_json::from_str) {
-                fields.0.extend(span_fields);
-            }
+        let mut own = Pairs::default();
+        event.record(&mut own);
+        let metadata = event.metadata();
+        let mut line = String::with_capacity(512);
+        line.push_str("{\"timestamp\":\"");
+        // Fails only for clocks beyond the year 9999; the line is worth more than its time.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut line));
+        line.push_str("\",\"level\":\"");
+        line.push_str(metadata.level().as_str());
+        line.push_str("\",\"target\":");
+        line.push_str(&quoted(metadata.target()));
+        line.push_str(",\"message\":");
+        line.push_str(pairs(&own.0).find(|(name, _)| *name == "message").map_or("\"\"", |(_, json)| json));
+        let mut told: Vec<&str> = OWN.to_vec();
+        let mut tell = |name: &str, json: &str| {
+            line.push_str(",\"");
+            line.push_str(name);
+            line.push_str("\":");
+            line.push_str(json);
+        };
+        // The nearest value of a name wins: the event's, then that of the innermost span.
+        tell_new(&own.0, &mut told, &mut tell);
+        let spans: Vec<_> = context.event_scope().into_iter().flatten().collect();
+        let extensions: Vec<_> = spans.iter().map(|span| span.extensions()).collect();
+        for fields in extensions.iter().filter_map(|e| e.get::<FormattedFields<JsonPairs>>()) {
+            tell_new(&fields.fields, &mut told, &mut tell);
         }
-        fields.0.remove("message");
-        event.record(&mut fields);
-        let line = line(event, fields.0).map_err(|_| fmt::Error)?;
+        line.push('}');
         writeln!(writer, "{line}")
     }
 }
 
-fn line(event: &Event<'_>, mut fields: Map<String, Value>) -> Result<String, serde_json::Error> {
-    let mut time = String::new();
-    // Fails only for clocks beyond the year 9999; the line is worth more than its time.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    let message = fields.remove("message").unwrap_or_else(|| Value::String(String::new()));
-    let mut bytes = Vec::with_capacity(256);
-    let mut serializer = serde_json::Serializer::new(&mut bytes);
-    let mut map = serializer.serialize_map(None)?;
-    map.serialize_entry("timestamp", &time)?;
-    map.serialize_entry("level", event.metadata().level().as_str())?;
-    map.serialize_entry("target", event.metadata().target())?;
-    map.serialize_entry("message", &message)?;
-    for (name, value) in fields.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
-        map.serialize_entry(name, value)?;
+/// Tells the pairs whose names are new.
+fn tell_new<'a>(text: &'a str, told: &mut Vec<&'a str>, tell: &mut impl FnMut(&str, &str)) {
+    for (name, json) in pairs(text) {
+        if !told.contains(&name) {
+            told.push(name);
+            tell(name, json);
+        }
     }
-    map.end()?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// An event's fields as JSON values.
+/// Fields as lines of a name and a JSON value, which itself has no line break and no NUL.
+struct JsonPairs;
+
+impl<'w> FormatFields<'w> for JsonPairs {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut own = Pairs::default();
+        fields.record(&mut own);
+        writer.write_str(&own.0)
+    }
+
+    fn add_fields(
+        &self,
+        current: &'w mut FormattedFields<Self>,
+        fields: &tracing::span::Record<'_>,
+    ) -> fmt::Result {
+        self.format_fields(current.as_writer(), fields)
+    }
+}
+
+/// The names and values of [`JsonPairs`], the first first.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.split_once('\0'))
+}
+
+fn quoted(text: &str) -> String {
+    // A text always has a JSON form.
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+/// What [`JsonPairs`] writes.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct Pairs(String);
 
-impl Fields {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
+impl Pairs {
+    fn put(&mut self, field: &Field, json: impl fmt::Display) {
+        // Writing into a text can't fail.
+        let _ = writeln!(self.0, "{}\0{json}", field.name());
     }
 }
 
-impl Visit for Fields {
+impl Visit for Pairs {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
+        if value.is_finite() { self.put(field, value) } else { self.put(field, "null") }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -204,21 +241,23 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        self.put(field, quoted(value));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.put(field, value.to_string());
+        self.put(field, quoted(&value.to_string()));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
+        self.put(field, quoted(&format!("{value:?}")));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
 
     use super::*;
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-/// Measures the worker beside bare loops on the RabbitMQ of NOTIFIER__AMQP__URL.
+/// Measures the worker beside bare loops on the RabbitMQ of NOTIFIER__AMQP__URL and the PostgreSQL of
+/// NOTIFIER_TEST_POSTGRES.
 #[derive(Debug, Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -20,6 +21,15 @@ pub struct Args {
     /// How long each latency run publishes; the first fifth is left out
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(2..))]
     pub latency_seconds: u32,
+    /// How long one worker has to work in the scaled rows; each row has as much for each of its workers
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub scaled_seconds: u32,
+    /// Integrations of the backlog row, each with a room of its own
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1_000..))]
+    pub backlog_rooms: u32,
+    /// Notifications that wait in the backlog row
+    #[arg(long, default_value_t = 1_000_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(10_000..))]
+    pub backlog: u32,
     /// Only these rows
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROWS")]
     pub only: Vec<Row>,
@@ -46,20 +56,39 @@ pub enum Row {
     Parse,
     /// Worker: every event is a success after a success
     Suppressed,
+    /// The same on PostgreSQL
+    SuppressedPostgres,
     /// Bare loop: consume, post, acknowledge
     Post,
     /// Worker: every event is told, to the sink
     Sent,
+    /// The same on PostgreSQL
+    SentPostgres,
     /// Worker: every event is told, to the sandbox with its validation
     Sandbox,
     /// Bare post loop and worker at 100 and at 1,000 events a second
     Latency,
+    /// One, two and four workers on PostgreSQL, to rooms that answer after 100 ms
+    Scaled,
+    /// Claims from a short and a long backlog on PostgreSQL with their plans, and a worker on the long one; once,
+    /// whatever --runs says
+    Backlog,
 }
 
 impl Row {
     /// Rows in the order of one round.
-    pub const ALL: [Self; 6] =
-        [Self::Parse, Self::Suppressed, Self::Post, Self::Sent, Self::Sandbox, Self::Latency];
+    pub const ALL: [Self; 10] = [
+        Self::Parse,
+        Self::Suppressed,
+        Self::SuppressedPostgres,
+        Self::Post,
+        Self::Sent,
+        Self::SentPostgres,
+        Self::Sandbox,
+        Self::Latency,
+        Self::Scaled,
+        Self::Backlog,
+    ];
 }
 
 /// What a child process of this program is for.

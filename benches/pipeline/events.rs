@@ -9,6 +9,9 @@ pub const MARK: &str = "bench-run-";
 /// Digits of the number.
 pub const DIGITS: usize = 8;
 
+/// What a monitor's uid begins with; its number follows.
+pub const UID: &str = "5852-bench-";
+
 /// One event, ready to be published.
 pub struct Event {
     pub id: String,
@@ -68,7 +71,7 @@ fn failures() -> serde_json::Value {
 }
 
 fn uid(monitor: u32) -> String {
-    format!("5852-bench-{monitor}")
+    format!("{UID}{monitor}")
 }
 
 /// An integrations file: each monitor has a room of its own.

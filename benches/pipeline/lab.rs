@@ -1,6 +1,8 @@
 //! The runs: who is started, what is published, when the stopwatch is looked at.
 
-use std::path::Path;
+mod backlog;
+mod scaled;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -8,9 +10,10 @@ use tempfile::TempDir;
 
 use crate::args::{Args, Row};
 use crate::broker::Broker;
+use crate::database::Database;
 use crate::events::{self, Results};
 use crate::process;
-use crate::report::{LATENCY, Report, START, THROUGHPUT};
+use crate::report::{LATENCY, NOT_MEASURED, Report, START, THROUGHPUT};
 use crate::sink::Sink;
 use crate::worker::{Bare, Sandbox, Setup, Worker};
 
@@ -27,6 +30,67 @@ pub struct Lab {
     args: Args,
     broker: Broker,
     report: Report,
+}
+
+/// Where a worker keeps what it must remember.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Sqlite,
+    Postgres,
+}
+
+impl Kept {
+    /// The row's name for it; SQLite, as the default, is not named.
+    fn named(self, row: &str) -> String {
+        match self {
+            Self::Sqlite => row.to_owned(),
+            Self::Postgres => format!("{row}, PostgreSQL"),
+        }
+    }
+}
+
+/// A place for workers that have not been started yet.
+struct Site {
+    home: TempDir,
+    database: Option<Database>,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Site {
+    async fn close(self) -> anyhow::Result<()> {
+        match self.database {
+            Some(database) => database.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What processes have spent since a moment.
+struct Spent {
+    at: Instant,
+    workers: Duration,
+    database: Option<Duration>,
+    busy: Duration,
+}
+
+impl Spent {
+    fn so_far(pids: &[u32], database: Option<&Database>) -> anyhow::Result<Self> {
+        Ok(Self {
+            at: Instant::now(),
+            workers: pids.iter().map(|pid| process::cpu(*pid)).sum::<Result<_, _>>()?,
+            database: database.map(Database::cpu).transpose()?.flatten(),
+            busy: process::busy()?,
+        })
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self {
+            at: self.at,
+            workers: self.workers.saturating_sub(before.workers),
+            database: self.database.zip(before.database).map(|(now, then)| now.saturating_sub(then)),
+            busy: self.busy.saturating_sub(before.busy),
+        }
+    }
 }
 
 /// What a throughput run's progress is read from.
@@ -76,9 +140,11 @@ impl Lab {
     async fn row(&mut self, row: Row) -> anyhow::Result<()> {
         match row {
             Row::Parse => self.parse().await,
-            Row::Suppressed => self.suppressed().await,
+            Row::Suppressed => self.suppressed(Kept::Sqlite).await,
+            Row::SuppressedPostgres => self.suppressed(Kept::Postgres).await,
             Row::Post => self.post().await,
-            Row::Sent => self.sent().await,
+            Row::Sent => self.sent(Kept::Sqlite).await,
+            Row::SentPostgres => self.sent(Kept::Postgres).await,
             Row::Sandbox => self.sandbox().await,
             Row::Latency => {
                 for rate in RATES {
@@ -87,59 +153,63 @@ impl Lab {
                 }
                 Ok(())
             }
+            Row::Scaled => self.scaled().await,
+            Row::Backlog => self.backlog().await,
         }
     }
 
     async fn parse(&mut self) -> anyhow::Result<()> {
         self.load(Results::Successes).await?;
         let bare = Bare::start(&self.broker.names, self.args.events, None)?;
-        let figures = self.throughput(bare.process.pid(), Counter::Bare(&bare)).await?;
+        let figures = self.throughput(bare.process.pid(), None, Counter::Bare(&bare)).await?;
         self.report.add(THROUGHPUT, "bare: consume, parse, ack", figures);
         Ok(())
     }
 
-    async fn suppressed(&mut self) -> anyhow::Result<()> {
+    async fn suppressed(&mut self, kept: Kept) -> anyhow::Result<()> {
         // Nothing is posted; the port of "discard" answers nobody.
-        let home = self.home("http://127.0.0.1:9", DEFAULT_RULE)?;
-        self.first_start(home.path()).await?;
+        let site = self.site(kept, "http://127.0.0.1:9", DEFAULT_RULE).await?;
+        self.first_start(&site).await?;
         self.load(Results::Successes).await?;
-        let worker = Worker::start(&self.setup(home.path())).await?;
-        let figures = self.throughput(worker.process.pid(), Counter::Outcome(&worker, "suppressed")).await?;
+        let worker = Worker::start(&self.setup(&site)).await?;
+        let counter = Counter::Outcome(&worker, "suppressed");
+        let figures = self.throughput(worker.process.pid(), site.database.as_ref(), counter).await?;
         worker.stop().await?;
-        self.report.add(THROUGHPUT, "worker: suppressed", figures);
-        Ok(())
+        self.report.add(THROUGHPUT, &kept.named("worker: suppressed"), figures);
+        site.close().await
     }
 
     async fn post(&mut self) -> anyhow::Result<()> {
         let sink = Sink::start(self.args.events)?;
         self.load(Results::Mixed).await?;
         let bare = Bare::start(&self.broker.names, self.args.events, Some(&bare_room(&sink)))?;
-        let figures = self.throughput(bare.process.pid(), Counter::Sink(&sink)).await?;
+        let figures = self.throughput(bare.process.pid(), None, Counter::Sink(&sink)).await?;
         sink.check()?;
         self.report.add(THROUGHPUT, "bare: consume, post, ack", figures);
         Ok(())
     }
 
-    async fn sent(&mut self) -> anyhow::Result<()> {
+    async fn sent(&mut self, kept: Kept) -> anyhow::Result<()> {
         let sink = Sink::start(self.args.events)?;
-        let home = self.home(&sink.url(), TELL_ALL)?;
-        self.first_start(home.path()).await?;
+        let site = self.site(kept, &sink.url(), TELL_ALL).await?;
+        self.first_start(&site).await?;
         self.load(Results::Mixed).await?;
-        let worker = Worker::start(&self.setup(home.path())).await?;
-        let figures = self.throughput(worker.process.pid(), Counter::Sink(&sink)).await?;
+        let worker = Worker::start(&self.setup(&site)).await?;
+        let counter = Counter::Sink(&sink);
+        let figures = self.throughput(worker.process.pid(), site.database.as_ref(), counter).await?;
         worker.stop().await?;
         sink.check()?;
-        self.report.add(THROUGHPUT, "worker: sent", figures);
-        Ok(())
+        self.report.add(THROUGHPUT, &kept.named("worker: sent"), figures);
+        site.close().await
     }
 
     async fn sandbox(&mut self) -> anyhow::Result<()> {
         let sandbox = Sandbox::start(&self.args.worker)?;
-        let home = self.home(&sandbox.url, TELL_ALL)?;
-        self.first_start(home.path()).await?;
+        let site = self.site(Kept::Sqlite, &sandbox.url, TELL_ALL).await?;
+        self.first_start(&site).await?;
         self.load(Results::Mixed).await?;
-        let worker = Worker::start(&self.setup(home.path())).await?;
-        let figures = self.throughput(worker.process.pid(), Counter::Outcome(&worker, "sent")).await?;
+        let worker = Worker::start(&self.setup(&site)).await?;
+        let figures = self.throughput(worker.process.pid(), None, Counter::Outcome(&worker, "sent")).await?;
         worker.stop().await?;
         let messages = sandbox.messages().await?;
         ensure!(messages == u64::from(self.args.events), "the sandbox has {messages} messages");
@@ -157,9 +227,9 @@ impl Lab {
 
     async fn worker_latency(&mut self, rate: u32) -> anyhow::Result<()> {
         let sink = Sink::start(self.latency_events(rate))?;
-        let home = self.home(&sink.url(), TELL_ALL)?;
-        let first = self.first_start(home.path()).await?;
-        let worker = Worker::start(&self.setup(home.path())).await?;
+        let site = self.site(Kept::Sqlite, &sink.url(), TELL_ALL).await?;
+        let first = self.first_start(&site).await?;
+        let worker = Worker::start(&self.setup(&site)).await?;
         let start = vec![milliseconds(first), milliseconds(worker.ready_after)];
         let figures = self.latency(worker.process.pid(), &sink, rate).await?;
         worker.stop().await?;
@@ -168,8 +238,14 @@ impl Lab {
         Ok(())
     }
 
-    /// Rate, CPU seconds per 100,000 and peak memory, from the first event that came through to the last.
-    async fn throughput(&self, pid: u32, counter: Counter<'_>) -> anyhow::Result<Vec<f64>> {
+    /// Rate, CPU seconds per 100,000, peak memory and the database's CPU seconds per 100,000, from the first event that
+    /// came through to the last.
+    async fn throughput(
+        &self,
+        pid: u32,
+        database: Option<&Database>,
+        counter: Counter<'_>,
+    ) -> anyhow::Result<Vec<f64>> {
         let events = u64::from(self.args.events);
         let deadline = Instant::now() + Duration::from_secs(60) + Duration::from_millis(events);
         let (mut begun, mut count) = (None, 0);
@@ -178,15 +254,21 @@ impl Lab {
             tokio::time::sleep(LOOK).await;
             count = counter.read().await?;
             if begun.is_none() && count > 0 {
-                begun = Some((Instant::now(), process::cpu(pid)?, count));
+                begun = Some((Spent::so_far(&[pid], database)?, count));
             }
         }
-        let (at, cpu, first) = begun.context("nothing was measured")?;
-        let (wall, cpu) = (at.elapsed(), process::cpu(pid)? - cpu);
+        let (begun, first) = begun.context("nothing was measured")?;
+        let spent = Spent::so_far(&[pid], database)?.since(&begun);
         let peak = process::peak_mib(pid)?;
         self.broker.drained(Duration::from_secs(10)).await?;
-        let measured = (events - first) as f64;
-        Ok(vec![measured / wall.as_secs_f64(), cpu.as_secs_f64() * 100_000.0 / measured, peak])
+        let measured = events - first;
+        let rate = measured as f64 / (spent.at - begun.at).as_secs_f64();
+        Ok(vec![
+            rate,
+            per_100_000(Some(spent.workers), measured),
+            peak,
+            per_100_000(spent.database, measured),
+        ])
     }
 
     /// p50, p99 and the longest time from publish to post, and the share of one core.
@@ -232,26 +314,45 @@ impl Lab {
         self.broker.load((0..self.args.events).map(|n| events::event(n, rooms, results))).await
     }
 
-    /// A folder for a fresh worker, with its integrations.
-    fn home(&self, server: &str, rule: &str) -> anyhow::Result<TempDir> {
+    /// A place for fresh workers, with the integrations of all rooms.
+    async fn site(&self, kept: Kept, server: &str, rule: &str) -> anyhow::Result<Site> {
         let home = TempDir::with_prefix("hipchat-notifier-bench")?;
         let file = events::integrations(self.args.rooms, server, rule);
         std::fs::write(home.path().join("integrations.toml"), file)?;
-        Ok(home)
+        let database = match kept {
+            Kept::Sqlite => None,
+            Kept::Postgres => Some(Database::fresh().await?),
+        };
+        let mut settings = vec![("INTEGRATIONS__FILE", "integrations.toml".to_owned())];
+        if let Some(database) = &database {
+            settings.extend(database.settings(home.path())?);
+        }
+        Ok(Site { home, database, settings })
     }
 
     /// The first start makes the store and encrypts every room's URL; it is not part of any other figure.
-    async fn first_start(&self, home: &Path) -> anyhow::Result<Duration> {
-        let worker = Worker::start(&self.setup(home)).await?;
+    async fn first_start(&self, site: &Site) -> anyhow::Result<Duration> {
+        let worker = Worker::start(&self.setup(site)).await?;
         let ready_after = worker.ready_after;
         worker.stop().await?;
         Ok(ready_after)
     }
 
-    fn setup<'a>(&'a self, home: &'a Path) -> Setup<'a> {
+    fn setup<'a>(&'a self, site: &'a Site) -> Setup<'a> {
         let Args { worker, log_level, .. } = &self.args;
-        Setup { binary: worker, home, names: &self.broker.names, log_level }
+        Setup {
+            binary: worker,
+            home: site.home.path(),
+            names: &self.broker.names,
+            log_level,
+            settings: &site.settings,
+        }
     }
+}
+
+/// Seconds of CPU for each 100,000; what was not measured has none.
+fn per_100_000(spent: Option<Duration>, measured: u64) -> f64 {
+    spent.map_or(NOT_MEASURED, |spent| spent.as_secs_f64() * 100_000.0 / measured as f64)
 }
 
 fn bare_room(sink: &Sink) -> String {

@@ -1,4 +1,5 @@
-//! What the whole worker can carry, beside loops that do the bare minimum, in one run on a real RabbitMQ.
+//! What the whole worker can carry, beside loops that do the bare minimum, in one run on a real RabbitMQ and a
+//! real PostgreSQL.
 //!
 //! This process is the loader, the sink and the stopwatch. What is measured are child processes: the worker (a
 //! release binary, configured by its environment alone) and the bare loops (this program again, see `bare`).
@@ -8,6 +9,7 @@
 mod args;
 mod bare;
 mod broker;
+mod database;
 mod events;
 mod lab;
 mod process;

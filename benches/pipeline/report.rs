@@ -10,6 +10,12 @@ use crate::args::Args;
 pub const THROUGHPUT: usize = 0;
 pub const LATENCY: usize = 1;
 pub const START: usize = 2;
+pub const SCALED: usize = 3;
+pub const CLAIMS: usize = 4;
+pub const MANY: usize = 5;
+
+/// The figure of a column that a row has none for; JSON has it as null.
+pub const NOT_MEASURED: f64 = f64::NAN;
 
 /// All that was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +27,14 @@ pub struct Report {
     log_level: String,
     binary_mib: f64,
     tables: Vec<Table>,
+    plans: Vec<Plan>,
+}
+
+/// How PostgreSQL runs a statement.
+#[derive(Debug, Clone, Serialize)]
+struct Plan {
+    name: String,
+    plan: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -56,11 +70,42 @@ impl Report {
             log_level: args.log_level.clone(),
             binary_mib: std::fs::metadata(&args.worker)?.len() as f64 / f64::from(1 << 20),
             tables: vec![
-                table(&[("events/s", 0), ("CPU s per 100,000", 2), ("peak MiB", 1)]),
+                table(&[
+                    ("events/s", 0),
+                    ("CPU s per 100,000", 2),
+                    ("peak MiB", 1),
+                    ("database's CPU s per 100,000", 2),
+                ]),
                 table(&[("p50 ms", 2), ("p99 ms", 2), ("longest ms", 1), ("share of a core", 2)]),
                 table(&[("first start ms", 0), ("start ms", 0)]),
+                table(&[
+                    ("messages/s", 0),
+                    ("times one worker", 2),
+                    ("workers' CPU s per 100,000", 2),
+                    ("database's CPU s per 100,000", 2),
+                    ("cores busy", 2),
+                ]),
+                table(&[
+                    ("claim ms", 2),
+                    ("longest ms", 2),
+                    ("give back ms", 2),
+                    ("next due ms", 2),
+                    ("gauges ms", 2),
+                ]),
+                table(&[("ready ms", 0), ("MiB when ready", 1), ("peak MiB", 1), ("messages/s", 0)]),
             ],
+            plans: Vec::new(),
         })
+    }
+
+    /// Whether a table has a row yet.
+    pub fn has(&self, table: usize) -> bool {
+        !self.tables[table].rows.is_empty()
+    }
+
+    /// Adds a plan.
+    pub fn add_plan(&mut self, name: String, plan: String) {
+        self.plans.push(Plan { name, plan });
     }
 
     /// Adds one run's figures to a row.
@@ -111,6 +156,9 @@ impl Row {
     fn cell(&self, index: usize, column: &Column) -> String {
         let Spread { median, lowest, highest } = self.spread(index);
         let show = |value: f64| number(value, column.decimals);
+        if median.is_nan() {
+            return String::new();
+        }
         match self.runs.len() {
             1 => show(median),
             _ => format!("{} ({}-{})", show(median), show(lowest), show(highest)),
@@ -137,9 +185,9 @@ fn number(value: f64, decimals: usize) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, processor, events, rooms, log_level, binary_mib, tables } = self;
+        let Self { cores, processor, events, rooms, log_level, binary_mib, tables, plans } = self;
         let runs = tables.iter().flat_map(|t| &t.rows).map(|row| row.runs.len()).min().unwrap_or(0);
-        writeln!(f, "{cores} cores ({processor}), shared by broker, worker and sink")?;
+        writeln!(f, "{cores} cores ({processor}), shared by broker, database, worker and sink")?;
         writeln!(f, "{events} events, {rooms} rooms, log level {log_level}")?;
         writeln!(f, "median of {runs} runs or more (lowest-highest)\n")?;
         for table in tables.iter().filter(|table| !table.rows.is_empty()) {
@@ -147,12 +195,18 @@ impl fmt::Display for Report {
         }
         let ratios = [
             self.ratio("worker: suppressed", "bare: consume, parse, ack"),
+            self.ratio("worker: suppressed, PostgreSQL", "bare: consume, parse, ack"),
             self.ratio("worker: sent", "bare: consume, post, ack"),
+            self.ratio("worker: sent, PostgreSQL", "bare: consume, post, ack"),
         ];
         for ratio in ratios.into_iter().flatten() {
             writeln!(f, "{ratio}")?;
         }
-        writeln!(f, "binary: {binary_mib:.1} MiB")
+        writeln!(f, "binary: {binary_mib:.1} MiB")?;
+        for Plan { name, plan } in plans {
+            writeln!(f, "\n{name}\n{plan}")?;
+        }
+        Ok(())
     }
 }
 

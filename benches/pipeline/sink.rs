@@ -1,4 +1,4 @@
-//! Where messages go: answers 204 to everything, at once, and notes when each event's message came.
+//! Where messages go: answers 204 to everything, at once or after a while, and notes when each event's message came.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -37,8 +37,13 @@ struct Seen {
 }
 
 impl Sink {
-    /// Listens for the messages of events 0 to `events`.
+    /// Listens for the messages of events 0 to `events`, and answers each at once.
     pub fn start(events: u32) -> anyhow::Result<Self> {
+        Self::slow(events, Duration::ZERO)
+    }
+
+    /// The same, answering each after `delay`.
+    pub fn slow(events: u32, delay: Duration) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -55,7 +60,7 @@ impl Sink {
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    _ = serve(listener, own_seen) => {}
+                    _ = serve(listener, own_seen, delay) => {}
                     _ = stopped => {}
                 }
             });
@@ -121,7 +126,7 @@ fn number(body: &[u8]) -> Option<usize> {
     rest.get(..DIGITS)?.parse().ok()
 }
 
-async fn serve(listener: std::net::TcpListener, seen: Arc<Seen>) -> std::io::Result<()> {
+async fn serve(listener: std::net::TcpListener, seen: Arc<Seen>, delay: Duration) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -132,6 +137,9 @@ async fn serve(listener: std::net::TcpListener, seen: Arc<Seen>) -> std::io::Res
             async move {
                 if let Ok(body) = request.into_body().collect().await {
                     seen.note(&body.to_bytes());
+                }
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
                 }
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::NO_CONTENT;

@@ -55,6 +55,8 @@ pub struct Setup<'a> {
     pub home: &'a Path,
     pub names: &'a Topology,
     pub log_level: &'a str,
+    /// Settings of this row, after and over those of all: `STORE__URL` and the like.
+    pub settings: &'a [(&'static str, String)],
 }
 
 /// A worker that is ready.
@@ -69,10 +71,12 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker as an operator would, and waits until it is ready.
     pub async fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
-        let log = setup.home.join("worker.log");
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let log = setup.home.join(format!("worker-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let started = Instant::now();
         let mut process = Process(
             command(setup)?
+                .arg("run")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(File::create(&log)?)
@@ -118,11 +122,18 @@ impl Worker {
     }
 }
 
+/// Runs a verb beside the workers, to its end.
+pub fn tell(setup: &Setup<'_>, verb: &[&str]) -> anyhow::Result<()> {
+    let status = command(setup)?.args(verb).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "{verb:?} ended with {status}");
+    Ok(())
+}
+
 /// Budgets so large that nothing ever waits or is merged.
 fn command(setup: &Setup<'_>) -> anyhow::Result<Command> {
-    let Setup { binary, home, names, log_level } = setup;
+    let Setup { binary, home, names, log_level, settings } = setup;
     let mut command = Command::new(binary);
-    command.arg("run").current_dir(home);
+    command.current_dir(home);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NOTIFIER__")) {
         command.env_remove(name);
     }
@@ -132,14 +143,14 @@ fn command(setup: &Setup<'_>) -> anyhow::Result<Command> {
         .env("NOTIFIER__AMQP__QUEUE", &names.queue)
         .env("NOTIFIER__AMQP__DEAD_LETTERS", &names.dead_letters)
         .env("NOTIFIER__STORE__URL", "sqlite:worker.db")
-        .env("NOTIFIER__INTEGRATIONS__FILE", "integrations.toml")
         .env("NOTIFIER__HTTP__LISTEN", "127.0.0.1:0")
         .env("NOTIFIER__EGRESS__ALLOW", "127.0.0.1")
         .env("NOTIFIER__PACING__ROOM__MESSAGES", "1000000000")
         .env("NOTIFIER__PACING__TOKEN__CALLS", "1000000000")
         .env("NOTIFIER__LOG__FORMAT", "json")
         // Where it listens is told at info.
-        .env("NOTIFIER__LOG__LEVEL", format!("{log_level},hipchat_notifier::app=info"));
+        .env("NOTIFIER__LOG__LEVEL", format!("{log_level},hipchat_notifier::app=info"))
+        .envs(settings.iter().map(|(key, value)| (format!("NOTIFIER__{key}"), value)));
     Ok(command)
 }
 

@@ -21,7 +21,8 @@ use crate::ports::{BrokerError, Hint, LetterBox};
 use crate::settings::Settings;
 use crate::worker::burial::Burial;
 use crate::worker::catalogue::Catalogue;
-use crate::worker::dispatch::Dispatch;
+use crate::worker::dispatch::{Dispatch, DispatchTerms};
+use crate::worker::handover::Handover;
 use crate::worker::intake::Intake;
 use crate::worker::janitor::Janitor;
 use crate::worker::trouble::Trouble;
@@ -115,8 +116,12 @@ impl Running {
         switch: StopSwitch,
     ) -> anyhow::Result<()> {
         let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        let terms = dispatch_terms(&self.settings)?;
+        let handover = Handover::new(terms.claim(0, 0), self.parts.clock.clone());
+        let dispatch = self.dispatch(terms, &handover, &dispatch_bell, &burial_bell);
+        tasks.spawn(dispatch.run(self.stop.clone()));
         self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;
-        let consumer = self.consumer(&dispatch_bell, &burial_bell)?;
+        let consumer = self.consumer(handover, &dispatch_bell, &burial_bell)?;
         tokio::pin!(consumer);
         let consumed = tokio::select! {
             ended = &mut consumer => Some(ended.map_err(parts::from_broker)),
@@ -154,7 +159,7 @@ impl Running {
         Ok(())
     }
 
-    /// Starts every part but the consumer and the endpoints.
+    /// Starts every part but dispatch, the consumer and the endpoints.
     fn spawn_parts(
         &self,
         tasks: &mut JoinSet<()>,
@@ -170,7 +175,6 @@ impl Running {
         }
         tasks.spawn(self.janitor().run(self.stop.clone()));
         tasks.spawn(self.burial(burial_bell)?.run(self.stop.clone()));
-        tasks.spawn(self.dispatch(dispatch_bell, burial_bell)?.run(self.stop.clone()));
         Ok(())
     }
 
@@ -195,6 +199,7 @@ impl Running {
     /// Consumes until stopped, or until the broker turns out to be set up otherwise.
     fn consumer(
         &self,
+        handover: Arc<Handover>,
         dispatch: &Arc<Bell>,
         burial: &Arc<Bell>,
     ) -> anyhow::Result<impl Future<Output = Result<(), BrokerError>> + use<>> {
@@ -205,6 +210,7 @@ impl Running {
             trouble: self.store_trouble.clone(),
             dispatch: dispatch.clone(),
             burial: burial.clone(),
+            handover: Some(handover),
         });
         let options = parts::broker_options(&self.settings)?;
         let (clock, health) = (self.parts.clock.clone(), self.health.clone());
@@ -234,8 +240,14 @@ impl Running {
         })
     }
 
-    fn dispatch(&self, wake: &Arc<Bell>, burial: &Arc<Bell>) -> anyhow::Result<Arc<Dispatch>> {
-        Ok(Arc::new(Dispatch {
+    fn dispatch(
+        &self,
+        terms: DispatchTerms,
+        handover: &Arc<Handover>,
+        wake: &Arc<Bell>,
+        burial: &Arc<Bell>,
+    ) -> Arc<Dispatch> {
+        Arc::new(Dispatch {
             store: self.parts.store.clone(),
             catalogue: self.catalogue.clone(),
             gateway: self.parts.gateway.clone(),
@@ -245,10 +257,11 @@ impl Running {
             claiming: self.claiming.clone(),
             unsettled: AtomicUsize::new(0),
             rate_limits: std::sync::Mutex::default(),
-            terms: dispatch_terms(&self.settings)?,
+            terms,
+            handover: handover.clone(),
             wake: wake.clone(),
             burial: burial.clone(),
-        }))
+        })
     }
 }
 

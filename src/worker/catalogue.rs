@@ -3,7 +3,7 @@
 //! A copy of the store's, replaced as a whole when the store's revision grows, also by another process.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -75,11 +75,17 @@ impl Snapshot {
     ) -> (Self, Vec<Unusable>) {
         let mut snapshot = Self { revision: Some(revision), ..Self::default() };
         let mut faults = Vec::new();
+        let mut teams = HashSet::new();
         for stored in stored {
             let stored = stored.borrow();
             let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
             match open(stored) {
-                Ok(Opened { integration, target: Ok(target) }) => snapshot.add(integration, Some(target)),
+                Ok(Opened { mut integration, target: Ok(mut target) }) => {
+                    // What is the same for many, or known by two names, is kept once.
+                    target.room = integration.room.clone();
+                    integration.team = integration.team.map(|team| kept_once(&mut teams, team));
+                    snapshot.add(integration, Some(target));
+                }
                 Ok(Opened { mut integration, target: Err(reason) }) => {
                     faults.push(unusable(&reason));
                     integration.state = IntegrationState::Suspended { reason };
@@ -183,6 +189,15 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
+}
+
+/// The one of `kept` that is equal; this one, from now on, if there is none.
+fn kept_once(kept: &mut HashSet<TeamId>, team: TeamId) -> TeamId {
+    if let Some(known) = kept.get(&team) {
+        return known.clone();
+    }
+    kept.insert(team.clone());
+    team
 }
 
 /// The current snapshot, shared by all parts of the worker.

@@ -1,4 +1,5 @@
-//! From pending notifications to rooms: claims what is due and works off one room's line at a time.
+//! From pending notifications to rooms: claims what is due, takes what intake hands over, and works off one room's
+//! line at a time.
 //!
 //! A room that waits holds nothing here: waiting is a time in the store. Each claimed room is one task on one of
 //! the [`Places`]. Rooms whose last attempt failed have places of their own, and slow rooms leave theirs to others:
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::domain::line::{LineRules, RoomLine};
 use crate::domain::lines::Lines;
@@ -18,8 +20,9 @@ use crate::domain::pacing::{Budget, later};
 use crate::metrics::Metrics;
 use crate::ports::{ClaimTerms, Clock, RoomGateway, Store};
 use crate::worker::catalogue::Catalogue;
-use crate::worker::places::Places;
-use crate::worker::room::say_untold;
+use crate::worker::handover::Handover;
+use crate::worker::places::{Place, Places};
+use crate::worker::room::{Progress, say_untold};
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
@@ -61,59 +64,97 @@ pub struct Dispatch {
     /// The log lines about rate limits: a server's flood of them does not become the log's.
     pub rate_limits: Mutex<Lines>,
     pub terms: DispatchTerms,
+    /// What intake hands over.
+    pub handover: Arc<Handover>,
     /// Rung when something may be due.
     pub wake: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
 }
 
+impl DispatchTerms {
+    /// By which rooms are held: `rooms` at most whose last attempt did not fail, and `retries` of the others.
+    pub fn claim(&self, rooms: usize, retries: usize) -> ClaimTerms {
+        ClaimTerms {
+            rooms,
+            retries,
+            line: self.line,
+            lease: self.lease,
+            token_budget: self.token_budget,
+            room_budget: self.rules.room,
+        }
+    }
+}
+
 impl Dispatch {
     /// Claims and works off rooms until stopped; then lets the attempts in flight finish.
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let places = Places::new(self.terms.concurrency);
-        let mut tasks = JoinSet::new();
-        let mut looked_at = self.clock.now();
-        let mut worked_at = looked_at;
+        let (mut tasks, mut seen, mut look) = (JoinSet::new(), Seen::at(self.clock.now()), Look::Now);
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            let mut now = self.clock.now();
-            if later(looked_at, self.terms.lease / 4) <= now {
-                // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back
-                // of the rooms' tasks. They finish first, or a room could be claimed twice by one worker.
-                while tasks.join_next().await.is_some() {}
-                now = self.clock.now();
+            while let Some((line, place)) = self.handover.take(|line| places.take(line)) {
+                tasks.spawn(self.clone().occupy(place, line, stop.clone()));
             }
-            if later(worked_at, self.terms.lease / 2) <= now {
-                self.let_others_record(&mut stop).await;
-                now = self.clock.now();
-            }
-            looked_at = now;
-            let (fresh, retries) = places.free();
-            // By this very time: a freeze from here on lapses no lease in the claim's eyes.
-            let lines = self.claim_due(fresh, retries, now).await;
-            if self.unsettled.load(Ordering::Acquire) == 0 && !self.claiming.lasts() {
-                worked_at = self.clock.now();
-            }
-            if lines.is_empty() {
-                let pause = self.pause(fresh + retries).await;
-                tokio::select! {
-                    biased;
-                    () = stop.wait() => break,
-                    () = self.wake.wait(pause) => continue,
+            if look.is_due(&places) {
+                self.make_sure_of_leases(&mut seen, &mut tasks, &mut stop).await;
+                let (fresh, retries) = places.free();
+                // By this very time: a freeze from here on lapses no lease in the claim's eyes.
+                let lines = self.claim_due(fresh, retries, seen.looked_at).await;
+                if self.unsettled.load(Ordering::Acquire) == 0 && !self.claiming.lasts() {
+                    seen.worked_at = self.clock.now();
                 }
+                if !lines.is_empty() {
+                    for line in lines {
+                        // There is one for each: only this loop takes any.
+                        let Some(place) = places.take(&line) else { continue };
+                        tasks.spawn(self.clone().occupy(place, line, stop.clone()));
+                    }
+                    continue;
+                }
+                look = Look::after(self.pause(fresh + retries).await, fresh == 0 || retries == 0);
             }
-            for line in lines {
-                // There is one for each: only this loop takes any.
-                let Some(place) = places.take(&line) else { continue };
-                let (this, stop) = (self.clone(), stop.clone());
-                tasks.spawn(async move {
-                    // A free place may be what another due room waits for.
-                    place.hold(this.work_off(line, &stop), || this.wake.ring()).await;
-                });
+            tokio::select! {
+                biased;
+                () = stop.wait() => break,
+                () = self.wake.wait(look.pause()) => look = Look::Now,
+                () = self.handover.bell.wait(LOOK_EVERY) => {}
             }
+        }
+        // What is handed over and not begun is given back, since stopping was asked for.
+        while let Some((line, ())) = self.handover.take(|_| Some(())) {
+            self.work_off(line, &stop).await;
         }
         while tasks.join_next().await.is_some() {}
         say_untold(self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner).end());
+    }
+
+    /// Notes that the store is looked at now, after the rooms' tasks, and other workers, had the time that they need
+    /// if leases may have lapsed.
+    async fn make_sure_of_leases(&self, seen: &mut Seen, tasks: &mut JoinSet<()>, stop: &mut Stop) {
+        let mut now = self.clock.now();
+        if later(seen.looked_at, self.terms.lease / 4) <= now {
+            // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back of the
+            // rooms' tasks. They finish first, or a room could be claimed twice by one worker.
+            while tasks.join_next().await.is_some() {}
+            now = self.clock.now();
+        }
+        if later(seen.worked_at, self.terms.lease / 2) <= now {
+            self.let_others_record(stop).await;
+            now = self.clock.now();
+        }
+        seen.looked_at = now;
+    }
+
+    /// Works off a room on its place.
+    async fn occupy(self: Arc<Self>, place: Place, line: RoomLine, stop: Stop) {
+        let work = async {
+            // Where something is left, or came meanwhile, it may be due.
+            if self.work_off(line, &stop).await != Progress::AtRest {
+                self.wake.ring();
+            }
+        };
+        place.hold(work, || self.handover.bell.ring()).await;
     }
 
     /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of
@@ -125,15 +166,7 @@ impl Dispatch {
         if fresh + retries == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
             return Vec::new();
         }
-        let terms = ClaimTerms {
-            rooms: fresh,
-            retries,
-            line: self.terms.line,
-            lease: self.terms.lease,
-            token_budget: self.terms.token_budget,
-            room_budget: self.terms.rules.room,
-        };
-        match self.store.claim_rooms(terms, now).await {
+        match self.store.claim_rooms(self.terms.claim(fresh, retries), now).await {
             Ok(lines) => {
                 self.claiming.worked();
                 lines
@@ -170,6 +203,49 @@ impl Dispatch {
                 Ok(_) | Err(_) => NOT_HANDED_OUT,
             },
             Ok(None) | Err(_) => LOOK_EVERY,
+        }
+    }
+}
+
+/// When the store was looked at last, and when it worked last.
+struct Seen {
+    looked_at: Timestamp,
+    worked_at: Timestamp,
+}
+
+impl Seen {
+    fn at(now: Timestamp) -> Self {
+        Self { looked_at: now, worked_at: now }
+    }
+}
+
+/// When the store is looked at next.
+enum Look {
+    Now,
+    /// When it says that something gets due, or what was due and had no place gets one.
+    Later {
+        at: Instant,
+        crowded: bool,
+    },
+}
+
+impl Look {
+    fn after(pause: Duration, crowded: bool) -> Self {
+        Self::Later { at: Instant::now() + pause, crowded }
+    }
+
+    fn is_due(&self, places: &Places) -> bool {
+        match self {
+            Self::Now => true,
+            Self::Later { crowded: true, .. } if places.free() != (0, 0) => true,
+            Self::Later { at, .. } => *at <= Instant::now(),
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        match self {
+            Self::Now => Duration::ZERO,
+            Self::Later { at, .. } => at.saturating_duration_since(Instant::now()),
         }
     }
 }

@@ -10,9 +10,10 @@ use async_trait::async_trait;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
+use crate::ports::{InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
+use crate::worker::handover::Handover;
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::Bell;
 
@@ -30,6 +31,8 @@ pub struct Intake {
     pub dispatch: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
+    /// Where quick rooms are told straight from here; `None`: everything is written down first.
+    pub handover: Option<Arc<Handover>>,
 }
 
 #[async_trait]
@@ -63,16 +66,20 @@ impl TakeIn for Intake {
 impl Intake {
     /// Returns when this part of a batch is durable.
     async fn take_part(&self, batch: &Arc<[Read]>) {
-        let Err(fault) = self.commit(batch).await else { return };
+        let fault = match self.commit(batch, self.handover.as_ref()).await {
+            Ok(None) => return,
+            Ok(Some(in_hand)) => return self.written(in_hand).await,
+            Err(fault) => fault,
+        };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
         tracing::error!(
             events = batch.len(),
             "a batch can't be taken in whole ({fault}); taking it in one by one"
         );
         for read in batch.iter() {
-            if let Err(fault) = self.commit(&Arc::from([read.clone()])).await {
+            if let Err(fault) = self.commit(&Arc::from([read.clone()]), None).await {
                 let letter = Arc::from([read.given_up(&fault)]);
-                while self.commit(&letter).await.is_err() {
+                while self.commit(&letter, None).await.is_err() {
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
@@ -83,12 +90,16 @@ impl Intake {
     ///
     /// # Errors
     /// What is wrong with the batch itself, or with the store for good.
-    async fn commit(&self, batch: &Arc<[Read]>) -> Result<(), StoreError> {
+    async fn commit(
+        &self,
+        batch: &Arc<[Read]>,
+        handover: Option<&Arc<Handover>>,
+    ) -> Result<Option<InHand>, StoreError> {
         loop {
-            match self.step(batch).await {
-                Ok(()) => {
+            match self.step(batch, handover).await {
+                Ok(in_hand) => {
                     self.trouble.worked();
-                    return Ok(());
+                    return Ok(in_hand);
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -101,13 +112,25 @@ impl Intake {
         }
     }
 
+    /// Waits until what is in hand is durable, however long it takes.
+    async fn written(&self, in_hand: InHand) {
+        while let Err(error) = self.store.written(in_hand).await {
+            self.failed(&error);
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+
     fn failed(&self, error: &StoreError) {
         self.metrics.store_errors.inc();
         self.trouble.failed("take events in", error);
     }
 
     /// One try to commit a batch.
-    async fn step(&self, batch: &Arc<[Read]>) -> Result<(), StoreError> {
+    async fn step(
+        &self,
+        batch: &Arc<[Read]>,
+        handover: Option<&Arc<Handover>>,
+    ) -> Result<Option<InHand>, StoreError> {
         let query = batch::query(batch);
         let batch = batch.clone();
         let fates = Arc::new(Mutex::new(Vec::new()));
@@ -117,7 +140,12 @@ impl Intake {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = fates;
             changes
         };
-        let receipt = self.store.take_in(query, Box::new(decide)).await?;
+        let receipt = match handover {
+            Some(handover) => {
+                self.store.take_in_telling(query, Box::new(decide), handover.straight()).await?
+            }
+            None => self.store.take_in(query, Box::new(decide)).await?,
+        };
         for fate in fates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             self.metrics.event(*fate);
         }
@@ -130,6 +158,6 @@ impl Intake {
         if receipt.letters > 0 {
             self.burial.ring();
         }
-        Ok(())
+        Ok(receipt.in_hand)
     }
 }

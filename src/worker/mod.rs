@@ -8,6 +8,7 @@ pub mod burial;
 pub mod catalogue;
 mod compose;
 pub mod dispatch;
+pub mod handover;
 pub mod intake;
 pub mod janitor;
 pub mod places;

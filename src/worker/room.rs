@@ -56,6 +56,8 @@ pub enum Progress {
     Goes,
     /// The room was given back.
     Released,
+    /// The room was given back, and nothing waits in it.
+    AtRest,
     /// Somebody else holds the room; it must be left alone.
     Lost,
 }
@@ -63,27 +65,26 @@ pub enum Progress {
 impl Dispatch {
     /// Works off a held room's line, and gives the room back. Every line of the log that comes of it names the
     /// room, also one of a library.
-    pub async fn work_off(&self, line: RoomLine, stop: &Stop) {
+    pub async fn work_off(&self, line: RoomLine, stop: &Stop) -> Progress {
         // At the highest level, so that no filter which lets a line through leaves its ids out.
         let span = tracing::error_span!("turn", room = line.room.as_str());
-        self.take_turn(line, stop).instrument(span).await;
+        self.take_turn(line, stop).instrument(span).await
     }
 
-    async fn take_turn(&self, mut line: RoomLine, stop: &Stop) {
+    async fn take_turn(&self, mut line: RoomLine, stop: &Stop) -> Progress {
         let turn_ends = later(self.clock.now(), TURN);
         loop {
             match self.step(&mut line, stop.is_set()).await {
                 // A slow room with a long line must not keep its place while others wait for one.
                 Progress::Goes if self.clock.now() >= turn_ends => {
-                    self.give_back(&line, AT_ONCE).await;
-                    return;
+                    return self.give_back(&line, AT_ONCE).await;
                 }
                 Progress::Goes => {}
-                Progress::Released => return,
                 Progress::Lost => {
                     tracing::warn!("the room is not held by this worker any more; leaving it alone");
-                    return;
+                    return Progress::Lost;
                 }
+                given_back => return given_back,
             }
         }
     }
@@ -151,8 +152,11 @@ impl Dispatch {
             integration_id = integration.id.as_str(),
             attempt = head.attempts.saturating_add(1)
         );
+        let posted_at = self.clock.now();
         let answer = self.gateway.post(&target, &message).instrument(span.clone()).await;
         let now = self.clock.now();
+        let took = Duration::try_from(now.duration_since(posted_at)).unwrap_or_default();
+        self.handover.answered(&line.room, (answer.class == AnswerClass::Accepted).then_some(took));
         let spoke_for = spoke_for(line, take, snapshot);
         let spoke_for: Vec<&Integration> = spoke_for.iter().map(Arc::as_ref).collect();
         let attempt = Attempt { line, take, shape, integration: &integration };
@@ -243,6 +247,7 @@ impl Dispatch {
         }
         match (settled, then) {
             (Settled::LostClaim, _) => Progress::Lost,
+            (Settled::AtRest, _) => Progress::AtRest,
             (Settled::Applied, Then::Hold) => Progress::Goes,
             (Settled::Applied, Then::Release { .. } | Then::Rest { .. }) => Progress::Released,
         }

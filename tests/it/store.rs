@@ -12,6 +12,7 @@ mod postgres;
 mod registry;
 mod settle;
 mod sqlite;
+mod straight;
 mod tokens;
 mod waits;
 

@@ -6,6 +6,7 @@ mod cases;
 mod dead_rooms;
 mod faults;
 mod frozen;
+mod straight;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -31,6 +32,7 @@ use hipchat_notifier::ports::{
 use hipchat_notifier::worker::burial::{Burial, Owed};
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
+use hipchat_notifier::worker::handover::Handover;
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::trouble::Trouble;
 use hipchat_notifier::worker::wake::{Bell, StopSwitch};
@@ -171,6 +173,14 @@ impl Bench {
             calls: AtomicUsize::new(0),
         });
         let drawer = Arc::new(Drawer::default());
+        let terms = DispatchTerms {
+            rules: RULES,
+            token_budget: Budget::TOKEN,
+            concurrency: 8,
+            line: 100,
+            lease: Duration::from_secs(30),
+            links: Arc::new(Links::postman()),
+        };
         Self {
             intake: Intake {
                 store: seen.clone(),
@@ -179,6 +189,7 @@ impl Bench {
                 trouble: trouble.clone(),
                 dispatch: dispatch_bell.clone(),
                 burial: burial_bell.clone(),
+                handover: None,
             },
             dispatch: Dispatch {
                 store: seen.clone(),
@@ -190,14 +201,8 @@ impl Bench {
                 claiming: trouble.clone(),
                 unsettled: AtomicUsize::new(0),
                 rate_limits: Mutex::default(),
-                terms: DispatchTerms {
-                    rules: RULES,
-                    token_budget: Budget::TOKEN,
-                    concurrency: 8,
-                    line: 100,
-                    lease: Duration::from_secs(30),
-                    links: Arc::new(Links::postman()),
-                },
+                handover: Handover::new(terms.claim(0, 0), clock.clone()),
+                terms,
                 wake: dispatch_bell,
                 burial: burial_bell.clone(),
             },

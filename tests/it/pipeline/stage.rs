@@ -52,7 +52,7 @@ impl Stage {
         let quick = |site: Site| {
             site.sharing(postgres)
                 .with("DISPATCH__LEASE", "5s")
-                .with("HIPCHAT__TIMEOUT", "3s")
+                .with("HIPCHAT__TIMEOUT", "2s")
                 .with("AMQP__YIELD_AFTER", "4s")
         };
         Self::set_up(integrations, quick).await

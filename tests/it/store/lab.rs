@@ -1,6 +1,6 @@
 //! Where a store under test comes from, and short words for what the cases do with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +10,9 @@ use hipchat_notifier::domain::pacing::Budget;
 use hipchat_notifier::domain::reason::{Belief, SendReason, SuppressReason};
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    ClaimTerms, DecidedEvent, Definition, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
-    JournalEntry, ManagedBy, NewNotification, RoomLine, Settled, Settlement, Storage, StoreError, StreakKey,
-    Then, Transition,
+    ClaimTerms, DecidedEvent, Definition, Fate, InHand, IntakeChanges, IntakeQuery, IntakeReceipt,
+    IntakeState, JournalEntry, ManagedBy, NewNotification, RoomLine, Settled, Settlement, Storage,
+    StoreError, Straight, StreakKey, Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -126,6 +126,20 @@ pub fn streak_key(who: &str, monitor: &str) -> StreakKey {
     StreakKey { integration: integration(who), monitor_uid: monitor.into(), region: "eu".into() }
 }
 
+/// A batch that was taken in, and what of it was handed out.
+pub struct Taken {
+    pub lines: Vec<RoomLine>,
+    pub in_hand: Option<InHand>,
+}
+
+impl Taken {
+    /// The only room that was handed out.
+    pub fn line(&self) -> &RoomLine {
+        assert_eq!(self.lines.len(), 1, "{:?}", self.lines);
+        &self.lines[0]
+    }
+}
+
 /// A store with short words.
 #[derive(Clone)]
 pub struct Desk(pub Arc<dyn AnyStore>);
@@ -147,6 +161,26 @@ impl Desk {
 
     pub async fn change(&self, changes: IntakeChanges) -> IntakeReceipt {
         self.0.take_in(IntakeQuery::default(), Box::new(move |_| changes)).await.unwrap()
+    }
+
+    /// Takes in with idle rooms told straight.
+    pub async fn take_telling(&self, ms: i64, terms: ClaimTerms, changes: IntakeChanges) -> Taken {
+        let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
+        let got = lines.clone();
+        let hand = Arc::new(move |line| got.lock().unwrap().push(line));
+        let straight = Straight { terms, now: at(ms), is_quick: Arc::new(|_| true), hand };
+        let events = changes.events.iter().map(|event| event.id.clone()).collect();
+        let streaks = changes.streaks.iter().map(|(key, _)| key.clone()).collect();
+        let query = IntakeQuery { events, streaks, ..IntakeQuery::default() };
+        // As an event that is known already is not decided again.
+        let decide = move |state: IntakeState| {
+            let events =
+                changes.events.into_iter().filter(|event| !state.known.contains(&event.id)).collect();
+            IntakeChanges { events, ..changes }
+        };
+        let receipt = self.0.take_in_telling(query, Box::new(decide), straight).await.unwrap();
+        let lines = std::mem::take(&mut *lines.lock().unwrap());
+        Taken { lines, in_hand: receipt.in_hand }
     }
 
     /// One event at `ms` for integration `a`, `b` or `c` in its room.

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use fastrand::Rng;
 use hipchat_notifier::domain::ids::{GatherKey, RoomKey};
 use hipchat_notifier::domain::reason::{DeadLetterReason, Outcome, SendReason};
-use hipchat_notifier::ports::{Fate, ManagedBy, Retry, RoomLine, Settled, Then, Transition};
+use hipchat_notifier::ports::{
+    DecidedEvent, Fate, IntakeChanges, ManagedBy, Retry, RoomLine, Settled, Then, Transition,
+};
 
 use super::lab::*;
 
@@ -18,7 +20,8 @@ struct Life {
     desk: Desk,
     rng: Rng,
     now: i64,
-    told: usize,
+    /// All that ever arrived: the broker gives it again after a crash.
+    arrived: Vec<DecidedEvent>,
     /// Lines that somebody believes to hold, also in vain.
     held: Vec<RoomLine>,
     /// The latest claim of each room.
@@ -27,7 +30,8 @@ struct Life {
 
 pub async fn nothing_is_stranded_whatever_happens(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    let mut life = Life { desk, rng: Rng::new(), now: 0, told: 0, held: Vec::new(), claims: HashMap::new() };
+    let mut life =
+        Life { desk, rng: Rng::new(), now: 0, arrived: Vec::new(), held: Vec::new(), claims: HashMap::new() };
     for seed in 0..SEEDS {
         life.rng.seed(seed);
         for _ in 0..STEPS {
@@ -37,7 +41,11 @@ pub async fn nothing_is_stranded_whatever_happens(lab: &dyn Lab) {
             life.held.clear();
             drop(life.desk);
             life.desk = Desk(lab.worker().await.unwrap());
+            // Nobody is left who could hold a room by an earlier one.
+            life.claims.clear();
         }
+        // Where something was told straight and is not written down, the broker still has it.
+        life.desk.take(life.arrived.clone()).await;
         life.end(seed).await;
     }
 }
@@ -58,13 +66,33 @@ impl Life {
     }
 
     async fn arrive(&mut self) {
-        self.told += 1;
         let (who, other) = (self.who(), self.who());
         let ready_at = at(self.now + self.rng.i64(0..3) * 2_000);
         let gather = self.rng.bool().then(|| GatherKey::new("k"));
         let fate = Fate::Tell { story: story(1), ready_at, gather };
-        let fates = [(who, home(who), fate.clone()), (other, home(other), fate)];
-        self.desk.take(vec![decided(&format!("e{}", self.told), self.now, &fates)]).await;
+        let mut fates = vec![(who, home(who), fate.clone()), (other, home(other), fate)];
+        if self.rng.bool() {
+            fates = vec![(who, home(who), tell(self.now))];
+        }
+        let event = decided(&format!("e{}", self.arrived.len()), self.now, &fates);
+        self.arrived.push(event.clone());
+        if self.rng.bool() {
+            self.desk.take(vec![event]).await;
+            return;
+        }
+        let changes = IntakeChanges { events: vec![event], ..IntakeChanges::default() };
+        for line in self.desk.take_telling(self.now, TERMS, changes).await.lines {
+            self.begin(line);
+        }
+    }
+
+    fn begin(&mut self, line: RoomLine) {
+        let before = self.claims.insert(line.room.clone(), line.claim);
+        assert!(before < Some(line.claim), "claims grow");
+        // A holder that dies never settles.
+        if self.rng.u8(0..8) > 0 {
+            self.held.push(line);
+        }
     }
 
     async fn claim(&mut self) {
@@ -72,12 +100,7 @@ impl Life {
             assert!(!line.waiting.is_empty());
             assert!(seqs(&line).is_sorted());
             assert!(line.waiting.iter().all(|w| w.ready_at <= at(self.now)));
-            let before = self.claims.insert(line.room.clone(), line.claim);
-            assert!(before < Some(line.claim), "claims grow");
-            // A holder that dies never settles.
-            if self.rng.u8(0..8) > 0 {
-                self.held.push(line);
-            }
+            self.begin(line);
         }
     }
 
@@ -163,8 +186,8 @@ impl Life {
         let letters: Vec<i64> = self.desk.0.letters(10_000).await.unwrap().iter().map(|l| l.id).collect();
         self.desk.0.buried(&letters, at(self.now)).await.unwrap();
         assert_eq!(self.desk.0.gauges(at(self.now)).await.unwrap().pending, 0, "seed {seed}");
-        for n in 1..=self.told {
-            let entries = self.desk.explain(&format!("e{n}")).await;
+        for event in &self.arrived {
+            let entries = self.desk.explain(event.id.as_str()).await;
             assert!(
                 !entries.is_empty() && entries.iter().all(|e| e.outcome != Outcome::Pending),
                 "seed {seed}"

@@ -96,8 +96,8 @@ impl Server {
         let post = &mut self.posts[at];
         post.end = match settled {
             Settled::LostClaim => End::Lost,
-            Settled::Applied if told.is_empty() => End::Untold,
-            Settled::Applied => End::Told(told),
+            Settled::Applied | Settled::AtRest if told.is_empty() => End::Untold,
+            Settled::Applied | Settled::AtRest => End::Told(told),
         };
     }
 

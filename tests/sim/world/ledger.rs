@@ -416,7 +416,7 @@ impl Ledger {
     pub fn told_by(&self, s: &Settlement, settled: Settled) -> Vec<Pair> {
         let is_told =
             |transition: &&Transition| transition.outcome().is_some_and(|(outcome, _)| outcome.is_told());
-        let transitions = s.transitions.iter().filter(|_| settled == Settled::Applied).filter(is_told);
+        let transitions = s.transitions.iter().filter(|_| settled != Settled::LostClaim).filter(is_told);
         transitions.flat_map(Transition::seqs).filter_map(|seq| self.seqs.get(seq).cloned()).collect()
     }
 
@@ -439,11 +439,11 @@ impl Ledger {
                 faults.push(format!("{} was lost though nobody else had it", s.room));
                 return faults;
             }
-            (Settled::Applied, None) => {
+            (Settled::Applied | Settled::AtRest, None) => {
                 faults.push(format!("{} was settled by who does not hold it any more", s.room));
                 return faults;
             }
-            (Settled::Applied, Some(holder)) => {
+            (Settled::Applied | Settled::AtRest, Some(holder)) => {
                 holder.since = s.now;
                 holder.held = s.then == Then::Hold;
             }

@@ -11,6 +11,7 @@ use hipchat_notifier::ports::{Clock, Store};
 use hipchat_notifier::worker::burial::Burial;
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
+use hipchat_notifier::worker::handover::Handover;
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::janitor::Janitor;
 use hipchat_notifier::worker::trouble::Trouble;
@@ -209,6 +210,15 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         trouble: trouble("the store"),
         dispatch: dispatch_bell.clone(),
         burial: burial_bell.clone(),
+        handover: None,
+    };
+    let terms = DispatchTerms {
+        rules: plan.rules,
+        token_budget: plan.token_budget,
+        concurrency: plan.concurrency,
+        line: plan.line,
+        lease: if short { plan.timeout + Duration::from_secs(1) } else { plan.lease },
+        links: links(),
     };
     let dispatch = Dispatch {
         store: seen.clone(),
@@ -220,14 +230,8 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         claiming: trouble("the store"),
         unsettled: AtomicUsize::new(0),
         rate_limits: Mutex::default(),
-        terms: DispatchTerms {
-            rules: plan.rules,
-            token_budget: plan.token_budget,
-            concurrency: plan.concurrency,
-            line: plan.line,
-            lease: if short { plan.timeout + Duration::from_secs(1) } else { plan.lease },
-            links: links(),
-        },
+        handover: Handover::new(terms.claim(0, 0), clock.clone()),
+        terms,
         wake: dispatch_bell.clone(),
         burial: burial_bell.clone(),
     };

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::{Done, Fail, misread, text};
+use super::memory::Memory;
 use super::notifications::bury;
-use super::{clock, standing, tokens};
+use super::{clock, standing, straight, tokens};
 use crate::adapters::store::meters;
 use crate::adapters::store::purse::{self, Needs};
 use crate::adapters::store::rows::{self, micros, span, time};
@@ -22,8 +23,15 @@ use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
 /// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
 /// waits (it was paused away, say) is put back to sleep and not handed out.
-pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<Vec<RoomLine>> {
-    clock::note(c, now)?;
+pub fn claim_rooms(
+    c: &Connection,
+    memory: &mut Memory,
+    terms: &ClaimTerms,
+    now: Timestamp,
+) -> Done<Vec<RoomLine>> {
+    if clock::note(c, now)? == clock::Noted::SetBack {
+        memory.standings.forget();
+    }
     let mut lines: Vec<RoomLine> = Vec::new();
     let mut asking: Vec<(i64, RoomKey, HashMap<TokenKey, u32>)> = Vec::new();
     let mut events = Events { c, read: HashMap::new() };
@@ -35,12 +43,17 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
                 break;
             }
             for room in rooms {
+                if memory.in_flight.has(&room) {
+                    // Something was moved here from another room while this one is told.
+                    straight::write_down(c, memory, &room)?;
+                    continue;
+                }
                 // The lapsed holder's calls count before anybody's share is reckoned.
                 tokens::forfeit(c, &room, now)?;
                 if let Some(line) = claim(c, &mut events, room, terms, now)? {
                     let room_left = line.state.meter.available(terms.room_budget, now);
                     let head = line.waiting.first().map_or(i64::MAX, |w| w.seq);
-                    asking.push((head, line.room.clone(), needs_of(c, &line.waiting, room_left)?));
+                    asking.push((head, line.room.clone(), needs_of(c, memory, &line.waiting, room_left)?));
                     lines.push(line);
                 }
             }
@@ -50,7 +63,7 @@ pub fn claim_rooms(c: &Connection, terms: &ClaimTerms, now: Timestamp) -> Done<V
     // the others might never be.
     asking.sort_by_key(|(head, ..)| *head);
     let needs: Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
-    let mut grants = tokens::reserve(c, &needs, terms.token_budget, now)?;
+    let mut grants = tokens::reserve(c, &memory.in_flight, &needs, terms.token_budget, now)?;
     for line in &mut lines {
         line.tokens = grants.remove(&line.room).unwrap_or_default();
     }
@@ -142,7 +155,7 @@ fn claim(
 }
 
 /// Columns 1 to 4. What can't be read of them begins anew, since a room must not stand still for it.
-fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
+pub fn read_state(row: &Row<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<RoomState> {
     let meter = meters::room(&text(row, 1)?.unwrap_or_default(), room, now);
     let failures = row.get::<_, Option<i64>>(2)?.and_then(|failures| u32::try_from(failures).ok());
     let retry_at = row.get::<_, Option<i64>>(3)?;
@@ -353,15 +366,20 @@ impl Events<'_> {
 }
 
 /// Calls that the line would need if each were told alone, by token; but no more than the room may be told.
-fn needs_of(c: &Connection, waiting: &[Waiting], room_left: u32) -> Done<HashMap<TokenKey, u32>> {
+fn needs_of(
+    c: &Connection,
+    memory: &mut Memory,
+    waiting: &[Waiting],
+    room_left: u32,
+) -> Done<HashMap<TokenKey, u32>> {
     let mut by_integration: HashMap<&IntegrationId, u32> = HashMap::new();
     for one in waiting {
         *by_integration.entry(&one.integration).or_default() += 1;
     }
     let mut wanted = Vec::with_capacity(by_integration.len());
     for (integration, count) in by_integration {
-        if let Some(standing) = standing::standing(c, integration)? {
-            wanted.push((standing.token, count));
+        if let Some(known) = memory.standings.of(c, integration)? {
+            wanted.push((known.standing.token.clone(), count));
         }
     }
     Ok(purse::needs(wanted, room_left))

@@ -21,8 +21,15 @@ const AHEAD: [&str; 4] = [
 /// was tolerated before may have been too much. A whole one is safe, and at worst a dead worker's room waits for that.
 const HELD: &str = "UPDATE rooms SET lease_until = ?1 + lease, due_at = ?1 + lease WHERE lease_until > 0";
 
+/// What was found when the time was noted.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Noted {
+    GoesOn,
+    SetBack,
+}
+
 /// Notes the time, and moves what lies ahead if it went back.
-pub fn note(c: &Connection, now: Timestamp) -> Done<()> {
+pub fn note(c: &Connection, now: Timestamp) -> Done<Noted> {
     let noted: i64 =
         c.prepare_cached("SELECT value FROM meta WHERE name = 'clock'")?.query_row([], |row| row.get(0))?;
     let now = micros(now);
@@ -37,5 +44,5 @@ pub fn note(c: &Connection, now: Timestamp) -> Done<()> {
     if back > TOLERATED || -back >= NOTE_EVERY {
         c.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'clock'")?.execute(params![now])?;
     }
-    Ok(())
+    Ok(if back > TOLERATED { Noted::SetBack } else { Noted::GoesOn })
 }

@@ -1,13 +1,15 @@
 //! Taking in a batch: what is known, the caller's decision, and what it changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::Done;
+use super::letters;
+use super::memory::Memory;
 use super::notifications::{doubt_streak, exhume, wake_room};
-use super::{letters, standing};
-use crate::adapters::store::fate::{Now, Standing, fate_by_now};
+use super::straight::{self, HandedOut};
+use crate::adapters::store::fate::{Now, fate_by_now};
 use crate::adapters::store::rows::{belief, micros, properties, time};
 use crate::adapters::store::state::{GATHERING, PENDING};
 use crate::domain::envelope::Received;
@@ -17,34 +19,72 @@ use crate::domain::reason::{Outcome, SuppressReason};
 use crate::domain::story::Story;
 use crate::ports::{
     CollationKey, Decide, DecidedEvent, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
-    NewNotification, StreakKey,
+    NewNotification, Straight, StreakKey,
 };
 
-/// Runs one batch inside the writer's transaction.
-pub fn take_in(c: &Connection, query: &IntakeQuery, decide: Decide) -> Done<IntakeReceipt> {
-    let changes = decide(gather(c, query)?);
-    let batch = Batch {
-        c,
-        standings: HashMap::new(),
-        ready: HashMap::new(),
-        news: HashMap::new(),
-        untold: Vec::new(),
-        receipt: IntakeReceipt::default(),
-    };
-    batch.write(&changes)
+/// In microseconds.
+const DAY: i64 = 24 * 3600 * 1_000_000;
+
+/// Runs one batch inside the writer's transaction. What `straight` takes is handed out and not written.
+pub fn take_in(
+    c: &Connection,
+    memory: &mut Memory,
+    query: &IntakeQuery,
+    decide: Decide,
+    straight: Option<&Straight>,
+) -> Done<(IntakeReceipt, Option<HandedOut>)> {
+    straight::before_decision(c, memory, query)?;
+    let mut gathered = Gathered::default();
+    let changes = decide(gather(c, query, &mut gathered)?);
+    straight::before_writing(c, memory, &changes)?;
+    let handed =
+        straight.map(|straight| straight::hand_out(c, memory, &changes, &gathered, straight)).transpose()?;
+    let receipt = Batch::new(c, memory, gathered).write(&changes, handed.as_ref())?;
+    Ok((receipt, handed))
 }
 
-fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
+/// What was found out on the way to a decision, so that it need not be looked up again.
+#[derive(Default)]
+pub struct Gathered {
+    /// Ids that no notification has.
+    unknown: HashSet<EventId>,
+    /// When a run last came for a streak; `None` where the streak has no such time.
+    touched: HashMap<StreakKey, Option<i64>>,
+}
+
+impl Gathered {
+    fn touched(&self, key: &StreakKey) -> Option<i64> {
+        self.touched.get(key).copied().flatten()
+    }
+
+    /// A streak that was moved, with what is known of it.
+    pub fn moved(&self, key: &StreakKey, streak: Streak) -> Moved {
+        Moved { key: key.clone(), streak, touched: self.touched(key) }
+    }
+}
+
+/// A streak as an event has moved it.
+pub struct Moved {
+    key: StreakKey,
+    streak: Streak,
+    /// When a run last came for it, if that is known.
+    touched: Option<i64>,
+}
+
+fn gather(c: &Connection, query: &IntakeQuery, gathered: &mut Gathered) -> Done<IntakeState> {
     let mut state = IntakeState::default();
     let mut known = c.prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 LIMIT 1")?;
     for id in &query.events {
         if known.exists([id.as_str()])? {
             state.known.insert(id.clone());
+        } else {
+            gathered.unknown.insert(id.clone());
         }
     }
     for key in &query.streaks {
-        if let Some(streak) = streak(c, key)? {
+        if let Some((streak, touched)) = streak(c, key)? {
             state.streaks.insert(key.clone(), streak);
+            gathered.touched.insert(key.clone(), touched);
         }
     }
     let mut until = c.prepare_cached("SELECT until FROM collations WHERE integration = ?1 AND of = ?2")?;
@@ -57,27 +97,30 @@ fn gather(c: &Connection, query: &IntakeQuery) -> Done<IntakeState> {
     Ok(state)
 }
 
-fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<Streak>> {
+/// A streak, and when a run last came for it.
+fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<(Streak, Option<i64>)>> {
     c.prepare_cached(
-        "SELECT failures, first_failed_at, newest, belief FROM streaks \
+        "SELECT failures, first_failed_at, newest, belief, touched FROM streaks \
          WHERE integration = ?1 AND monitor = ?2 AND region = ?3",
     )?
     .query_row([key.integration.as_str(), &key.monitor_uid, &key.region], |row| {
-        Ok(Streak {
+        let streak = Streak {
             failures: row.get(0)?,
             first_failed_at: row.get::<_, Option<i64>>(1)?.map(time),
             newest: row.get::<_, Option<i64>>(2)?.map(time),
             belief: belief(&row.get::<_, String>(3)?),
-        })
+        };
+        Ok((streak, row.get(4)?))
     })
     .optional()
 }
 
 /// One batch on its way into the tables.
-struct Batch<'c> {
+pub struct Batch<'c> {
     c: &'c Connection,
-    /// The integrations as they stand now; a decision may rest on what they were a moment ago.
-    standings: HashMap<IntegrationId, Option<Standing>>,
+    /// With the integrations as they stand now; a decision may rest on what they were a moment ago.
+    memory: &'c mut Memory,
+    gathered: Gathered,
     /// Rooms that get something, and when the first of it is ready.
     ready: HashMap<String, i64>,
     /// The latest news of each streak.
@@ -89,6 +132,7 @@ struct Batch<'c> {
 
 /// A notification that is to be told.
 struct Telling<'a> {
+    seq: i64,
     room: &'a str,
     story: &'a Story,
     ready_at: i64,
@@ -97,14 +141,47 @@ struct Telling<'a> {
 }
 
 impl<'c> Batch<'c> {
-    fn write(mut self, changes: &'c IntakeChanges) -> Done<IntakeReceipt> {
+    /// An empty one.
+    pub fn new(c: &'c Connection, memory: &'c mut Memory, gathered: Gathered) -> Self {
+        let (ready, news, untold) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { c, memory, gathered, ready, news, untold, receipt: IntakeReceipt::default() }
+    }
+
+    fn write(mut self, changes: &'c IntakeChanges, handed: Option<&HandedOut>) -> Done<IntakeReceipt> {
         let at = changes.events.last().map(|event| micros(event.received.at));
-        for event in &changes.events {
-            self.event(event)?;
+        for (place, event) in changes.events.iter().enumerate() {
+            if handed.is_none_or(|handed| !handed.events.contains(&place)) {
+                self.event(event, None)?;
+            }
         }
         for (key, streak) in &changes.streaks {
-            self.streak(key, streak, at)?;
+            if handed.is_none_or(|handed| !handed.integrations.contains(&key.integration)) {
+                let touched = self.gathered.touched(key);
+                self.streak(key, streak, at, touched)?;
+            }
         }
+        self.finish(changes)
+    }
+
+    /// Writes an event that was handed out, with its place in the line and the streak that it moved.
+    pub fn write_down(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
+        self.event(event, Some(seq))?;
+        if let Some(Moved { key, streak, touched }) = moved {
+            self.streak(key, streak, Some(micros(event.received.at)), *touched)?;
+        }
+        self.finish(&IntakeChanges::default()).map(drop)
+    }
+
+    /// Writes the streak that an event has moved which was told under `seq`.
+    pub fn told(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
+        let Some(Moved { key, streak, touched }) = moved else { return Ok(()) };
+        if event.notifications.iter().any(|new| new.streak.as_ref() == Some(key)) {
+            self.news.insert(key, seq);
+        }
+        self.streak(key, streak, Some(micros(event.received.at)), *touched)
+    }
+
+    fn finish(mut self, changes: &IntakeChanges) -> Done<IntakeReceipt> {
         // After the streaks, whose beliefs rest on the telling.
         for key in &self.untold {
             doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region], i64::MAX)?;
@@ -122,14 +199,15 @@ impl<'c> Batch<'c> {
         Ok(self.receipt)
     }
 
-    fn event(&mut self, event: &'c DecidedEvent) -> Done<()> {
+    /// Writes an event; with `seq`, the place of its one notification is that.
+    fn event(&mut self, event: &'c DecidedEvent, seq: Option<i64>) -> Done<()> {
         let mut stored: Option<i64> = None;
         let mut opened = 0i64;
         for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
             exhume(self.c, &event.id, &new.integration)?;
         }
         for new in &event.notifications {
-            if self.notification(event, new, &mut stored)? {
+            if self.notification(event, new, &mut stored, seq)? {
                 opened += 1;
             }
         }
@@ -147,8 +225,10 @@ impl<'c> Batch<'c> {
         event: &'c DecidedEvent,
         new: &'c NewNotification,
         stored: &mut Option<i64>,
+        seq: Option<i64>,
     ) -> Done<bool> {
-        let standing = self.standing(&new.integration)?;
+        let standing =
+            self.memory.standings.of(self.c, &new.integration)?.map(|known| known.standing.clone());
         let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
                 self.suppress(event, new, reason, &detail)?;
@@ -156,7 +236,10 @@ impl<'c> Batch<'c> {
             }
             Now::Told(story, ready_at, gather) => (story, ready_at, gather),
         };
-        if self.is_known(&event.id, &new.integration)? {
+        let alone = event.notifications.len() == 1;
+        // Once found to be unknown it is so until this writes it.
+        let is_new = alone && self.gathered.unknown.remove(&event.id);
+        if !is_new && self.is_known(&event.id, &new.integration)? {
             return Ok(false);
         }
         let closed_until = standing.as_ref().and_then(|s| s.closed_until);
@@ -168,18 +251,10 @@ impl<'c> Batch<'c> {
         let ready_at = micros(ready_at);
         // What is throttled need not wake its room before it can be told.
         let wake_at = closed_until.map_or(ready_at, |until| until.max(ready_at));
-        let telling = Telling { room: &room, story, ready_at, wake_at, gather };
+        let seq = seq.unwrap_or_else(|| self.memory.in_flight.next_place());
+        let telling = Telling { seq, room: &room, story, ready_at, wake_at, gather };
         self.tell(event, new, no, &telling)?;
         Ok(true)
-    }
-
-    fn standing(&mut self, id: &IntegrationId) -> Done<Option<Standing>> {
-        if let Some(known) = self.standings.get(id) {
-            return Ok(known.clone());
-        }
-        let found = standing::standing(self.c, id)?;
-        self.standings.insert(id.clone(), found.clone());
-        Ok(found)
     }
 
     fn is_known(&self, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<bool> {
@@ -218,8 +293,8 @@ impl<'c> Batch<'c> {
         self.c
             .prepare_cached(
                 "INSERT INTO notifications (event, integration, room, event_no, state, reason, failures, \
-                 first_failed_at, gather, ready_at, received_at, decided_at, monitor, region) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13)",
+                 first_failed_at, gather, ready_at, received_at, decided_at, monitor, region, seq) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 event.id.as_str(),
@@ -235,9 +310,10 @@ impl<'c> Batch<'c> {
                 received_at,
                 new.streak.as_ref().map(|streak| &streak.monitor_uid),
                 new.streak.as_ref().map(|streak| &streak.region),
+                telling.seq,
             ])?;
         if let Some(streak) = &new.streak {
-            self.news.insert(streak, self.c.last_insert_rowid());
+            self.news.insert(streak, telling.seq);
         }
         let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
         *first = telling.wake_at.min(*first);
@@ -252,11 +328,13 @@ impl<'c> Batch<'c> {
         reason: SuppressReason,
         detail: &str,
     ) -> rusqlite::Result<()> {
+        let seq = self.memory.in_flight.next_place();
         let inserted = self
             .c
             .prepare_cached(
                 "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, \
-                 decided_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7) ON CONFLICT (event, integration) DO NOTHING",
+                 decided_at, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8) \
+                 ON CONFLICT (event, integration) DO NOTHING",
             )?
             .execute(params![
                 event.id.as_str(),
@@ -266,6 +344,7 @@ impl<'c> Batch<'c> {
                 reason.as_str(),
                 detail,
                 micros(event.received.at),
+                seq,
             ])?;
         if inserted > 0 {
             if !matches!(new.fate, Fate::Suppress { .. }) {
@@ -277,9 +356,15 @@ impl<'c> Batch<'c> {
     }
 
     /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
-    /// the run came that moved it.
-    fn streak(&mut self, key: &StreakKey, streak: &Streak, at: Option<i64>) -> Done<()> {
-        if self.standing(&key.integration)?.is_none() {
+    /// the run came that moved it, `touched` when one came before, if that is known.
+    fn streak(
+        &mut self,
+        key: &StreakKey,
+        streak: &Streak,
+        at: Option<i64>,
+        touched: Option<i64>,
+    ) -> Done<()> {
+        if self.memory.standings.of(self.c, &key.integration)?.is_none() {
             return Ok(());
         }
         self.c
@@ -301,6 +386,9 @@ impl<'c> Batch<'c> {
                 self.news.get(key),
             ])?;
         // Once a day, so that a run seldom costs a change of the index.
+        if touched.zip(at).is_some_and(|(touched, at)| touched >= at - DAY) {
+            return Ok(());
+        }
         self.c
             .prepare_cached(
                 "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
@@ -311,7 +399,7 @@ impl<'c> Batch<'c> {
     }
 
     fn collation(&mut self, key: &CollationKey, until: i64) -> Done<()> {
-        if self.standing(&key.integration)?.is_none() {
+        if self.memory.standings.of(self.c, &key.integration)?.is_none() {
             return Ok(());
         }
         self.c

@@ -7,34 +7,44 @@
 mod claim;
 mod clock;
 mod errors;
+mod in_flight;
 mod intake;
 mod journal;
 mod letters;
+mod memory;
 mod notifications;
 mod open;
 mod registry;
 mod settle;
 mod standing;
+mod straight;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod tokens;
 mod waits;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rusqlite::Connection;
 
+use self::errors::Done;
+use self::memory::Memory;
+use self::straight::{HandedOut, WRITE_DOWN_AFTER};
 use self::threads::Lane;
 pub use super::Role;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
-    Applied, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Journal, JournalEntry,
-    Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError, Stored,
+    Applied, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,
+    JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
+    Stored, Straight,
 };
 
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
@@ -42,6 +52,10 @@ pub struct SqliteStore {
     // The order of the fields is the order of closing: the writer last, so that it can tidy up, then the lock.
     reader: Lane,
     writer: Lane,
+    memory: Arc<Mutex<Memory>>,
+    /// Batches of which something is handed out and not durable.
+    in_hand: Mutex<HashMap<InHand, HandedOut>>,
+    batches: AtomicU64,
     cipher: Arc<Cipher>,
     path: PathBuf,
     _lock: Option<File>,
@@ -111,24 +125,94 @@ impl SqliteStore {
     }
 
     fn start(opened: open::Opened, path: &Path, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
+        let memory = Arc::<Mutex<Memory>>::default();
         Ok(Arc::new(Self {
             reader: Lane::reader(opened.reader, path)?,
-            writer: Lane::writer(opened.writer, path)?,
+            writer: Lane::writer(opened.writer, path, &memory)?,
+            memory,
+            in_hand: Mutex::default(),
+            batches: AtomicU64::default(),
             cipher: Arc::new(cipher),
             path: path.to_owned(),
             _lock: opened.lock,
         }))
     }
+
+    /// Runs `work` with the writer's memory, and takes back what it did if it fails.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Memory) -> Done<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let memory = Arc::clone(&self.memory);
+        self.writer.run_apart(move |c| work(c, &mut recall(&memory))).await
+    }
+
+    /// Changes integrations.
+    async fn manage<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.write(move |c, memory| {
+            let changed = work(c);
+            memory.standings.forget();
+            changed
+        })
+        .await
+    }
+
+    /// Keeps what a batch has handed out, for [`Store::written`].
+    fn keep_in_hand(&self, handed: HandedOut) -> Option<InHand> {
+        if handed.seqs.is_empty() {
+            return None;
+        }
+        let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(batch, handed);
+        Some(batch)
+    }
+}
+
+/// The writer's memory. Its changes are whole, or taken back with the transaction, also after a panic.
+fn recall(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        self.writer.run(move |c| intake::take_in(c, &query, decide)).await
+        let taken = self.write(move |c, memory| intake::take_in(c, memory, &query, decide, None));
+        taken.await.map(|(receipt, _)| receipt)
+    }
+
+    async fn take_in_telling(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Straight,
+    ) -> Result<IntakeReceipt, StoreError> {
+        let take_in = move |c: &Connection, memory: &mut Memory| {
+            intake::take_in(c, memory, &query, decide, Some(&straight))
+        };
+        let (receipt, handed) = self.write(take_in).await?;
+        let in_hand = handed.and_then(|handed| self.keep_in_hand(handed));
+        Ok(IntakeReceipt { in_hand, ..receipt })
+    }
+
+    async fn written(&self, batch: InHand) -> Result<(), StoreError> {
+        let in_hand = || self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut handed) = in_hand().remove(&batch) else { return Ok(()) };
+        if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_ok() {
+            return Ok(());
+        }
+        let seqs = handed.seqs.clone();
+        let written = self.write(move |c, memory| straight::write_down_slow(c, memory, &seqs)).await;
+        if written.is_err() {
+            in_hand().insert(batch, handed);
+        }
+        written
     }
 
     async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
-        self.writer.run(move |c| claim::claim_rooms(c, &terms, now)).await
+        self.write(move |c, memory| claim::claim_rooms(c, memory, &terms, now)).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -136,7 +220,8 @@ impl Store for SqliteStore {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
-        self.writer.run(move |c| settle::settle(c, &settlement)).await
+        let memory = Arc::clone(&self.memory);
+        self.writer.run(move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
     }
 
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
@@ -145,15 +230,15 @@ impl Store for SqliteStore {
 
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
         let letters = letters.to_vec();
-        self.writer.run(move |c| letters::buried(c, &letters, at)).await
+        self.writer.run_apart(move |c| letters::buried(c, &letters, at)).await
     }
 
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.writer.run(move |c| journal::forget(c, before, limit)).await
+        self.writer.run_apart(move |c| journal::forget(c, before, limit)).await
     }
 
     async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.writer.run(move |c| journal::forget_streaks(c, before, limit)).await
+        self.writer.run_apart(move |c| journal::forget_streaks(c, before, limit)).await
     }
 
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
@@ -164,7 +249,7 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Storage for SqliteStore {
     async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.writer.run(move |c| claim::look_again(c, now)).await
+        self.writer.run_apart(move |c| claim::look_again(c, now)).await
     }
 
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
@@ -209,25 +294,25 @@ impl Registry for SqliteStore {
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
         let cipher = Arc::clone(&self.cipher);
-        self.writer.run(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
+        self.manage(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
     }
 
     async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
-        self.writer.run(registry::release).await
+        self.manage(registry::release).await
     }
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer.run(move |c| registry::remove(c, &id, now)).await
+        self.manage(move |c| registry::remove(c, &id, now)).await
     }
 
     async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer.run(move |c| registry::pause(c, &id, now)).await
+        self.manage(move |c| registry::pause(c, &id, now)).await
     }
 
     async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer.run(move |c| registry::resume(c, &id)).await
+        self.manage(move |c| registry::resume(c, &id)).await
     }
 }

@@ -67,7 +67,7 @@ pub fn apply(
     now: Timestamp,
 ) -> Done<Applied> {
     let ids = kept::ids_once(definitions)?;
-    let key = kept::check_key(&all(c)?, cipher);
+    let key = check_key(c, cipher)?;
     let change = Change { c, cipher, key, by, now, revision: revision(c)? + 1 };
     let mut applied = Applied::default();
     for definition in definitions {
@@ -86,16 +86,32 @@ pub fn apply(
         }
     }
     if by == ManagedBy::File {
-        let gone = |kept: &Kept| kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
-        for kept in all(c)?.into_iter().filter(gone) {
-            delete(c, &kept.id, kept::LEFT_OUT, now)?;
-            applied.changes.removed.push(kept.id);
+        for id in of_file(c)?.into_iter().filter(|id| !ids.contains(id)) {
+            delete(c, &id, kept::LEFT_OUT, now)?;
+            applied.changes.removed.push(id);
         }
     }
     if !applied.changes.is_empty() {
         raise_revision(c)?;
     }
     Ok(applied)
+}
+
+/// Whether the key is that of what is there: usually the first tells.
+fn check_key(c: &Connection, cipher: &Cipher) -> Done<Result<(), StoreError>> {
+    let first = c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations LIMIT 1"))?.query_row([], read);
+    Ok(match first.optional()? {
+        Some(first) if kept::check_key(std::slice::from_ref(&first), cipher).is_ok() => Ok(()),
+        Some(_) => kept::check_key(&all(c)?, cipher),
+        None => Ok(()),
+    })
+}
+
+/// Those that the integrations file manages.
+fn of_file(c: &Connection) -> rusqlite::Result<Vec<IntegrationId>> {
+    c.prepare_cached("SELECT id FROM integrations WHERE managed_by = ?1 ORDER BY id")?
+        .query_map([managed_text(ManagedBy::File)], |row| row.get::<_, String>(0).map(IntegrationId::new))?
+        .collect()
 }
 
 /// One `apply` under way.

@@ -5,8 +5,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::claim::{has_ready, next_opening, next_ready};
 use super::errors::Done;
+use super::memory::Memory;
 use super::notifications::{Open, bury, count_attempt, end, find, waiting_of};
-use super::{standing, tokens};
+use super::{standing, straight, tokens};
 use crate::adapters::store::release::{Held, Left, Next};
 use crate::adapters::store::rows::{meter_text, micros};
 use crate::adapters::store::state::Ending;
@@ -15,7 +16,15 @@ use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
 use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies a settlement, or nothing if the room is no longer the settler's.
-pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
+pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Settled> {
+    if memory.in_flight.is_held(&s.room, s.claim) {
+        if let Some(settled) = straight::settle(c, memory, s)? {
+            s.calls.iter().try_for_each(|calls| tokens::count(c, calls, s.now))?;
+            spend_throttles(c, memory, s)?;
+            return Ok(settled);
+        }
+        straight::write_down(c, memory, &s.room)?;
+    }
     let Some(held) = held(c, s)? else { return Ok(Settled::LostClaim) };
     for transition in &s.transitions {
         apply(c, &s.room, &held, transition)?;
@@ -23,14 +32,7 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
     for calls in &s.calls {
         tokens::spend(c, &s.room, calls, s.now)?;
     }
-    for (integration, meter) in &s.throttles {
-        // One that was removed meanwhile leaves no meter behind.
-        c.prepare_cached(
-            "INSERT INTO throttles (integration, meter) SELECT id, ?2 FROM integrations WHERE id = ?1 \
-             ON CONFLICT (integration) DO UPDATE SET meter = ?2",
-        )?
-        .execute([integration.as_str(), &meter_text(meter)])?;
-    }
+    spend_throttles(c, memory, s)?;
     for (integration, until) in &s.closed {
         c.prepare_cached(
             "INSERT INTO throttles (integration, closed_until) SELECT id, ?2 FROM integrations WHERE id = ?1 \
@@ -38,9 +40,26 @@ pub fn settle(c: &Connection, s: &Settlement) -> Done<Settled> {
         )?
         .execute(params![integration.as_str(), micros(*until)])?;
     }
+    let suspends = s.transitions.iter().any(|transition| matches!(transition, Transition::Broken { .. }));
+    if suspends || !s.closed.is_empty() {
+        memory.standings.forget();
+    }
     let next = next(c, s, &held)?;
     save(c, s, &next)?;
     Ok(Settled::Applied)
+}
+
+fn spend_throttles(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<()> {
+    for (integration, meter) in &s.throttles {
+        // One that was removed meanwhile leaves no meter behind.
+        c.prepare_cached(
+            "INSERT INTO throttles (integration, meter) SELECT id, ?2 FROM integrations WHERE id = ?1 \
+             ON CONFLICT (integration) DO UPDATE SET meter = ?2",
+        )?
+        .execute([integration.as_str(), &meter_text(meter)])?;
+        memory.standings.throttled(integration);
+    }
+    Ok(())
 }
 
 /// The room, if it is held by this very claim. A lease that has lapsed counts as long as nobody else has

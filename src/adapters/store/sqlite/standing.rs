@@ -7,20 +7,28 @@ use super::errors::Done;
 use crate::adapters::store::fate::Standing;
 use crate::domain::ids::{IntegrationId, TokenKey};
 
+/// An integration as it stands.
+pub struct Known {
+    pub standing: Standing,
+    /// Whether some of a throttle of its own was ever spent.
+    pub throttled: bool,
+}
+
 /// The integration's standing in this very transaction; `None` if there is no such integration.
-pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Standing>> {
+pub fn standing(c: &Connection, id: &IntegrationId) -> rusqlite::Result<Option<Known>> {
     c.prepare_cached(
-        "SELECT room, token, paused, suspended, closed_until FROM integrations \
+        "SELECT room, token, paused, suspended, closed_until, integration IS NOT NULL FROM integrations \
          LEFT JOIN throttles ON integration = id WHERE id = ?1",
     )?
     .query_row([id.as_str()], |row| {
-        Ok(Standing {
+        let standing = Standing {
             room: row.get(0)?,
             token: TokenKey::new(row.get::<_, String>(1)?),
             paused: row.get(2)?,
             suspended: row.get(3)?,
             closed_until: row.get(4)?,
-        })
+        };
+        Ok(Known { standing, throttled: row.get(5)? })
     })
     .optional()
 }

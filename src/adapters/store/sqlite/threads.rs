@@ -1,18 +1,22 @@
 //! The threads that own the connections. SQLite blocks, so nothing of it runs on the async runtime.
 //!
-//! The writer commits in groups: all that is queued when it looks goes into one transaction, each job in a
-//! savepoint of its own, and all are answered after the commit. So 64 rooms that settle at once cost one
-//! sync of the disk, and a job that fails takes back its own changes and nobody else's.
+//! The writer commits in groups: all that is queued when it looks goes into one transaction, and all are answered
+//! after the commit. So 64 rooms that settle at once cost one sync of the disk. A job that fails takes nobody
+//! else's changes along if it has changed nothing, or runs in a savepoint of its own (`run_apart`). A savepoint
+//! costs a copy of every page that is touched, so what is done for every message has none; if it fails half done,
+//! which takes a full disk or damage, the whole group is taken back and asked to try again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::errors::{Done, Fail, repeat, sentence};
+use super::memory::Memory;
 use crate::ports::StoreError;
 
 /// Jobs at most in one transaction: enough for every room that may be in flight, and a bound on how long
@@ -21,8 +25,17 @@ const GROUP: usize = 256;
 
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
 type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
-/// Runs inside the transaction, or learns why there is none. `Err`: its changes must be taken back.
-type Job = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Result<Reply, Reply> + Send>;
+/// Runs inside the transaction, or learns why there is none.
+type Job = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+
+/// What became of a job.
+enum Ran {
+    Well(Reply),
+    /// It has changed nothing.
+    InVain(Reply),
+    /// Some of its changes are still there, and must not stay.
+    HalfDone(Reply),
+}
 
 /// One connection on its own thread.
 pub struct Lane {
@@ -37,7 +50,7 @@ impl Lane {
         name: &str,
         connection: Connection,
         file: &Path,
-        serve: fn(Connection, &Path, &Receiver<Job>),
+        serve: impl FnOnce(Connection, &Path, &Receiver<Job>) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let own_file = file.to_owned();
@@ -48,9 +61,17 @@ impl Lane {
         Ok(Self { jobs: Some(jobs), thread: Some(thread), file: file.to_owned() })
     }
 
-    /// A thread that writes, in groups.
-    pub fn writer(connection: Connection, file: &Path) -> Result<Self, StoreError> {
-        Self::start("store-writer", connection, file, write_all)
+    /// A thread that writes, in groups, and keeps `memory` in step with what is committed.
+    pub fn writer(
+        connection: Connection,
+        file: &Path,
+        memory: &Arc<Mutex<Memory>>,
+    ) -> Result<Self, StoreError> {
+        let memory = Arc::clone(memory);
+        let serve = move |connection, file: &Path, queue: &Receiver<Job>| {
+            Writer { connection, file: file.to_owned(), memory }.serve(queue);
+        };
+        Self::start("store-writer", connection, file, serve)
     }
 
     /// A thread that reads, each job in a snapshot.
@@ -63,14 +84,55 @@ impl Lane {
         &self,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.queue(move |connection| {
+            let before = connection.total_changes();
+            let result = guarded(|| work(connection));
+            (result, connection.total_changes() == before)
+        })
+        .await
+    }
+
+    /// The same; if `work` fails, its changes are taken back and nobody else's.
+    pub async fn run_apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.queue(move |connection| {
+            let in_savepoint = || {
+                command(connection, "SAVEPOINT job")?;
+                let result = work(connection)?;
+                command(connection, "RELEASE job")?;
+                Ok(result)
+            };
+            match guarded(in_savepoint) {
+                Ok(result) => (Ok(result), true),
+                Err(fail) => {
+                    // If there is none, the whole transaction is gone, or was never marked.
+                    let back = command(connection, "ROLLBACK TO job")
+                        .and_then(|()| command(connection, "RELEASE job"));
+                    (Err(fail), back.is_ok())
+                }
+            }
+        })
+        .await
+    }
+
+    /// Queues what says its result, and whether it has left nothing behind if that is none.
+    async fn queue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> (Done<T>, bool) + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let file = self.file.clone();
         let job: Job = Box::new(move |connection| {
-            let result = match connection {
-                Ok(connection) => guarded(|| work(connection)).map_err(|fail| fail.told(&file)),
-                Err(error) => Err(repeat(error)),
+            let (result, clean) = match connection {
+                Ok(connection) => {
+                    let (result, clean) = work(connection);
+                    (result.map_err(|fail| fail.told(&file)), clean)
+                }
+                Err(error) => (Err(repeat(error)), true),
             };
-            let keep = result.is_ok();
+            let well = result.is_ok();
             let reply: Reply = Box::new(move |commit| {
                 let result = match (result, commit) {
                     (Ok(_), Some(error)) => Err(repeat(error)),
@@ -79,7 +141,11 @@ impl Lane {
                 // Whoever asked may have gone; the work stands all the same.
                 let _ = answer.send(result);
             });
-            if keep { Ok(reply) } else { Err(reply) }
+            match (well, clean) {
+                (true, _) => Ran::Well(reply),
+                (false, true) => Ran::InVain(reply),
+                (false, false) => Ran::HalfDone(reply),
+            }
         });
         let closed = || StoreError::Unavailable(format!("store {} is closed", self.file.display()));
         self.jobs.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
@@ -104,29 +170,6 @@ fn guarded<T>(work: impl FnOnce() -> Done<T>) -> Done<T> {
     })
 }
 
-fn write_all(mut connection: Connection, file: &Path, queue: &Receiver<Job>) {
-    let own = identity(file);
-    let mut group = Vec::new();
-    while let Ok(first) = queue.recv() {
-        group.push(first);
-        group.extend(queue.try_iter().take(GROUP - 1));
-        let mut waiting = group.drain(..);
-        // A group starts anew in the middle when SQLite has given up the whole transaction (disk full).
-        while waiting.len() > 0 {
-            // What is written to a file that has no name any more is gone with this process.
-            if identity(file) != own {
-                let error = moved(file);
-                waiting.by_ref().for_each(|job| refuse(job, &error));
-                break;
-            }
-            write_group(&mut connection, file, &mut waiting);
-        }
-    }
-    // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
-    // fails here is done at the next start.
-    let _ = connection.execute_batch("PRAGMA optimize");
-}
-
 /// Which file has the name now: its device and number; `None` if none has.
 fn identity(file: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -141,62 +184,94 @@ fn moved(file: &Path) -> StoreError {
     ))
 }
 
-/// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
-fn write_group(connection: &mut Connection, file: &Path, jobs: &mut std::vec::Drain<'_, Job>) {
-    let mut done: Vec<Reply> = Vec::new();
-    if let Err(error) = command(connection, "BEGIN IMMEDIATE") {
-        let error = sentence(&error, file);
-        for job in jobs.by_ref() {
-            refuse(job, &error);
-        }
-        return;
-    }
-    let mut lost = None;
-    for job in jobs.by_ref() {
-        match write_one(connection, job) {
-            Ok(reply) => done.push(reply),
-            Err((reply, rolled_back)) => {
-                reply(None);
-                if !rolled_back || connection.is_autocommit() {
-                    lost = Some(StoreError::Unavailable(format!(
-                        "store {}: the transaction was lost with another's failed work; try again",
-                        file.display()
-                    )));
-                    break;
-                }
-            }
-        }
-    }
-    let failed = lost.or_else(|| command(connection, "COMMIT").err().map(|error| sentence(&error, file)));
-    if failed.is_some() && !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
-    }
-    for reply in done {
-        reply(failed.as_ref());
-    }
+/// The thread that writes.
+struct Writer {
+    connection: Connection,
+    file: PathBuf,
+    memory: Arc<Mutex<Memory>>,
 }
 
-/// Runs one job in a savepoint. On failure: its reply, and whether its changes could be taken back alone.
-fn write_one(connection: &Connection, job: Job) -> Result<Reply, (Reply, bool)> {
-    let marked = command(connection, "SAVEPOINT job").is_ok();
-    match job(Ok(connection)) {
-        Ok(reply) if marked && command(connection, "RELEASE job").is_ok() => Ok(reply),
-        Ok(reply) => {
-            let told: Reply = Box::new(move |_| {
-                reply(Some(&StoreError::Unavailable("the store could not mark its transaction".into())));
-            });
-            Err((told, false))
+impl Writer {
+    fn serve(mut self, queue: &Receiver<Job>) {
+        let own = identity(&self.file);
+        let mut group = Vec::new();
+        while let Ok(first) = queue.recv() {
+            group.push(first);
+            group.extend(queue.try_iter().take(GROUP - 1));
+            let mut waiting = group.drain(..);
+            // A group starts anew in the middle when the whole transaction is lost (disk full).
+            while waiting.len() > 0 {
+                // What is written to a file that has no name any more is gone with this process.
+                if identity(&self.file) != own {
+                    let error = moved(&self.file);
+                    waiting.by_ref().for_each(|job| refuse(job, &error));
+                    break;
+                }
+                self.write_group(&mut waiting);
+            }
         }
-        Err(reply) => {
-            let back = marked && command(connection, "ROLLBACK TO job").is_ok();
-            Err((reply, back && command(connection, "RELEASE job").is_ok()))
+        // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
+        // fails here is done at the next start.
+        let _ = self.connection.execute_batch("PRAGMA optimize");
+    }
+
+    /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
+    fn write_group(&mut self, jobs: &mut std::vec::Drain<'_, Job>) {
+        if let Err(error) = self.begin() {
+            let error = sentence(&error, &self.file);
+            jobs.by_ref().for_each(|job| refuse(job, &error));
+            return;
         }
+        let mut done: Vec<Reply> = Vec::new();
+        let mut lost = None;
+        for job in jobs.by_ref() {
+            let mark = self.remember(|memory| memory.in_flight.mark());
+            let (reply, half_done) = match job(Ok(&self.connection)) {
+                Ran::Well(reply) => {
+                    done.push(reply);
+                    continue;
+                }
+                Ran::InVain(reply) => (reply, false),
+                Ran::HalfDone(reply) => (reply, true),
+            };
+            self.remember(|memory| memory.taken_back(mark));
+            reply(None);
+            if half_done || self.connection.is_autocommit() {
+                lost = Some(StoreError::Unavailable(format!(
+                    "store {}: the transaction was lost with another's failed work; try again",
+                    self.file.display()
+                )));
+                break;
+            }
+        }
+        let failed = lost
+            .or_else(|| command(&self.connection, "COMMIT").err().map(|error| sentence(&error, &self.file)));
+        if failed.is_some() && !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.remember(|memory| if failed.is_some() { memory.taken_back(0) } else { memory.committed() });
+        for reply in done {
+            reply(failed.as_ref());
+        }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        command(&self.connection, "BEGIN IMMEDIATE")?;
+        let begun = self.remember(|memory| memory.begun(&self.connection));
+        if begun.is_err() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        begun
+    }
+
+    fn remember<T>(&self, with: impl FnOnce(&mut Memory) -> T) -> T {
+        with(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Answers a job that could not be tried.
 fn refuse(job: Job, error: &StoreError) {
-    let (Ok(reply) | Err(reply)) = job(Err(error));
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Err(error));
     reply(None);
 }
 
@@ -210,7 +285,7 @@ fn read_all(connection: Connection, file: &Path, queue: &Receiver<Job>) {
             refuse(job, &sentence(&error, file));
             continue;
         }
-        let (Ok(reply) | Err(reply)) = job(Ok(&connection));
+        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Ok(&connection));
         let failed = command(&connection, "COMMIT").err().map(|error| sentence(&error, file));
         if failed.is_some() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");

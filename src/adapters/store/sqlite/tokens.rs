@@ -10,23 +10,26 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::{Done, text};
+use super::in_flight::InFlight;
 use crate::adapters::store::meters;
 use crate::adapters::store::purse::{self, Grants, Needs, Purse};
 use crate::adapters::store::rows::{meter_text, span};
 use crate::domain::ids::{RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter};
-use crate::ports::TokenCalls;
+use crate::ports::{Straight, TokenCalls};
 
 /// Reserves calls for rooms claimed together and says what each got.
 pub fn reserve(
     c: &Connection,
+    in_flight: &InFlight,
     needs: &Needs,
     budget: Budget,
     now: Timestamp,
 ) -> Done<HashMap<RoomKey, Grants>> {
     let mut purses = HashMap::new();
     for token in purse::named(needs) {
-        purses.insert(token.clone(), open(c, &token, budget, now)?);
+        let purse = open(c, in_flight, &token, budget, now)?;
+        purses.insert(token, purse);
     }
     let grants = purse::share(needs, purses, now);
     for (room, granted) in &grants {
@@ -37,17 +40,43 @@ pub fn reserve(
     Ok(grants)
 }
 
-fn open(c: &Connection, token: &TokenKey, budget: Budget, now: Timestamp) -> Done<Purse> {
-    c.prepare_cached(
-        "INSERT INTO tokens (token, messages, per) VALUES (?1, ?2, ?3) \
-         ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3 WHERE messages <> ?2 OR per <> ?3",
-    )?
-    .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
-    let meter = load(c, token, now)?.map_or_else(Meter::default, |(meter, _)| meter);
+/// What a room that is told straight from intake may spend: the one call, or nothing. What it reserves is in memory
+/// alone.
+pub fn grant_one(
+    c: &Connection,
+    in_flight: &InFlight,
+    room: &RoomKey,
+    token: &TokenKey,
+    straight: &Straight,
+) -> Done<Option<Grants>> {
+    let purse = open(c, in_flight, token, straight.terms.token_budget, straight.now)?;
+    let needs = vec![(room.clone(), HashMap::from([(token.clone(), 1)]))];
+    let mut grants = purse::share(&needs, HashMap::from([(token.clone(), purse)]), straight.now);
+    Ok(grants.remove(room).filter(|grants| grants.values().all(|grant| grant.calls > 0)))
+}
+
+fn open(
+    c: &Connection,
+    in_flight: &InFlight,
+    token: &TokenKey,
+    budget: Budget,
+    now: Timestamp,
+) -> Done<Purse> {
+    let meter = match load(c, token, now)? {
+        Some((meter, kept)) if kept == budget => meter,
+        other => {
+            c.prepare_cached(
+                "INSERT INTO tokens (token, messages, per) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (token) DO UPDATE SET messages = ?2, per = ?3",
+            )?
+            .execute(params![token.as_str(), budget.messages, span(budget.per)])?;
+            other.map_or_else(Meter::default, |(meter, _)| meter)
+        }
+    };
     let others: u32 = c
         .prepare_cached("SELECT min(ifnull(sum(calls), 0), 4294967295) FROM reservations WHERE token = ?1")?
         .query_row([token.as_str()], |row| row.get(0))?;
-    Ok(Purse::new(meter, budget, others, now))
+    Ok(Purse::new(meter, budget, others.saturating_add(in_flight.reserved(token)), now))
 }
 
 fn load(c: &Connection, token: &TokenKey, now: Timestamp) -> Done<Option<(Meter, Budget)>> {
@@ -72,7 +101,8 @@ fn save(c: &Connection, token: &TokenKey, meter: &Meter, budget: Budget) -> Done
     Ok(())
 }
 
-fn set_reservation(c: &Connection, room: &RoomKey, token: &TokenKey, calls: u32) -> rusqlite::Result<()> {
+/// Reserves calls for a room.
+pub fn set_reservation(c: &Connection, room: &RoomKey, token: &TokenKey, calls: u32) -> rusqlite::Result<()> {
     c.prepare_cached(
         "INSERT INTO reservations (token, room, calls) VALUES (?1, ?2, ?3) \
          ON CONFLICT (token, room) DO UPDATE SET calls = ?3",
@@ -83,6 +113,14 @@ fn set_reservation(c: &Connection, room: &RoomKey, token: &TokenKey, calls: u32)
 
 /// Counts calls that were made on a held room, and takes over what the server said of the token.
 pub fn spend(c: &Connection, room: &RoomKey, calls: &TokenCalls, now: Timestamp) -> Done<()> {
+    count(c, calls, now)?;
+    c.prepare_cached("UPDATE reservations SET calls = max(calls - ?3, 0) WHERE token = ?1 AND room = ?2")?
+        .execute(params![calls.token.as_str(), room.as_str(), calls.calls])?;
+    Ok(())
+}
+
+/// Counts calls that nothing was reserved for.
+pub fn count(c: &Connection, calls: &TokenCalls, now: Timestamp) -> Done<()> {
     let (mut meter, budget) = load(c, &calls.token, now)?.unwrap_or((Meter::default(), Budget::TOKEN));
     if calls.calls > 0 {
         meter.record(budget, now, calls.calls);
@@ -91,10 +129,7 @@ pub fn spend(c: &Connection, room: &RoomKey, calls: &TokenCalls, now: Timestamp)
     if let Some(until) = calls.blocked_until {
         meter.block_until(until, now);
     }
-    save(c, &calls.token, &meter, budget)?;
-    c.prepare_cached("UPDATE reservations SET calls = max(calls - ?3, 0) WHERE token = ?1 AND room = ?2")?
-        .execute(params![calls.token.as_str(), room.as_str(), calls.calls])?;
-    Ok(())
+    save(c, &calls.token, &meter, budget)
 }
 
 /// Gives back what a room had reserved and not spent.

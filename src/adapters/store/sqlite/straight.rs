@@ -1,0 +1,299 @@
+//! Notifications that are told straight from intake: handed out instead of written, while the broker still holds
+//! their events. Each room has one at most.
+//!
+//! When such a room is settled as told, its outcome is written, together with what else its event changes: the
+//! streak, the room's meter, the token's. Anything else first writes it down, as a pending notification in a held
+//! room; from there on it is like any other. So is one that intake, a claim or another settlement meets, before it
+//! does its own work. If the process dies, nothing of it was ever written, and the broker delivers the event again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::mpsc;
+
+use super::claim::read_state;
+use super::errors::Done;
+use super::in_flight::{Entry, Open};
+use super::intake::{Batch, Gathered};
+use super::memory::Memory;
+use super::standing::Known;
+use super::{standing, tokens};
+use crate::adapters::store::rows::{meter_text, micros, span, time};
+use crate::domain::frequency::Streak;
+use crate::domain::ids::{IntegrationId, RoomKey};
+use crate::domain::pacing::later;
+use crate::domain::reason::Outcome;
+use crate::domain::story::Story;
+use crate::ports::{
+    DecidedEvent, Fate, IntakeChanges, IntakeQuery, NewNotification, RoomLine, RoomState, Settled,
+    Settlement, Straight, StreakKey, Then, Transition, Waiting,
+};
+
+/// A batch waits so long for what it has handed out; what has no outcome by then is written down.
+pub const WRITE_DOWN_AFTER: Duration = Duration::from_millis(250);
+
+/// Writes down what a batch has to know of before it can be decided.
+pub fn before_decision(c: &Connection, memory: &mut Memory, query: &IntakeQuery) -> Done<()> {
+    let touched = memory.in_flight.touched_by_query(query);
+    touched.iter().try_for_each(|room| write_down(c, memory, room))
+}
+
+/// Writes down what a batch's decisions come after.
+pub fn before_writing(c: &Connection, memory: &mut Memory, changes: &IntakeChanges) -> Done<()> {
+    let touched = memory.in_flight.touched_by_changes(changes);
+    touched.iter().try_for_each(|room| write_down(c, memory, room))
+}
+
+/// Writes down what is left of the entries in `seqs`, whose rooms take long.
+pub fn write_down_slow(c: &Connection, memory: &mut Memory, seqs: &HashSet<i64>) -> Done<()> {
+    let late = memory.in_flight.rooms_of(seqs);
+    late.iter().try_for_each(|room| write_down(c, memory, room))
+}
+
+/// Writes a handed out notification down as pending and its room as held, as if intake had written and a claim had
+/// taken them. Nothing to do if it is not handed out.
+pub fn write_down(c: &Connection, memory: &mut Memory, room: &RoomKey) -> Done<()> {
+    let Some(entry) = memory.in_flight.remove(room) else { return Ok(()) };
+    let written =
+        Batch::new(c, memory, Gathered::default()).write_down(&entry.event, entry.seq, entry.moved.as_ref());
+    let written = written.and_then(|()| hold(c, &entry));
+    memory.in_flight.leave(entry);
+    written
+}
+
+fn hold(c: &Connection, entry: &Entry) -> Done<()> {
+    let lapse = micros(later(entry.held_since, entry.lease));
+    c.prepare_cached(
+        "INSERT INTO rooms (room, claim, lease_until, due_at, lease, claimed_at_revision) \
+         VALUES (?1, ?2, ?3, ?3, ?4, ?5) ON CONFLICT (room) DO UPDATE SET claim = ?2, lease_until = ?3, \
+         due_at = ?3, lease = ?4, hold_until = NULL, fresh_at = NULL, claimed_at_revision = ?5",
+    )?
+    .execute(params![
+        entry.room.as_str(),
+        i64::try_from(entry.claim).unwrap_or(i64::MAX),
+        lapse,
+        span(entry.lease),
+        i64::try_from(entry.revision).unwrap_or(i64::MAX),
+    ])?;
+    tokens::set_reservation(c, &entry.room, &entry.token, 1)?;
+    Ok(())
+}
+
+/// Settles a handed out room, if it was told and that is all; `None` if there is more to it.
+pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Option<Settled>> {
+    let Some(entry) = memory.in_flight.get(&s.room) else { return Ok(None) };
+    let [Transition::Sent { seq, reason, at, status }] = &s.transitions[..] else { return Ok(None) };
+    let is_over = matches!(s.then, Then::Release { .. })
+        && s.closed.is_empty()
+        && s.state.retry.is_none()
+        && s.state.meter.blocked_until.is_none();
+    if *seq != entry.seq || !is_over {
+        return Ok(None);
+    }
+    let Some(entry) = memory.in_flight.remove(&s.room) else { return Ok(None) };
+    let told =
+        Told { reason: reason.as_str(), detail: s.transitions[0].detail_of_told(), at: *at, status: *status };
+    let written = insert_told(c, &entry, &told)
+        .and_then(|()| {
+            Batch::new(c, memory, Gathered::default()).told(&entry.event, entry.seq, entry.moved.as_ref())
+        })
+        .and_then(|()| rest(c, &entry, s));
+    memory.in_flight.leave(entry);
+    written.map(|at_rest| Some(if at_rest { Settled::AtRest } else { Settled::Applied }))
+}
+
+/// How a handed out notification was told.
+struct Told {
+    reason: &'static str,
+    detail: String,
+    at: Timestamp,
+    status: u16,
+}
+
+fn insert_told(c: &Connection, entry: &Entry, told: &Told) -> Done<()> {
+    let at = micros(told.at);
+    c.prepare_cached(
+        "INSERT INTO notifications (seq, event, integration, room, state, reason, detail, attempts, \
+         first_attempt_at, last_status, received_at, decided_at, sent_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?8, ?8)",
+    )?
+    .execute(params![
+        entry.seq,
+        entry.event.id.as_str(),
+        entry.integration().as_str(),
+        entry.room.as_str(),
+        Outcome::Sent.as_str(),
+        told.reason,
+        told.detail,
+        at,
+        told.status,
+        micros(entry.event.received.at),
+    ])?;
+    Ok(())
+}
+
+/// Keeps the state of a room that was told. Returns whether nothing waits in it: another process may have moved
+/// something here meanwhile.
+fn rest(c: &Connection, entry: &Entry, s: &Settlement) -> Done<bool> {
+    let due_at: Option<i64> = c
+        .prepare_cached(
+            "INSERT INTO rooms (room, claim, meter, expired_untold) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (room) DO UPDATE SET claim = ?2, meter = ?3, expired_untold = ?4 RETURNING due_at",
+        )?
+        .query_row(
+            params![
+                s.room.as_str(),
+                i64::try_from(entry.claim).unwrap_or(i64::MAX),
+                meter_text(&s.state.meter),
+                s.state.expired_untold,
+            ],
+            |row| row.get(0),
+        )?;
+    Ok(due_at.is_none())
+}
+
+/// Chooses what of a batch is told straight, and hands it out. What is chosen must not be written.
+pub fn hand_out(
+    c: &Connection,
+    memory: &mut Memory,
+    changes: &IntakeChanges,
+    gathered: &Gathered,
+    straight: &Straight,
+) -> Done<HandedOut> {
+    let choice = Choice::among(changes);
+    let revision = standing::revision(c)?;
+    let (open, ended) = mpsc::channel(1);
+    let mut handed =
+        HandedOut { events: HashSet::new(), integrations: HashSet::new(), seqs: HashSet::new(), ended };
+    for (at, event) in changes.events.iter().enumerate() {
+        let fitting = choice.fits(event).filter(|(new, _)| (straight.is_quick)(&new.room));
+        let Some((new, story)) = fitting else { continue };
+        let known = memory.standings.of(c, &new.integration)?;
+        let Some(token) = known.filter(|known| hears(known, new)).map(|known| known.standing.token.clone())
+        else {
+            continue;
+        };
+        let Some((claim, state)) = idle(c, &new.room, straight)? else { continue };
+        let Some(grants) = tokens::grant_one(c, &memory.in_flight, &new.room, &token, straight)? else {
+            continue;
+        };
+        let seq = memory.in_flight.next_place();
+        let line = RoomLine {
+            room: new.room.clone(),
+            claim,
+            held_since: straight.now,
+            state,
+            waiting: vec![waiting(seq, event, new, *story)],
+            going_on: Vec::new(),
+            tokens: grants,
+            throttles: HashMap::new(),
+        };
+        memory.in_flight.insert(Entry {
+            event: event.clone(),
+            moved: choice.streaks.get(&new.integration).map(|(key, streak)| gathered.moved(key, *streak)),
+            seq,
+            room: new.room.clone(),
+            token,
+            claim,
+            revision,
+            held_since: straight.now,
+            lease: straight.terms.lease,
+            _open: open.clone(),
+        });
+        handed.events.insert(at);
+        handed.integrations.insert(new.integration.clone());
+        handed.seqs.insert(seq);
+        (straight.hand)(line);
+    }
+    Ok(handed)
+}
+
+/// What was handed out of one batch.
+pub struct HandedOut {
+    /// Places in the batch's changes.
+    pub events: HashSet<usize>,
+    /// Whose streaks go with their outcomes.
+    pub integrations: HashSet<IntegrationId>,
+    pub seqs: HashSet<i64>,
+    /// Ends when all is durable.
+    pub ended: Open,
+}
+
+/// What a batch has, so that what hangs together is seen.
+struct Choice<'a> {
+    integrations: HashMap<&'a IntegrationId, u32>,
+    rooms: HashMap<&'a RoomKey, u32>,
+    streaks: HashMap<&'a IntegrationId, &'a (StreakKey, Streak)>,
+    collating: HashSet<&'a IntegrationId>,
+}
+
+impl<'a> Choice<'a> {
+    fn among(changes: &'a IntakeChanges) -> Self {
+        let (mut integrations, mut rooms) = (HashMap::new(), HashMap::new());
+        for new in changes.events.iter().flat_map(|event| &event.notifications) {
+            *integrations.entry(&new.integration).or_default() += 1;
+            if !matches!(new.fate, Fate::Suppress { .. }) {
+                *rooms.entry(&new.room).or_default() += 1;
+            }
+        }
+        Self {
+            integrations,
+            rooms,
+            streaks: changes.streaks.iter().map(|moved| (&moved.0.integration, moved)).collect(),
+            collating: changes.collations.iter().map(|(key, _)| &key.integration).collect(),
+        }
+    }
+
+    /// The notification that is all there is of the event, ready, and alone in its room and for its integration.
+    fn fits<'e>(&self, event: &'e DecidedEvent) -> Option<(&'e NewNotification, &'e Story)> {
+        let [new] = &event.notifications[..] else { return None };
+        let Fate::Tell { story, ready_at, gather: None } = &new.fate else { return None };
+        let alone = self.integrations.get(&new.integration) == Some(&1)
+            && self.rooms.get(&new.room) == Some(&1)
+            && !self.collating.contains(&new.integration);
+        (alone && *ready_at <= event.received.at).then_some((new, story))
+    }
+}
+
+/// Whether the integration may be told this now, in the room that was decided, and has no throttle that counts.
+fn hears(known: &Known, new: &NewNotification) -> bool {
+    let Known { standing, throttled } = known;
+    !standing.paused && standing.suspended.is_none() && !throttled && standing.room == new.room.as_str()
+}
+
+/// The next claim and the state of a room in which nothing waits and that may be told something now.
+fn idle(c: &Connection, room: &RoomKey, straight: &Straight) -> Done<Option<(u64, RoomState)>> {
+    let now = straight.now;
+    let kept = c
+        .prepare_cached(
+            "SELECT claim, meter, retry_failures, retry_at, expired_untold, hold_until, \
+             due_at IS NULL AND lease_until IS NULL FROM rooms WHERE room = ?1",
+        )?
+        .query_row([room.as_str()], |row| {
+            let hold_until: Option<i64> = row.get(5)?;
+            let rests = row.get(6)? && hold_until.is_none_or(|until| time(until) <= now);
+            Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, read_state(row, room, now)?, rests))
+        })
+        .optional()?;
+    let (claim, state, rests) = kept.unwrap_or((1, RoomState::default(), true));
+    let open = rests && state.retry.is_none() && state.meter.available(straight.terms.room_budget, now) > 0;
+    Ok(open.then_some((claim, state)))
+}
+
+fn waiting(seq: i64, event: &DecidedEvent, new: &NewNotification, story: Story) -> Waiting {
+    Waiting {
+        seq,
+        event: event.id.clone(),
+        integration: new.integration.clone(),
+        story,
+        ready_at: event.received.at,
+        gather: None,
+        attempts: 0,
+        first_attempt_at: None,
+        plain: false,
+        last_answer: String::new(),
+        received: event.received.clone(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Held rooms on their way from intake to dispatch: what is told straight, before it is written down.
+//!
+//! Only rooms whose server answered at once the last time are told so: a batch waits for its rooms before it is
+//! acknowledged, so a server that takes its time would hold up everybody's events. Where it does, what goes through
+//! the store is quick enough.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::domain::ids::RoomKey;
+use crate::domain::line::RoomLine;
+use crate::ports::{ClaimTerms, Clock, Straight};
+use crate::worker::wake::Bell;
+
+/// A room that answers within this is quick.
+const QUICK: Duration = Duration::from_millis(25);
+
+/// Where intake puts rooms and dispatch takes them.
+pub struct Handover {
+    lines: Mutex<VecDeque<RoomLine>>,
+    /// Rooms that took their last message, and at once.
+    quick: Mutex<HashSet<RoomKey>>,
+    terms: ClaimTerms,
+    clock: Arc<dyn Clock>,
+    /// Rung when a room was put here, or a place for one is free.
+    pub bell: Bell,
+}
+
+impl Handover {
+    /// An empty one, for rooms that are held by `terms`.
+    pub fn new(terms: ClaimTerms, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            lines: Mutex::default(),
+            quick: Mutex::default(),
+            terms,
+            clock,
+            bell: Bell::default(),
+        })
+    }
+
+    /// What a store needs to hand rooms over.
+    pub fn straight(self: &Arc<Self>) -> Straight {
+        let (by, to) = (self.clone(), self.clone());
+        Straight {
+            terms: self.terms,
+            now: self.clock.now(),
+            is_quick: Arc::new(move |room| lock(&by.quick).contains(room)),
+            hand: Arc::new(move |line| to.put(line)),
+        }
+    }
+
+    /// A room's server has answered; `took` if it took the message.
+    pub fn answered(&self, room: &RoomKey, took: Option<Duration>) {
+        let mut quick = lock(&self.quick);
+        if took.is_none_or(|took| took > QUICK) {
+            quick.remove(room);
+        } else if !quick.contains(room) {
+            quick.insert(room.clone());
+        }
+    }
+
+    fn put(&self, line: RoomLine) {
+        lock(&self.lines).push_back(line);
+        self.bell.ring();
+    }
+
+    /// The room that has waited longest, if `take` takes it.
+    pub fn take<T>(&self, take: impl FnOnce(&RoomLine) -> Option<T>) -> Option<(RoomLine, T)> {
+        let mut lines = lock(&self.lines);
+        let taken = take(lines.front()?)?;
+        Some((lines.pop_front()?, taken))
+    }
+}
+
+/// No step leaves what is locked here half changed.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}

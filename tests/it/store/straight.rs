@@ -1,0 +1,239 @@
+//! What is told straight from intake: written once, with its outcome; and written down first whenever anything else
+//! comes near it, so that nothing can be told from the outside.
+
+use hipchat_notifier::domain::frequency::Streak;
+use hipchat_notifier::domain::pacing::Budget;
+use hipchat_notifier::domain::reason::Belief;
+use hipchat_notifier::ports::{ClaimTerms, IntakeChanges, Retry, Settled, Then, TokenCalls, Transition};
+
+use super::lab::*;
+use super::sqlite::SqliteLab;
+
+/// The failure `id` of `who`'s monitor, which moves its streak.
+fn failure(id: &str, who: &str, ms: i64) -> IntakeChanges {
+    let streak = Streak { failures: 1, first_failed_at: Some(at(ms)), newest: None, belief: Belief::Failing };
+    IntakeChanges {
+        events: vec![news(id, who, ms)],
+        streaks: vec![(streak_key(who, "m"), streak)],
+        ..IntakeChanges::default()
+    }
+}
+
+fn two(first: IntakeChanges, second: IntakeChanges) -> IntakeChanges {
+    IntakeChanges {
+        events: [first.events, second.events].concat(),
+        streaks: [first.streaks, second.streaks].concat(),
+        ..IntakeChanges::default()
+    }
+}
+
+async fn written(desk: &Desk, taken: &Taken) {
+    if let Some(in_hand) = taken.in_hand {
+        desk.0.written(in_hand).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcome_is_the_only_write() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let line = taken.line();
+    assert_eq!((&line.room, ids(line)), (&room("1"), vec!["e1".to_owned()]));
+    assert_eq!(line.waiting[0].received.envelope, envelope("e1"));
+    assert!(desk.explain("e1").await.is_empty(), "the broker has it still");
+    assert!(desk.claim(0).await.is_empty());
+
+    let mut s = settlement(line, 5, all_sent(line, 5), RELEASE);
+    s.state.meter.record(Budget::ROOM, at(5), 1);
+    let (token, hint) = (line.tokens.keys().next().unwrap().clone(), Default::default());
+    s.calls = vec![TokenCalls { token, calls: 1, hint, blocked_until: None }];
+    assert_eq!(desk.0.settle(s.clone()).await.unwrap(), Settled::AtRest);
+    written(&desk, &taken).await;
+    let entry = &desk.explain("e1").await[0];
+    assert_eq!((entry.attempts, entry.received_at, entry.sent_at), (1, at(0), Some(at(5))));
+    assert_eq!(desk.fate("e1", "a").await, "sent failure");
+    assert_eq!(desk.belief("a").await, Some(Belief::Failing));
+    assert_eq!(desk.0.next_due().await.unwrap(), None);
+    assert_eq!(desk.0.settle(s).await.unwrap(), Settled::LostClaim, "only once");
+
+    // All that it changed is there for who comes later, also after a restart.
+    drop(desk);
+    let desk = Desk(lab.worker().await.unwrap());
+    desk.tell("e2", "a", 6).await;
+    let next = desk.claim_one(6).await;
+    assert!(next.claim > taken.line().claim && next.waiting[0].seq > taken.line().waiting[0].seq);
+    assert_eq!(next.state.meter.spent(Budget::ROOM, at(6)), 1);
+    let one = ClaimTerms { token_budget: Budget { messages: 1, ..Budget::TOKEN }, ..TERMS };
+    desk.finish(&next, 7, vec![]).await;
+    let next = desk.0.claim_rooms(one, at(8)).await.unwrap().remove(0);
+    assert_eq!(next.tokens.values().next().unwrap().calls, 0, "the call was counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_meanwhile_has_taken_nothing_in() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    assert_eq!(desk.take_telling(0, TERMS, failure("e1", "a", 0)).await.lines.len(), 1);
+    drop(desk);
+    let desk = Desk(lab.worker().await.unwrap());
+    assert!(desk.explain("e1").await.is_empty());
+    assert_eq!(desk.belief("a").await, None, "so it is decided again as before");
+    let again = desk.take_telling(1, TERMS, failure("e1", "a", 1)).await;
+    assert_eq!(ids(again.line()), ["e1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_long_is_written_down_and_its_room_stays_held() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    written(&desk, &taken).await;
+    assert_eq!(desk.fate("e1", "a").await, "pending failure");
+    assert_eq!(desk.belief("a").await, Some(Belief::Failing));
+    assert!(desk.claim(29_999).await.is_empty());
+    let line = taken.line();
+    assert_eq!(desk.settle(line, 3, all_sent(line, 3), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.fate("e1", "a").await, "sent failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_waits_as_any_other() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let line = taken.line();
+    let failed = Transition::Attempted {
+        seqs: seqs(line),
+        at: at(1),
+        status: Some(503),
+        detail: "down".into(),
+        plain_next: false,
+    };
+    let mut s = settlement(line, 1, vec![failed], Then::Hold);
+    s.state.retry = Some(Retry { failures: 1, at: at(1_000) });
+    assert_eq!(desk.0.settle(s.clone()).await.unwrap(), Settled::Applied);
+    written(&desk, &taken).await;
+    let entry = &desk.explain("e1").await[0];
+    assert_eq!((entry.attempts, entry.detail.as_str()), (1, "down"));
+    s.transitions.clear();
+    s.then = Then::Rest { until: at(1_000) };
+    assert_eq!(desk.0.settle(s).await.unwrap(), Settled::Applied);
+    let again = desk.claim_one(1_000).await;
+    assert_eq!((seqs(&again), again.waiting[0].attempts), (seqs(line), 1));
+    let later = desk.take_telling(1_001, TERMS, failure("e2", "a", 1_001)).await;
+    assert!(later.lines.is_empty(), "a room that fails, or is held, is not idle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_comes_behind_it() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let first = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    // The same event again, and another for the same room.
+    let again = desk.take_telling(1, TERMS, two(failure("e1", "a", 1), failure("e2", "a2", 1))).await;
+    assert!(again.lines.is_empty());
+    written(&desk, &first).await;
+    assert_eq!(desk.fate("e1", "a").await, "pending failure");
+    assert!(desk.claim(2).await.is_empty(), "the room is held");
+    assert_eq!(desk.settle(first.line(), 2, all_sent(first.line(), 2), RELEASE).await, Settled::Applied);
+    let line = desk.claim_one(2).await;
+    assert_eq!(ids(&line), ["e2"]);
+    assert!(line.claim > first.line().claim && line.waiting[0].seq > first.line().waiting[0].seq);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let none = |taken: Taken, why: &str| assert!(taken.lines.is_empty() && taken.in_hand.is_none(), "{why}");
+    none(
+        desk.take_telling(0, TERMS, two(failure("r1", "a", 0), failure("r2", "a2", 0))).await,
+        "two for one room",
+    );
+    none(desk.take_telling(1, TERMS, failure("r3", "a", 1)).await, "something waits in the room");
+    none(
+        desk.take_telling(2, TERMS, two(failure("s1", "b", 2), failure("s2", "b", 2))).await,
+        "two of one streak",
+    );
+    let both = IntakeChanges {
+        events: vec![decided("both", 3, &[("c", "3", tell(3)), ("a", "1", passing())])],
+        ..IntakeChanges::default()
+    };
+    none(desk.take_telling(3, TERMS, both).await, "an event for two");
+    for line in desk.claim(3).await {
+        desk.finish(&line, 3, all_sent(&line, 3)).await;
+    }
+    desk.0.pause(&integration("c"), at(4)).await.unwrap();
+    none(desk.take_telling(4, TERMS, failure("p", "c", 4)).await, "paused");
+    assert_eq!(desk.fate("p", "c").await, "suppressed integration-paused");
+    let closed = ClaimTerms { token_budget: Budget { messages: 0, ..Budget::TOKEN }, ..TERMS };
+    none(desk.take_telling(5, closed, failure("t", "b", 5)).await, "no call is left");
+    let line = desk.claim_one(5).await;
+    desk.finish(&line, 5, all_sent(&line, 5)).await;
+    let full = ClaimTerms { room_budget: Budget { messages: 0, ..Budget::ROOM }, ..TERMS };
+    none(desk.take_telling(6, full, failure("f", "b", 6)).await, "the room's budget is used up");
+    let line = desk.claim_one(6).await;
+    desk.finish(&line, 6, all_sent(&line, 6)).await;
+    let taken = desk.take_telling(7, TERMS, two(failure("g1", "a", 7), failure("g2", "b", 7))).await;
+    assert_eq!(taken.lines.len(), 2, "and then it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_not_overdrawn_by_what_is_handed_out() {
+    let lab = SqliteLab::new();
+    let desk = Desk(lab.worker().await.unwrap());
+    let definitions = ["x", "y", "z"].map(|id| definition(id, id, "t"));
+    desk.0.apply(definitions.into(), hipchat_notifier::ports::ManagedBy::Operator, at(0)).await.unwrap();
+    let two_calls = ClaimTerms { token_budget: Budget { messages: 2, ..Budget::TOKEN }, ..TERMS };
+    let events = ["x", "y", "z"].map(|who| decided(who, 0, &[(who, who, tell(0))]));
+    let taken =
+        desk.take_telling(0, two_calls, IntakeChanges { events: events.into(), ..Default::default() }).await;
+    assert_eq!(taken.lines.len(), 2);
+    let line = desk.0.claim_rooms(two_calls, at(1)).await.unwrap().remove(0);
+    assert_eq!((ids(&line), line.tokens.values().next().unwrap().calls), (vec!["z".to_owned()], 0));
+}
+
+/// Something is moved to a room, by another process, while that room is told straight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_gets_more_meanwhile_is_not_claimed_twice() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    desk.tell("moved", "b", 0).await;
+    let taken = desk.take_telling(1, TERMS, failure("e1", "a", 1)).await;
+    let line = taken.line();
+    let verb = lab.tool().await.unwrap();
+    verb.apply(vec![definition("b", "1", "tb")], hipchat_notifier::ports::ManagedBy::Operator, at(2))
+        .await
+        .unwrap();
+    assert!(desk.claim(3).await.is_empty(), "it is held");
+    assert_eq!(desk.settle(line, 4, all_sent(line, 4), RELEASE).await, Settled::Applied);
+    assert_eq!(ids(&desk.claim_one(4).await), ["moved"]);
+    assert_eq!(desk.fate("e1", "a").await, "sent failure");
+}
+
+/// A verb pauses the integration, or moves it, while its room is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_its_integration_meanwhile_counts() {
+    let lab = SqliteLab::new();
+    let desk = Desk::new(&lab).await;
+    let taken = desk.take_telling(0, TERMS, two(failure("e1", "a", 0), failure("e2", "b", 0))).await;
+    let verb = lab.tool().await.unwrap();
+    verb.pause(&integration("a"), at(1)).await.unwrap();
+    verb.apply(vec![definition("b", "9", "tb")], hipchat_notifier::ports::ManagedBy::Operator, at(1))
+        .await
+        .unwrap();
+    for line in &taken.lines {
+        let failed = Transition::Attempted {
+            seqs: seqs(line),
+            at: at(2),
+            status: None,
+            detail: "no answer".into(),
+            plain_next: false,
+        };
+        assert_eq!(desk.settle(line, 2, vec![failed], RELEASE).await, Settled::Applied);
+    }
+    assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
+    let line = desk.claim_one(3).await;
+    assert_eq!((&line.room, ids(&line)), (&room("9"), vec!["e2".to_owned()]));
+}
