@@ -92,7 +92,8 @@ pub struct Ledger {
     holders: BTreeMap<RoomKey, Holder>,
     told: BTreeMap<Line, (i64, EventId)>,
     order: u64,
-    latest_event: Option<usize>,
+    /// The latest event that each integration was taken one in for.
+    latest_event: BTreeMap<IntegrationId, usize>,
     pub jumped: bool,
     pub replays: u64,
     pub repeats_published: u64,
@@ -118,7 +119,7 @@ impl Ledger {
             holders: BTreeMap::new(),
             told: BTreeMap::new(),
             order: 0,
-            latest_event: None,
+            latest_event: BTreeMap::new(),
             jumped: false,
             replays: 0,
             repeats_published: 0,
@@ -205,9 +206,6 @@ impl Ledger {
         if !self.known.insert(event.id.clone()) {
             return faults.push(format!("{id} was taken in twice"));
         }
-        if self.latest_event.replace(n).is_some_and(|latest| latest > n) {
-            faults.push(format!("{id} was taken in after a later one"));
-        }
         let wanting: Vec<&IntegrationId> =
             snapshot.iter().filter(|(_, kept)| wants(&kept.wish, &means)).map(|(id, _)| id).collect();
         let found: Vec<&IntegrationId> = event.notifications.iter().map(|new| &new.integration).collect();
@@ -215,6 +213,11 @@ impl Ledger {
             faults.push(format!("{id} is wanted by {wanting:?}, and was decided for {found:?}"));
         }
         for new in &event.notifications {
+            let latest = self.latest_event.insert(new.integration.clone(), n);
+            // What nobody wanted comes again as a new event, if somebody wants it by then.
+            if latest.is_some_and(|latest| latest > n) && !self.touched.contains(&new.integration) {
+                faults.push(format!("{id} was taken in for {} after a later one", new.integration));
+            }
             let Some(kept) = snapshot.get(&new.integration) else { continue };
             let (mut verdict, streak) = self.verdict(&means, kept, event.received.at);
             if self.jumped && matches!(means, Means::Activity { .. }) {
