@@ -57,8 +57,6 @@ mutations! {
     PauseKeepsLine = "pause-keeps-line",
     /// A lease is hardly longer than a call may take, which the settings forbid.
     ShortLease = "short-lease",
-    /// A stop does not wait for the calls in flight.
-    HastyStop = "hasty-stop",
 }
 
 impl Mutation {

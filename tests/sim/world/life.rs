@@ -171,10 +171,7 @@ async fn stop_some_time(world: Arc<World>, life: Arc<Life>) {
     }
     world.note(&mut world.lock(), || format!("{life} is asked to stop"));
     life.stops.notify_one();
-    let grace = match world.options.mutation {
-        Some(Mutation::HastyStop) => Duration::from_millis(1),
-        _ => world.plan.timeout * 2,
-    };
+    let grace = world.plan.timeout * 2;
     tokio::time::sleep(grace).await;
     world.note(&mut world.lock(), || format!("{life} is cut off"));
     world.crash(&life);
