@@ -172,8 +172,6 @@ fn builder(
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_keepalive(KEEPALIVE)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .http2_keep_alive_timeout(options.timeout)
         .dns_resolver(Arc::new(CheckedResolver {
             lookup: by_system,
             egress: Arc::clone(egress),
