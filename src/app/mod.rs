@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use self::integrations_file::IntegrationsFile;
@@ -123,10 +124,11 @@ impl Running {
         self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;
         let consumer = self.consumer(handover, &dispatch_bell, &burial_bell)?;
         tokio::pin!(consumer);
+        let mut signals = StopSignals::new()?;
         let consumed = tokio::select! {
             ended = &mut consumer => Some(ended.map_err(parts::from_broker)),
-            signal = stop_signal() => {
-                tracing::info!(signal = signal?, "stopping: no more events are taken in");
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping: no more events are taken in");
                 None
             }
             // Each part runs until stopped: one that ends before has panicked, and without it events would be
@@ -152,7 +154,7 @@ impl Running {
                 "worker stopped; what was not finished within shutdown.grace is cut off and done again after the \
                  next start"
             ),
-            _ = stop_signal() => tracing::warn!(
+            _ = signals.next() => tracing::warn!(
                 "worker stopped by a second signal; what was not finished is done again after the next start"
             ),
         }
@@ -265,17 +267,28 @@ impl Running {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and names it.
-///
-/// # Errors
-/// If the system lets no handler be set.
-pub async fn stop_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-    })
+/// SIGTERM and SIGINT, from its making on: one that comes between two waits is not missed.
+pub struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    /// Takes both signals over from the system, for as long as this process lives.
+    ///
+    /// # Errors
+    /// If the system lets no handler be set.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them and names it.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Something that an operator has to change before it can go on: exit code 78.

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context;
 use async_trait::async_trait;
 
+use super::StopSignals;
 use super::integrations_file::IntegrationsFile;
 use super::parts::{Parts, StoreAway, from_store};
-use super::stop_signal;
 use crate::adapters::clock::SystemClock;
 use crate::adapters::reconnect::Reconnect;
 use crate::adapters::store::Role;
@@ -98,6 +98,7 @@ impl Gate {
         first: anyhow::Error,
     ) -> anyhow::Result<Option<Prepared>> {
         let mut reconnect = Reconnect::new();
+        let mut signals = StopSignals::new()?;
         let mut error = first;
         loop {
             self.opening.failed("open it", &format!("{error:#}"));
@@ -107,8 +108,8 @@ impl Gate {
             };
             let prepared = tokio::select! {
                 prepared = again => prepared,
-                signal = stop_signal() => {
-                    tracing::info!(signal = signal?, "stopping: the store was still waited for");
+                signal = signals.next() => {
+                    tracing::info!(signal, "stopping: the store was still waited for");
                     return Ok(None);
                 }
             };

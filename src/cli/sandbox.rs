@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use super::args::SandboxArgs;
 use super::output::say;
+use crate::app::StopSignals;
 use crate::sandbox::{RoomSpec, Sandbox, SandboxOptions};
 
 /// Serves until SIGINT or SIGTERM.
@@ -22,10 +23,10 @@ pub async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     say(&format!(
         "sandbox: rooms at http://{address}/  (API at http://{address}/v2/, listings at /sandbox/rooms)"
     ));
+    let mut signals = StopSignals::new()?;
     sandbox
-        .serve(async {
-            // Without signals there is only kill -9 left, which needs no help.
-            let _ = crate::app::stop_signal().await;
+        .serve(async move {
+            signals.next().await;
         })
         .await
         .context("the sandbox has ended")

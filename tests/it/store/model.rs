@@ -6,11 +6,16 @@ use async_trait::async_trait;
 use hipchat_notifier::ports::StoreError;
 
 use super::lab::{AnyStore, Lab};
-use crate::model::ModelStore;
+use crate::model::{Flaws, ModelStore};
 
-/// One store in memory; whoever opens it sees the same.
-#[derive(Default)]
+/// One store in memory that keeps its promises; whoever opens it sees the same.
 pub struct ModelLab(Arc<ModelStore>);
+
+impl Default for ModelLab {
+    fn default() -> Self {
+        Self(Arc::new(ModelStore::new(Flaws::default())))
+    }
+}
 
 #[async_trait]
 impl Lab for ModelLab {

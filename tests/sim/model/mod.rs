@@ -180,7 +180,6 @@ fn refused<T>(sentence: String) -> Result<T, StoreError> {
 }
 
 /// The store in memory.
-#[derive(Default)]
 pub struct ModelStore(Mutex<Tables>);
 
 impl ModelStore {
