@@ -259,6 +259,9 @@ pub fn repeats(
     all
 }
 
+/// How long after a kill a room may still read what the worker had sent, on a busy machine.
+const READ_LATE: SignedDuration = SignedDuration::from_secs(1);
+
 /// A message that nothing in the journal stands for was in flight when the worker was killed: one for each
 /// room and kill, and posted right before it.
 fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &mut Vec<Fault>) {
@@ -266,7 +269,7 @@ fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &
     for at in extra {
         let before = |kill: &&Timestamp| {
             let ahead = kill.duration_since(*at);
-            ahead > SignedDuration::from_millis(-100) && ahead < SignedDuration::from_secs(2)
+            ahead > -READ_LATE && ahead < SignedDuration::from_secs(2)
         };
         match kills.iter().find(|kill| before(kill) && !explained.contains(*kill)) {
             Some(kill) => drop(explained.insert(*kill)),
