@@ -190,6 +190,9 @@ pub struct ClaimTerms {
     pub room_budget: Budget,
 }
 
+/// Whether this process works on a room. Called inside the store's transaction, so it must be quick.
+pub type AtWork = Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>;
+
 /// What became of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -293,7 +296,19 @@ pub trait Store: Send + Sync {
     /// One in which nothing ready waits is not handed out. If `now` is far before what was claimed by last, the
     /// clock was set back, and every wait moves with it. A notification that can't be read is given up
     /// (`worker-fault`) and holds up no other.
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError>;
+    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+        self.claim_others(terms, Arc::new(|_| false), now).await
+    }
+
+    /// As [`Store::claim_rooms`], but rooms that are `at_work` are passed over, whatever their leases say. A lease
+    /// lapses by a wall clock, which may be set anyhow while this process is frozen in the middle of a claim; that it
+    /// works on a room itself is certain.
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError>;
 
     /// When the next room gets due, if any waits. One that is held is due when its lease lapses.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;

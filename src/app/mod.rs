@@ -26,6 +26,7 @@ use crate::worker::dispatch::{Dispatch, DispatchTerms};
 use crate::worker::handover::Handover;
 use crate::worker::intake::Intake;
 use crate::worker::janitor::Janitor;
+use crate::worker::places::Places;
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop, StopSwitch};
 
@@ -259,6 +260,7 @@ impl Running {
             claiming: self.claiming.clone(),
             unsettled: AtomicUsize::new(0),
             rate_limits: std::sync::Mutex::default(),
+            places: Arc::new(Places::new(terms.concurrency)),
             terms,
             handover: handover.clone(),
             wake: wake.clone(),

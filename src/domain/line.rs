@@ -24,8 +24,6 @@ pub struct RoomLine {
     pub room: RoomKey,
     /// Proves that the room is still held by whoever settles. A later claim has a higher one.
     pub claim: u64,
-    /// Since when the lease counts: the claim, or the settlement that renewed it last.
-    pub held_since: Timestamp,
     pub state: RoomState,
     /// The head of the line in the order of the events: at most the number asked for (less where
     /// events are large, but never none), only what is ready now.

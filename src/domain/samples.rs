@@ -95,7 +95,6 @@ pub fn line<I: AsRef<str>>(integrations: impl IntoIterator<Item = I>) -> RoomLin
     RoomLine {
         room: RoomKey::new("room"),
         claim: 1,
-        held_since: second(0),
         state: RoomState::default(),
         waiting: waiting.collect(),
         going_on: Vec::new(),

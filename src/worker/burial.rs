@@ -33,7 +33,8 @@ pub struct Burial {
 }
 
 impl Burial {
-    /// Buries until stopped. What is left then is in the outbox still, and buried after the next start.
+    /// Buries until stopped. What is left then is in the outbox still, and buried after the next start; what the
+    /// broker has by then is let go first, however long the store takes.
     pub async fn run(self, mut stop: Stop) {
         let mut owed = Owed::default();
         while !stop.is_set() {
@@ -55,6 +56,11 @@ impl Burial {
                     }
                 }
             }
+        }
+        // What the broker has confirmed would be published once more after the next start.
+        while let Err(error) = self.let_go(&mut owed).await {
+            self.outbox.failed("note what was dead-lettered", &error);
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         owed.lines.iter_mut().for_each(|(reason, lines)| say_untold(*reason, lines.end()));
         self.letter_box.close().await;

@@ -9,20 +9,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::domain::line::{LineRules, RoomLine};
+use crate::domain::ids::RoomKey;
+use crate::domain::line::LineRules;
 use crate::domain::lines::Lines;
 use crate::domain::message::Links;
-use crate::domain::pacing::{Budget, later};
+use crate::domain::pacing::Budget;
 use crate::metrics::Metrics;
 use crate::ports::{ClaimTerms, Clock, RoomGateway, Store};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::handover::Handover;
+use crate::worker::moment::Moment;
 use crate::worker::places::{Place, Places};
-use crate::worker::room::{Progress, say_untold};
+use crate::worker::room::{Held, Progress, say_untold};
 use crate::worker::trouble::Trouble;
 use crate::worker::wake::{Bell, Stop};
 
@@ -66,6 +67,8 @@ pub struct Dispatch {
     pub terms: DispatchTerms,
     /// What intake hands over.
     pub handover: Arc<Handover>,
+    /// Of the rooms that are worked on.
+    pub places: Arc<Places>,
     /// Rung when something may be due.
     pub wake: Arc<Bell>,
     /// Rung when there is something to bury.
@@ -89,26 +92,26 @@ impl DispatchTerms {
 impl Dispatch {
     /// Claims and works off rooms until stopped; then lets the attempts in flight finish.
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
-        let places = Places::new(self.terms.concurrency);
-        let (mut tasks, mut seen, mut look) = (JoinSet::new(), Seen::at(self.clock.now()), Look::Now);
+        let (places, mut tasks) = (self.places.clone(), JoinSet::new());
+        let (mut seen, mut look) = (Seen::at(Moment::now(&*self.clock)), Look::Now);
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            while let Some((line, place)) = self.handover.take(|line| places.take(line)) {
-                tasks.spawn(self.clone().occupy(place, line, stop.clone()));
+            while let Some((held, place)) = self.handover.take(|line| places.take(line)) {
+                tasks.spawn(self.clone().occupy(place, held, stop.clone()));
             }
             if look.is_due(&places) {
                 self.make_sure_of_leases(&mut seen, &mut tasks, &mut stop).await;
                 let (fresh, retries) = places.free();
                 // By this very time: a freeze from here on lapses no lease in the claim's eyes.
-                let lines = self.claim_due(fresh, retries, seen.looked_at).await;
+                let claimed = self.claim_due(fresh, retries, seen.looked_at).await;
                 if self.unsettled.load(Ordering::Acquire) == 0 && !self.claiming.lasts() {
-                    seen.worked_at = self.clock.now();
+                    seen.worked_at = Moment::now(&*self.clock);
                 }
-                if !lines.is_empty() {
-                    for line in lines {
+                if !claimed.is_empty() {
+                    for held in claimed {
                         // There is one for each: only this loop takes any.
-                        let Some(place) = places.take(&line) else { continue };
-                        tasks.spawn(self.clone().occupy(place, line, stop.clone()));
+                        let Some(place) = places.take(&held.line) else { continue };
+                        tasks.spawn(self.clone().occupy(place, held, stop.clone()));
                     }
                     continue;
                 }
@@ -122,8 +125,8 @@ impl Dispatch {
             }
         }
         // What is handed over and not begun is given back, since stopping was asked for.
-        while let Some((line, ())) = self.handover.take(|_| Some(())) {
-            self.work_off(line, &stop).await;
+        while let Some((held, ())) = self.handover.take(|_| Some(())) {
+            self.work_off(held, &stop).await;
         }
         while tasks.join_next().await.is_some() {}
         say_untold(self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner).end());
@@ -132,25 +135,25 @@ impl Dispatch {
     /// Notes that the store is looked at now, after the rooms' tasks, and other workers, had the time that they need
     /// if leases may have lapsed.
     async fn make_sure_of_leases(&self, seen: &mut Seen, tasks: &mut JoinSet<()>, stop: &mut Stop) {
-        let mut now = self.clock.now();
-        if later(seen.looked_at, self.terms.lease / 4) <= now {
+        let mut now = Moment::now(&*self.clock);
+        if seen.looked_at.may_be_past(self.terms.lease / 4, &now) {
             // This process was frozen, or the clock was set ahead: leases may have lapsed behind the back of the
             // rooms' tasks. They finish first, or a room could be claimed twice by one worker.
             while tasks.join_next().await.is_some() {}
-            now = self.clock.now();
+            now = Moment::now(&*self.clock);
         }
-        if later(seen.worked_at, self.terms.lease / 2) <= now {
+        if seen.worked_at.may_be_past(self.terms.lease / 2, &now) {
             self.let_others_record(stop).await;
-            now = self.clock.now();
+            now = Moment::now(&*self.clock);
         }
         seen.looked_at = now;
     }
 
     /// Works off a room on its place.
-    async fn occupy(self: Arc<Self>, place: Place, line: RoomLine, stop: Stop) {
+    async fn occupy(self: Arc<Self>, place: Place, held: Held, stop: Stop) {
         let work = async {
             // Where something is left, or came meanwhile, it may be due.
-            if self.work_off(line, &stop).await != Progress::AtRest {
+            if self.work_off(held, &stop).await != Progress::AtRest {
                 self.wake.ring();
             }
         };
@@ -159,17 +162,19 @@ impl Dispatch {
 
     /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of
     /// the others.
-    pub async fn claim_due(&self, fresh: usize, retries: usize, now: Timestamp) -> Vec<RoomLine> {
+    pub async fn claim_due(&self, fresh: usize, retries: usize, now: Moment) -> Vec<Held> {
         // What was posted must be recorded before anything is claimed anew: a lease that lapsed in a long
         // outage of the store would else hand out a room whose last message is not written down, and the
         // room would hear it twice.
         if fresh + retries == 0 || self.unsettled.load(Ordering::Acquire) > 0 {
             return Vec::new();
         }
-        match self.store.claim_rooms(self.terms.claim(fresh, retries), now).await {
+        let (places, handover) = (self.places.clone(), self.handover.clone());
+        let at_work = Arc::new(move |room: &RoomKey| places.have(room) || handover.has(room));
+        match self.store.claim_others(self.terms.claim(fresh, retries), at_work, now.wall).await {
             Ok(lines) => {
                 self.claiming.worked();
-                lines
+                lines.into_iter().map(|line| Held { line, since: now }).collect()
             }
             Err(error) => {
                 self.metrics.store_errors.inc();
@@ -209,12 +214,12 @@ impl Dispatch {
 
 /// When the store was looked at last, and when it worked last.
 struct Seen {
-    looked_at: Timestamp,
-    worked_at: Timestamp,
+    looked_at: Moment,
+    worked_at: Moment,
 }
 
 impl Seen {
-    fn at(now: Timestamp) -> Self {
+    fn at(now: Moment) -> Self {
         Self { looked_at: now, worked_at: now }
     }
 }

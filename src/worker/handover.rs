@@ -11,6 +11,8 @@ use std::time::Duration;
 use crate::domain::ids::RoomKey;
 use crate::domain::line::RoomLine;
 use crate::ports::{ClaimTerms, Clock, Straight};
+use crate::worker::moment::Moment;
+use crate::worker::room::Held;
 use crate::worker::wake::Bell;
 
 /// A room that answers within this is quick.
@@ -18,7 +20,7 @@ const QUICK: Duration = Duration::from_millis(25);
 
 /// Where intake puts rooms and dispatch takes them.
 pub struct Handover {
-    lines: Mutex<VecDeque<RoomLine>>,
+    held: Mutex<VecDeque<Held>>,
     /// Rooms that took their last message, and at once.
     quick: Mutex<HashSet<RoomKey>>,
     terms: ClaimTerms,
@@ -31,7 +33,7 @@ impl Handover {
     /// An empty one, for rooms that are held by `terms`.
     pub fn new(terms: ClaimTerms, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
-            lines: Mutex::default(),
+            held: Mutex::default(),
             quick: Mutex::default(),
             terms,
             clock,
@@ -41,12 +43,12 @@ impl Handover {
 
     /// What a store needs to hand rooms over.
     pub fn straight(self: &Arc<Self>) -> Straight {
-        let (by, to) = (self.clone(), self.clone());
+        let (by, to, now) = (self.clone(), self.clone(), Moment::now(&*self.clock));
         Straight {
             terms: self.terms,
-            now: self.clock.now(),
+            now: now.wall,
             is_quick: Arc::new(move |room| lock(&by.quick).contains(room)),
-            hand: Arc::new(move |line| to.put(line)),
+            hand: Arc::new(move |line| to.put(Held { line, since: now })),
         }
     }
 
@@ -60,16 +62,21 @@ impl Handover {
         }
     }
 
-    fn put(&self, line: RoomLine) {
-        lock(&self.lines).push_back(line);
+    fn put(&self, held: Held) {
+        lock(&self.held).push_back(held);
         self.bell.ring();
     }
 
+    /// Whether a room is on its way.
+    pub fn has(&self, room: &RoomKey) -> bool {
+        lock(&self.held).iter().any(|held| held.line.room == *room)
+    }
+
     /// The room that has waited longest, if `take` takes it.
-    pub fn take<T>(&self, take: impl FnOnce(&RoomLine) -> Option<T>) -> Option<(RoomLine, T)> {
-        let mut lines = lock(&self.lines);
-        let taken = take(lines.front()?)?;
-        Some((lines.pop_front()?, taken))
+    pub fn take<T>(&self, take: impl FnOnce(&RoomLine) -> Option<T>) -> Option<(Held, T)> {
+        let mut waiting = lock(&self.held);
+        let taken = take(&waiting.front()?.line)?;
+        Some((waiting.pop_front()?, taken))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod handover;
 pub mod intake;
 pub mod janitor;
+pub mod moment;
 pub mod places;
 pub mod room;
 pub mod trouble;

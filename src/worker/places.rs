@@ -3,14 +3,16 @@
 //! A room begins on a quick place. One whose turn takes longer than `SLOW_AFTER` moves to a slow place and
 //! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::domain::ids::RoomKey;
 use crate::domain::line::RoomLine;
 
 /// After this long a room counts as slow.
@@ -35,6 +37,7 @@ pub struct Places {
     retries: Arc<Semaphore>,
     slow: Arc<Semaphore>,
     held: Arc<AtomicUsize>,
+    rooms: Rooms,
 }
 
 impl Places {
@@ -46,6 +49,7 @@ impl Places {
             retries: places(concurrency),
             slow: places(concurrency.saturating_mul(SLOW_FOR_EACH)),
             held: Arc::default(),
+            rooms: Rooms::default(),
         }
     }
 
@@ -61,13 +65,54 @@ impl Places {
     pub fn take(&self, line: &RoomLine) -> Option<Place> {
         let quick = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
         let bytes = line.waiting.iter().map(|one| one.received.envelope.body.len()).sum();
-        self.place(quick, bytes)
+        self.place(quick, &line.room, bytes)
     }
 
-    fn place(&self, quick: &Arc<Semaphore>, bytes: usize) -> Option<Place> {
+    /// Whether a room has a place. It may have two: one that lost its lease is at work until it knows.
+    pub fn have(&self, room: &RoomKey) -> bool {
+        self.rooms.lock().contains_key(room)
+    }
+
+    fn place(&self, quick: &Arc<Semaphore>, room: &RoomKey, bytes: usize) -> Option<Place> {
         let quick = quick.clone().try_acquire_owned().ok()?;
         self.held.fetch_add(bytes, Ordering::AcqRel);
-        Some(Place { quick, slow: self.slow.clone(), held: Held { bytes, all: self.held.clone() } })
+        let held = Held { bytes, all: self.held.clone() };
+        Some(Place { quick, slow: self.slow.clone(), held, room: self.rooms.enter(room) })
+    }
+}
+
+/// The rooms that have places, and how many.
+#[derive(Debug, Clone, Default)]
+struct Rooms(Arc<Mutex<HashMap<RoomKey, usize>>>);
+
+impl Rooms {
+    fn enter(&self, room: &RoomKey) -> AtWork {
+        *self.lock().entry(room.clone()).or_default() += 1;
+        AtWork { room: room.clone(), all: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RoomKey, usize>> {
+        // No step leaves it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A room that is worked on, until this is dropped.
+#[derive(Debug)]
+struct AtWork {
+    room: RoomKey,
+    all: Rooms,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut rooms = self.all.lock();
+        if let Some(places) = rooms.get_mut(&self.room) {
+            *places -= 1;
+            if *places == 0 {
+                rooms.remove(&self.room);
+            }
+        }
     }
 }
 
@@ -77,12 +122,13 @@ pub struct Place {
     quick: OwnedSemaphorePermit,
     slow: Arc<Semaphore>,
     held: Held,
+    room: AtWork,
 }
 
 impl Place {
     /// Holds the place while `work` is under way, and calls `freed` each time somebody else may have a place.
     pub async fn hold(self, work: impl Future<Output = ()>, freed: impl Fn()) {
-        let Self { quick, slow, held } = self;
+        let Self { quick, slow, held, room } = self;
         let mut work = pin!(work);
         let exchange = async {
             tokio::time::sleep(SLOW_AFTER).await;
@@ -98,7 +144,7 @@ impl Place {
                 drop(slow);
             }
         }
-        drop(held);
+        drop((held, room));
         freed();
     }
 }
@@ -124,7 +170,7 @@ mod tests {
     fn fill(places: &Places) -> usize {
         let free = places.free().0;
         for _ in 0..free {
-            let place = places.place(&places.fresh, 1).unwrap();
+            let place = places.place(&places.fresh, &RoomKey::new("r"), 1).unwrap();
             tokio::spawn(place.hold(tokio::time::sleep(Duration::from_secs(10)), || {}));
         }
         free
@@ -151,10 +197,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_room_is_at_work_until_its_last_place_is_free() {
+        let (places, room) = (Places::new(2), RoomKey::new("r"));
+        let (one, other) = (
+            places.place(&places.fresh, &room, 0).unwrap(),
+            places.place(&places.retries, &room, 0).unwrap(),
+        );
+        one.hold(async {}, || {}).await;
+        assert!(places.have(&room) && !places.have(&RoomKey::new("another")));
+        drop(other);
+        assert!(!places.have(&room));
+    }
+
+    #[tokio::test]
     async fn nothing_is_claimed_while_much_is_held_and_one_claim_is_bounded() {
         let places = Places::new(1000);
         assert_eq!(places.free(), (CLAIM, CLAIM));
-        let place = places.place(&places.fresh, HELD_BYTES);
+        let place = places.place(&places.fresh, &RoomKey::new("r"), HELD_BYTES);
         assert_eq!(places.free(), (0, 0));
         drop(place);
         assert_eq!(places.free(), (CLAIM, CLAIM));

@@ -19,6 +19,7 @@ use crate::ports::{Answer, AnswerClass, Settled, Settlement, StoreError, Then};
 use crate::worker::catalogue::Snapshot;
 use crate::worker::compose::compose;
 use crate::worker::dispatch::Dispatch;
+use crate::worker::moment::Moment;
 use crate::worker::wake::Stop;
 
 /// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
@@ -49,6 +50,13 @@ impl Drop for Unsettled<'_> {
 /// How long a room rests whose waiting notifications the catalogue knows nothing of.
 const AGREE_WITHIN: Duration = Duration::from_secs(1);
 
+/// A room that this process holds.
+pub struct Held {
+    pub line: RoomLine,
+    /// The lease counts from here: the claim, or the settlement that renewed it last.
+    pub since: Moment,
+}
+
 /// What a step left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -65,19 +73,19 @@ pub enum Progress {
 impl Dispatch {
     /// Works off a held room's line, and gives the room back. Every line of the log that comes of it names the
     /// room, also one of a library.
-    pub async fn work_off(&self, line: RoomLine, stop: &Stop) -> Progress {
+    pub async fn work_off(&self, held: Held, stop: &Stop) -> Progress {
         // At the highest level, so that no filter which lets a line through leaves its ids out.
-        let span = tracing::error_span!("turn", room = line.room.as_str());
-        self.take_turn(line, stop).instrument(span).await
+        let span = tracing::error_span!("turn", room = held.line.room.as_str());
+        self.take_turn(held, stop).instrument(span).await
     }
 
-    async fn take_turn(&self, mut line: RoomLine, stop: &Stop) -> Progress {
+    async fn take_turn(&self, mut held: Held, stop: &Stop) -> Progress {
         let turn_ends = later(self.clock.now(), TURN);
         loop {
-            match self.step(&mut line, stop.is_set()).await {
+            match self.step(&mut held, stop.is_set()).await {
                 // A slow room with a long line must not keep its place while others wait for one.
                 Progress::Goes if self.clock.now() >= turn_ends => {
-                    return self.give_back(&line, AT_ONCE).await;
+                    return self.give_back(&held.line, AT_ONCE).await;
                 }
                 Progress::Goes => {}
                 Progress::Lost => {
@@ -90,19 +98,20 @@ impl Dispatch {
     }
 
     /// One step: decide, post if there is something to post, settle. With `stopping` no attempt is begun.
-    pub async fn step(&self, line: &mut RoomLine, stopping: bool) -> Progress {
-        let now = self.clock.now();
+    async fn step(&self, held: &mut Held, stopping: bool) -> Progress {
+        let (moment, line) = (Moment::now(&*self.clock), &held.line);
+        let now = moment.wall;
         let snapshot = self.catalogue.now();
         let lookup = |id: &IntegrationId| snapshot.integration(id);
         match next_step(line, &lookup, &self.terms.rules, now) {
-            Step::Drop(transitions) => self.drop_untold(line, transitions).await,
+            Step::Drop(transitions) => self.drop_untold(held, transitions).await,
             // This process was frozen since it was handed the room, or the room was slow: somebody else may have it
             // by now. Nothing is posted on a lease that could lapse before the answer is there.
-            Step::Post { .. } if !stopping && later(line.held_since, self.terms.lease / 2) <= now => {
+            Step::Post { .. } if !stopping && held.since.may_be_past(self.terms.lease / 2, &moment) => {
                 let renewal = self.settlement(line, Vec::new(), Then::Hold);
-                self.hold(line, renewal).await
+                self.hold(held, renewal).await
             }
-            Step::Post { take, shape } if !stopping => self.tell(line, &take, shape, &snapshot).await,
+            Step::Post { take, shape } if !stopping => self.tell(held, &take, shape, &snapshot).await,
             Step::Empty if !line.waiting.is_empty() => {
                 // Not for this room any more, or of an integration that is just being changed: the store and
                 // the catalogue will agree in a moment.
@@ -126,16 +135,17 @@ impl Dispatch {
         }
     }
 
-    async fn drop_untold(&self, line: &mut RoomLine, transitions: Vec<Transition>) -> Progress {
-        let ended = self.ended(&transitions, line);
-        line.apply(&transitions);
-        let settlement = self.settlement(line, transitions, Then::Hold);
-        let progress = self.hold(line, settlement).await;
+    async fn drop_untold(&self, held: &mut Held, transitions: Vec<Transition>) -> Progress {
+        let ended = self.ended(&transitions, &held.line);
+        held.line.apply(&transitions);
+        let settlement = self.settlement(&held.line, transitions, Then::Hold);
+        let progress = self.hold(held, settlement).await;
         self.report(progress, ended)
     }
 
     /// Renders and posts one message, and settles what follows from the answer.
-    async fn tell(&self, line: &mut RoomLine, take: &[usize], shape: Shape, snapshot: &Snapshot) -> Progress {
+    async fn tell(&self, held: &mut Held, take: &[usize], shape: Shape, snapshot: &Snapshot) -> Progress {
+        let line = &held.line;
         let head = &line.waiting[take[0]];
         let (Some(integration), Some(target)) =
             (snapshot.integration(&head.integration), snapshot.target(&head.integration))
@@ -144,7 +154,7 @@ impl Dispatch {
             return self.give_back(line, AT_ONCE).await;
         };
         let Some(message) = compose(line, take, shape, snapshot, &self.terms.links) else {
-            return self.give_up_unwritable(line, take).await;
+            return self.give_up_unwritable(held, take).await;
         };
         let span = tracing::error_span!(
             "attempt",
@@ -164,13 +174,14 @@ impl Dispatch {
             delivery::after(attempt, &answer, &spoke_for, &self.terms.rules, now, fastrand::f64());
         span.in_scope(|| self.report_answer(take.len(), &answer));
         let ended = self.ended(&consequence.transitions, line);
-        let progress = self.conclude(line, consequence, answer.class).instrument(span).await;
+        let progress = self.conclude(held, consequence, answer.class).instrument(span).await;
         self.report(progress, ended)
     }
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
-    async fn conclude(&self, line: &mut RoomLine, consequence: Consequence, class: AnswerClass) -> Progress {
+    async fn conclude(&self, held: &mut Held, consequence: Consequence, class: AnswerClass) -> Progress {
         let Consequence { transitions, state, calls, throttles } = consequence;
+        let line = &mut held.line;
         line.state = state;
         line.throttles.extend(throttles.iter().cloned());
         if let Some(grant) = line.tokens.get_mut(&calls.token) {
@@ -185,7 +196,7 @@ impl Dispatch {
         let mut settlement = self.settlement(line, transitions, then);
         settlement.calls = vec![calls];
         settlement.throttles = throttles;
-        let progress = self.hold(line, settlement).await;
+        let progress = self.hold(held, settlement).await;
         if broken {
             self.catalogue.hint();
         }
@@ -193,7 +204,8 @@ impl Dispatch {
     }
 
     /// A message that can't be written is this notification's fault alone, not the room's.
-    async fn give_up_unwritable(&self, line: &mut RoomLine, take: &[usize]) -> Progress {
+    async fn give_up_unwritable(&self, held: &mut Held, take: &[usize]) -> Progress {
+        let line = &mut held.line;
         let transition = Transition::DeadLettered {
             seqs: take.iter().map(|at| line.waiting[*at].seq).collect(),
             reason: DeadLetterReason::WorkerFault,
@@ -206,7 +218,7 @@ impl Dispatch {
         let ended = self.ended(&transitions, line);
         line.apply(&transitions);
         let settlement = self.settlement(line, transitions, Then::Hold);
-        let progress = self.hold(line, settlement).await;
+        let progress = self.hold(held, settlement).await;
         self.report(progress, ended)
     }
 
@@ -229,11 +241,11 @@ impl Dispatch {
     }
 
     /// Settles; if the room is still held after that, its lease counts from the settlement.
-    async fn hold(&self, line: &mut RoomLine, settlement: Settlement) -> Progress {
-        let now = settlement.now;
-        let progress = self.settle(settlement).await;
+    async fn hold(&self, held: &mut Held, settlement: Settlement) -> Progress {
+        let now = Moment::now(&*self.clock);
+        let progress = self.settle(Settlement { now: now.wall, ..settlement }).await;
         if progress == Progress::Goes {
-            line.held_since = now;
+            held.since = now;
         }
         progress
     }

@@ -31,7 +31,7 @@ macro_rules! conformance {
                 lost_news_of_what_no_run_has_moved_yet_makes_it_unsure;
             claims: rooms_go_longest_due_first, a_line_is_in_order_and_no_longer_than_asked,
                 a_line_of_large_events_comes_in_parts, what_gathers_comes_when_ready, a_claimed_room_is_nobody_elses, a_lapsed_claim_is_fenced_off,
-                holding_renews_the_lease, a_released_claim_is_over, releasing_says_when_to_look_again,
+                holding_renews_the_lease, rooms_that_are_at_work_are_passed_over, a_released_claim_is_over, releasing_says_when_to_look_again,
                 arrivals_wake_a_released_room, arrivals_during_a_claim_are_not_missed,
                 a_resting_room_is_not_woken,
                 a_worker_that_begins_looks_again_at_rooms_that_rest, a_retrying_room_is_not_woken, rooms_to_be_retried_take_no_others_place,

@@ -34,6 +34,8 @@ use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::handover::Handover;
 use hipchat_notifier::worker::intake::Intake;
+use hipchat_notifier::worker::moment::Moment;
+use hipchat_notifier::worker::places::Places;
 use hipchat_notifier::worker::trouble::Trouble;
 use hipchat_notifier::worker::wake::{Bell, StopSwitch};
 use jiff::Timestamp;
@@ -202,6 +204,7 @@ impl Bench {
                 unsettled: AtomicUsize::new(0),
                 rate_limits: Mutex::default(),
                 handover: Handover::new(terms.claim(0, 0), clock.clone()),
+                places: Arc::new(Places::new(terms.concurrency)),
                 terms,
                 wake: dispatch_bell,
                 burial: burial_bell.clone(),
@@ -228,6 +231,10 @@ impl Bench {
         self.rooms.script.lock().unwrap().extend(says);
     }
 
+    fn moment(&self) -> Moment {
+        Moment::now(&*self.clock)
+    }
+
     /// Lets `seconds` go by.
     fn pass(&self, seconds: i64) {
         self.clock.0.fetch_add(seconds * 1000, Ordering::SeqCst);
@@ -247,7 +254,7 @@ impl Bench {
         self.catalogue.refresh().await.unwrap();
         let (_switch, stop) = StopSwitch::new();
         loop {
-            let lines = self.dispatch.claim_due(8, 8, self.clock.now()).await;
+            let lines = self.dispatch.claim_due(8, 8, self.moment()).await;
             if lines.is_empty() {
                 break;
             }

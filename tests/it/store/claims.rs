@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hipchat_notifier::domain::ids::GatherKey;
+use hipchat_notifier::domain::ids::{GatherKey, RoomKey};
 use hipchat_notifier::ports::{ClaimTerms, Fate, Retry, RoomLine, RoomState, Settled, Then};
 
 use super::lab::*;
@@ -118,6 +118,25 @@ pub async fn a_lapsed_claim_is_fenced_off(lab: &dyn Lab) {
     let line = desk.claim_one(40_000).await;
     assert_eq!(line.state.expired_untold, 0, "nothing of the late settlement was kept");
     assert_eq!(desk.settle(&line, 90_000, all_sent(&line, 90_000), RELEASE).await, Settled::Applied);
+}
+
+pub async fn rooms_that_are_at_work_are_passed_over(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (n, who) in ["a", "b", "c"].into_iter().enumerate() {
+        desk.tell(&format!("e{n}"), who, n as i64).await;
+    }
+    let one_room = ClaimTerms { rooms: 1, ..TERMS };
+    let claim = async |ms, at_work: &'static [&str]| {
+        let is_at_work = Arc::new(move |key: &RoomKey| at_work.iter().any(|id| *key == room(id)));
+        let lines = desk.0.claim_others(one_room, is_at_work, at(ms)).await.unwrap();
+        lines.into_iter().map(|line| line.room).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(10, &[]).await, [room("1")]);
+    // Their leases have lapsed, as far as this clock can tell. The others still get their turn.
+    assert_eq!(claim(90_000, &["1"]).await, [room("2")]);
+    assert_eq!(claim(90_001, &["1", "2"]).await, [room("3")]);
+    assert!(claim(190_000, &["1", "2", "3"]).await.is_empty());
+    assert_eq!(claim(190_001, &["3"]).await, [room("1")]);
 }
 
 pub async fn holding_renews_the_lease(lab: &dyn Lab) {

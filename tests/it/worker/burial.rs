@@ -2,8 +2,8 @@
 
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    BrokerError, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, Readiness, RoomLine, Settled,
-    Settlement, StoreError,
+    AtWork, BrokerError, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, Readiness, RoomLine,
+    Settled, Settlement, StoreError,
 };
 
 use super::*;
@@ -22,7 +22,12 @@ impl Store for Outbox {
         Ok(IntakeReceipt::default())
     }
 
-    async fn claim_rooms(&self, _: ClaimTerms, _: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+    async fn claim_others(
+        &self,
+        _: ClaimTerms,
+        _: AtWork,
+        _: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -128,6 +133,21 @@ fn letter(id: i64, at: Timestamp) -> Letter {
         first_attempt_at: None,
         at,
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_notes_first_what_the_broker_has() {
+    let Graveyard { outbox, queue, burial, .. } = Graveyard::new(2);
+    outbox.full.store(3, Ordering::SeqCst);
+    let (switch, stop) = StopSwitch::new();
+    let running = tokio::spawn(burial.run(stop));
+    while queue.got.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    switch.stop();
+    running.await.unwrap();
+    assert_eq!((outbox.full.load(Ordering::SeqCst), outbox.letters.lock().unwrap().len()), (0, 0));
+    assert_eq!(*queue.got.lock().unwrap(), [1, 2]);
 }
 
 #[tokio::test]

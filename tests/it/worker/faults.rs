@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError,
+    AtWork, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError,
 };
 
 use super::*;
@@ -255,8 +255,13 @@ impl Store for Failing {
         Ok(receipt)
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
-        self.inner.claim_rooms(terms, now).await
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
+        self.inner.claim_others(terms, at_work, now).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -317,7 +322,7 @@ async fn what_could_not_be_recorded_is_not_counted_and_is_told_as_it_is() {
         bench.take("e1", &run("m", true)).await;
         let counted = || bench.dispatch.metrics.render().contains("notifications_total{outcome=\"sent\"");
         let (_switch, stop) = StopSwitch::new();
-        for line in bench.dispatch.claim_due(8, 8, bench.clock.now()).await {
+        for line in bench.dispatch.claim_due(8, 8, bench.moment()).await {
             bench.dispatch.work_off(line, &stop).await;
         }
         assert_eq!(bench.texts("a").len(), 1);
@@ -336,9 +341,9 @@ async fn nothing_is_claimed_while_an_answer_is_not_recorded() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     bench.take("e1", &run("m", true)).await;
     bench.dispatch.unsettled.store(1, Ordering::SeqCst);
-    assert!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.is_empty());
+    assert!(bench.dispatch.claim_due(8, 8, bench.moment()).await.is_empty());
     bench.dispatch.unsettled.store(0, Ordering::SeqCst);
-    assert_eq!(bench.dispatch.claim_due(8, 8, bench.clock.now()).await.len(), 1);
+    assert_eq!(bench.dispatch.claim_due(8, 8, bench.moment()).await.len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use hipchat_notifier::domain::line::{RoomState, TokenGrant, Waiting};
 use hipchat_notifier::domain::reason::SendReason;
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError, Then,
+    AtWork, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement,
+    StoreError, Then,
 };
 use std::sync::atomic::AtomicBool;
 
@@ -46,6 +47,8 @@ struct OneRoom {
     settled: Mutex<Vec<Settlement>>,
     /// Whether somebody else has claimed it since.
     taken: AtomicBool,
+    /// Whether the latest claim would have passed it over.
+    at_work: AtomicBool,
 }
 
 impl OneRoom {
@@ -66,7 +69,6 @@ impl OneRoom {
         let line = RoomLine {
             room: target.room.clone(),
             claim: 1,
-            held_since: at,
             state: RoomState::default(),
             waiting: vec![waiting],
             going_on: Vec::new(),
@@ -78,6 +80,7 @@ impl OneRoom {
             lease_until: Mutex::new(Some(at)),
             settled: Mutex::default(),
             taken: AtomicBool::new(false),
+            at_work: AtomicBool::new(false),
         }
     }
 }
@@ -88,13 +91,19 @@ impl Store for OneRoom {
         Ok(IntakeReceipt::default())
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
+        self.at_work.store(at_work(&self.line.room), Ordering::SeqCst);
         let mut lease_until = self.lease_until.lock().unwrap();
         if lease_until.is_none_or(|until| now < until) {
             return Ok(Vec::new());
         }
         *lease_until = Some(now + terms.lease);
-        Ok(vec![RoomLine { held_since: now, ..self.line.clone() }])
+        Ok(vec![self.line.clone()])
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -140,7 +149,9 @@ async fn many_looks() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_claimed_before_a_freeze_is_told_only_by_whoever_still_holds_it() {
-    for taken in [false, true] {
+    let lease = Duration::from_secs(30);
+    // A clock that was set back meanwhile hides the freeze; this process's own does not.
+    for (taken, clock_goes) in [(false, 30_001), (true, 30_001), (false, -97_000), (true, -97_000)] {
         let mut bench = Bench::new(&results("one", "a", "all")).await;
         let id = IntegrationId::new("one");
         let snapshot = bench.catalogue.now();
@@ -150,9 +161,11 @@ async fn what_was_claimed_before_a_freeze_is_told_only_by_whoever_still_holds_it
         room.may_answer.notify_one();
         bench.dispatch.store = store.clone();
         bench.dispatch.gateway = room.clone();
-        let line = bench.dispatch.claim_due(1, 0, bench.clock.now()).await.remove(0);
+        let line = bench.dispatch.claim_due(1, 0, bench.moment()).await.remove(0);
         // The freeze: the claim's answer is there, but nothing was done with it.
-        bench.clock.0.fetch_add(bench.dispatch.terms.lease.as_millis() as i64 + 1, Ordering::SeqCst);
+        assert_eq!(bench.dispatch.terms.lease, lease);
+        bench.clock.0.fetch_add(clock_goes, Ordering::SeqCst);
+        tokio::time::advance(lease).await;
         store.taken.store(taken, Ordering::SeqCst);
         let (_switch, stop) = StopSwitch::new();
         bench.dispatch.work_off(line, &stop).await;
@@ -177,6 +190,9 @@ async fn a_room_whose_lease_lapsed_in_a_freeze_is_not_told_twice_and_stopping_wa
         let (switch, stop) = StopSwitch::new();
         let dispatch = tokio::spawn(Arc::new(bench.dispatch).run(stop));
         room.asked.notified().await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        many_looks().await;
+        assert!(store.at_work.load(Ordering::SeqCst), "the store is told so with each claim");
 
         bench.clock.0.fetch_add(lease.as_millis() as i64 + 1, Ordering::SeqCst);
         many_looks().await;

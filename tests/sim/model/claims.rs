@@ -20,7 +20,12 @@ pub(super) fn time(micros: i64) -> Timestamp {
 }
 
 impl Tables {
-    pub(super) fn claim_rooms(&mut self, terms: &ClaimTerms, now: Timestamp) -> Vec<RoomLine> {
+    pub(super) fn claim_rooms(
+        &mut self,
+        terms: &ClaimTerms,
+        at_work: &dyn Fn(&RoomKey) -> bool,
+        now: Timestamp,
+    ) -> Vec<RoomLine> {
         self.note_clock(now);
         let mut lines: Vec<RoomLine> = Vec::new();
         for (retrying, most) in [(false, terms.rooms), (true, terms.retries)] {
@@ -28,6 +33,9 @@ impl Tables {
             for room in self.due(retrying, now) {
                 if lines.len() == enough {
                     break;
+                }
+                if at_work(&room) {
+                    continue;
                 }
                 self.forfeit(&room, now);
                 lines.extend(self.claim(room, terms, now));
@@ -100,7 +108,7 @@ impl Tables {
             waiting.reverse();
         }
         let tokens = HashMap::new();
-        Some(RoomLine { room: key, claim, held_since: now, state, waiting, going_on, tokens, throttles })
+        Some(RoomLine { room: key, claim, state, waiting, going_on, tokens, throttles })
     }
 
     fn line(&self, room: &RoomKey, limit: usize, now: Timestamp) -> Vec<Waiting> {

@@ -24,9 +24,9 @@ use hipchat_notifier::domain::pacing::{Budget, Meter};
 use hipchat_notifier::domain::reason::Outcome;
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    Applied, ClaimTerms, CollationKey, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Journal,
-    JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
-    Stored, StreakKey,
+    Applied, AtWork, ClaimTerms, CollationKey, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt,
+    Journal, JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store,
+    StoreError, Stored, StreakKey,
 };
 use jiff::Timestamp;
 
@@ -213,8 +213,13 @@ impl Store for ModelStore {
         }
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
-        Ok(self.tables().claim_rooms(&terms, now))
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
+        Ok(self.tables().claim_rooms(&terms, &*at_work, now))
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {

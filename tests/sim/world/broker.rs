@@ -44,8 +44,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.unacked.is_empty()
+    /// Those that are not acknowledged.
+    pub fn len(&self) -> usize {
+        self.ready.len() + self.unacked.len()
     }
 
     pub fn put(&mut self, envelope: Envelope) {

@@ -53,8 +53,8 @@ pub struct Post {
 /// All rooms.
 pub struct Server {
     pub posts: Vec<Post>,
-    /// What each life has posted last in each room and not settled.
-    open: BTreeMap<(usize, RoomKey), usize>,
+    /// What each life has posted last in each room and not settled, and by which claim.
+    open: BTreeMap<(usize, RoomKey), (usize, u64)>,
     pub limit: u32,
     per: i64,
 }
@@ -73,7 +73,7 @@ impl Server {
 
     /// Who made them is dead. What it had sent to the store may arrive all the same.
     pub fn crashed(&mut self, life: usize) {
-        for ((of, _), at) in &self.open {
+        for ((of, _), (at, _)) in &self.open {
             if *of == life {
                 self.posts[*at].end = End::Crashed;
             }
@@ -82,7 +82,7 @@ impl Server {
 
     /// Whether every call of a worker that lives is noted.
     pub fn is_quiet(&self) -> bool {
-        self.open.values().all(|at| self.posts[*at].end == End::Crashed)
+        self.open.values().all(|(at, _)| self.posts[*at].end == End::Crashed)
     }
 
     /// How many calls a life has made whose outcome is not noted.
@@ -92,7 +92,12 @@ impl Server {
 
     /// A settlement says what became of the call before it.
     pub fn settled(&mut self, life: usize, s: &Settlement, settled: Settled, told: Vec<Pair>) {
-        let Some(at) = self.open.remove(&(life, s.room.clone())) else { return };
+        let key = (life, s.room.clone());
+        // One that is repeated, since its answer was lost, says nothing of what was posted by a later claim.
+        let Some((at, _)) = self.open.get(&key).copied().filter(|(_, claim)| *claim == s.claim) else {
+            return;
+        };
+        self.open.remove(&key);
         let post = &mut self.posts[at];
         post.end = match settled {
             Settled::LostClaim => End::Lost,
@@ -254,6 +259,7 @@ impl World {
             let card = if message.card.is_some() { "" } else { " (plain)" };
             format!("{life} posts to {room}{card}: {text:.180}")
         });
+        let claim = inner.ledger.own_claim(number, &room).unwrap_or_default();
         if let Some(says) = inner.ledger.may_not_post(number, &room) {
             self.fault(inner, format!("{life} posts to {room}: {says}"));
         }
@@ -268,7 +274,7 @@ impl World {
             answer_lost: false,
             end: End::Open,
         });
-        if let Some(before) = inner.server.open.insert((number, room.clone()), at) {
+        if let Some((before, _)) = inner.server.open.insert((number, room.clone()), (at, claim)) {
             let before = &inner.server.posts[before];
             let says = format!("{life} posts to {room} before it has settled {:?}", before.text);
             self.fault(inner, says);

@@ -9,7 +9,7 @@ use super::backend::at_once;
 use super::broker::Means;
 use super::gateway::{End, Post};
 use super::ledger::{self, Pair, State};
-use super::{Inner, World};
+use super::{Figures, Inner, World};
 
 /// Says all that does not fit.
 pub fn judge(world: &World, inner: &mut Inner) {
@@ -30,7 +30,7 @@ pub fn judge(world: &World, inner: &mut Inner) {
 /// All has ended.
 fn check_rest(world: &World, inner: &Inner, faults: &mut Vec<String>) {
     let gauges = world.store_gauges();
-    if gauges.pending > 0 || gauges.letters > 0 || !inner.queue.is_empty() {
+    if gauges.pending > 0 || gauges.letters > 0 || inner.queue.len() > 0 {
         let open: Vec<&Pair> = inner
             .ledger
             .notes
@@ -96,7 +96,7 @@ fn check_lost(world: &World, inner: &Inner, faults: &mut Vec<String>) {
 
 /// What is told is in its room, once; what is there more than once has a cause.
 fn check_posts(world: &World, inner: &mut Inner, faults: &mut Vec<String>) {
-    let mut told: BTreeMap<&Pair, u32> = BTreeMap::new();
+    let mut told: BTreeMap<&Pair, BTreeMap<&RoomKey, u32>> = BTreeMap::new();
     let rates = &world.plan.rates;
     let undisturbed = rates.freeze == 0
         && rates.store_slow == 0
@@ -108,7 +108,9 @@ fn check_posts(world: &World, inner: &mut Inner, faults: &mut Vec<String>) {
     for (at, post) in inner.server.posts.iter().enumerate() {
         match &post.end {
             End::Told(pairs) => {
-                pairs.iter().for_each(|pair| *told.entry(pair).or_default() += 1);
+                for pair in pairs {
+                    *told.entry(pair).or_default().entry(&post.room).or_default() += 1;
+                }
                 check_told(at, post, pairs, faults);
             }
             End::Untold if post.in_room && !post.answer_lost => {
@@ -126,9 +128,12 @@ fn check_posts(world: &World, inner: &mut Inner, faults: &mut Vec<String>) {
     }
     for (pair, note) in &inner.ledger.notes {
         let is_told = matches!(note.state, State::Ended { outcome: "sent" | "digested", .. });
-        let times = told.remove(pair).unwrap_or(0);
-        if times != u32::from(is_told) {
-            faults.push(format!("{pair:?} is {:?}, and was told by {times} messages", note.state));
+        let rooms = told.remove(pair).unwrap_or_default();
+        // Who is moved while its message is on its way is told in the new room too: what is there, no room hears twice.
+        let most = 1 + inner.ledger.moves.get(&pair.1).copied().unwrap_or(0);
+        let is_right = if is_told { (1..=most).contains(&rooms.len()) } else { rooms.is_empty() };
+        if !is_right || rooms.values().any(|times| *times > 1) {
+            faults.push(format!("{pair:?} is {:?}, and was told in {rooms:?}", note.state));
         }
     }
     inner.figures.repeats = repeats;
@@ -169,8 +174,9 @@ fn check_letters(world: &World, inner: &Inner, faults: &mut Vec<String>) {
             faults.push(format!("{owed} letters of {key:?} are owed, and {there} are in the queue"));
         }
     }
-    let rates = &world.plan.rates;
-    if rates.confirm_lost == 0 && rates.crash == 0 && rates.freeze == 0 && !inner.ledger.jumped {
+    let Figures { crashes, freezes, .. } = inner.figures;
+    // Whoever does not stop in time is killed, too.
+    if world.plan.rates.confirm_lost == 0 && crashes == 0 && freezes == 0 && !inner.ledger.jumped {
         for (id, copies) in copies.into_iter().filter(|(_, copies)| *copies > 1) {
             faults.push(format!("letter {id} is in the queue {copies} times though every confirm came"));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey};
 use hipchat_notifier::domain::line::{RoomLine, Transition};
+use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
     DecidedEvent, Fate, IntakeChanges, Letter, NewNotification, Settled, Settlement, Then,
 };
@@ -58,6 +59,15 @@ pub struct Note {
 }
 
 type StreakKey = (IntegrationId, &'static str, &'static str);
+type RepeatsKey = (IntegrationId, &'static str, &'static str);
+
+/// Of integrations that were removed after a batch was read: what it is decided by goes no further than the batch.
+#[derive(Default)]
+struct Departed {
+    histories: BTreeMap<StreakKey, History>,
+    repeats: BTreeMap<RepeatsKey, Option<i64>>,
+}
+
 /// Which notifications of a room go in one order.
 type Line = (RoomKey, Option<IntegrationId>, Option<String>);
 
@@ -88,10 +98,19 @@ pub struct Ledger {
     /// Letters that must be filed, by event, integration and reason.
     pub owed: BTreeMap<(Option<String>, Option<String>, String), u64>,
     histories: BTreeMap<StreakKey, History>,
-    repeats: BTreeMap<(IntegrationId, &'static str, &'static str), Option<i64>>,
+    repeats: BTreeMap<RepeatsKey, Option<i64>>,
+    departed: Departed,
+    /// How often each integration was moved to another room.
+    pub moves: BTreeMap<IntegrationId, usize>,
     holders: BTreeMap<RoomKey, Holder>,
     told: BTreeMap<Line, (i64, EventId)>,
     order: u64,
+    /// The latest claim of each life and room.
+    claims: BTreeMap<(usize, RoomKey), u64>,
+    /// Claims that ended by the clock's doing alone, in a store that several workers share.
+    robbed: BTreeSet<(RoomKey, u64)>,
+    /// Events that could not be taken in. If one is published once more, it comes after what came meanwhile.
+    given_up: BTreeSet<EventId>,
     /// The latest event that each integration was taken one in for.
     latest_event: BTreeMap<IntegrationId, usize>,
     pub jumped: bool,
@@ -116,9 +135,14 @@ impl Ledger {
             owed: BTreeMap::new(),
             histories: BTreeMap::new(),
             repeats: BTreeMap::new(),
+            departed: Departed::default(),
+            moves: BTreeMap::new(),
             holders: BTreeMap::new(),
             told: BTreeMap::new(),
             order: 0,
+            claims: BTreeMap::new(),
+            robbed: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             latest_event: BTreeMap::new(),
             jumped: false,
             replays: 0,
@@ -169,6 +193,7 @@ impl Ledger {
     pub fn taken_in(&mut self, snapshot: &Registry, changes: &IntakeChanges) -> Faults {
         let mut faults = Faults::new();
         let mut untold = Vec::new();
+        self.departed = Departed::default();
         for event in &changes.events {
             let is_replay = event.notifications.iter().any(|new| matches!(new.fate, Fate::Retell { .. }));
             if is_replay {
@@ -181,6 +206,8 @@ impl Ledger {
             self.doubt(&key, u64::MAX);
         }
         for letter in &changes.letters {
+            self.given_up
+                .extend(letter.event.clone().filter(|_| letter.reason == DeadLetterReason::WorkerFault));
             self.owe(letter.event.as_ref(), letter.integration.as_ref(), letter.reason.as_str());
         }
         faults
@@ -213,11 +240,16 @@ impl Ledger {
             faults.push(format!("{id} is wanted by {wanting:?}, and was decided for {found:?}"));
         }
         for new in &event.notifications {
+            if self.given_up.contains(&event.id) {
+                continue;
+            }
             let latest = self.latest_event.insert(new.integration.clone(), n);
             // What nobody wanted comes again as a new event, if somebody wants it by then.
             if latest.is_some_and(|latest| latest > n) && !self.touched.contains(&new.integration) {
                 faults.push(format!("{id} was taken in for {} after a later one", new.integration));
             }
+        }
+        for new in &event.notifications {
             let Some(kept) = snapshot.get(&new.integration) else { continue };
             let (mut verdict, streak) = self.verdict(&means, kept, event.received.at);
             if self.jumped && matches!(means, Means::Activity { .. }) {
@@ -250,23 +282,16 @@ impl Ledger {
         match (means, &kept.wish.interest) {
             (Means::Run { monitor, region, failed, finished_at }, Interest::Runs { rule, .. }) => {
                 let key = (id, *monitor, *region);
-                let mut history = self.histories.get(&key).copied().unwrap_or_default();
+                let histories = if is_there { &mut self.histories } else { &mut self.departed.histories };
+                let history = histories.entry(key.clone()).or_default();
                 let run = Run { failed: *failed, finished_at: *finished_at, received_at };
-                let verdict = history.judge(*rule, run);
-                if is_there {
-                    self.histories.insert(key.clone(), history);
-                }
-                (verdict, Some(key))
+                (history.judge(*rule, run), Some(key))
             }
             (Means::Activity { .. }, Interest::Digest { .. }) => (Verdict::Told("scheduled-digest"), None),
             (Means::Activity { user, uid }, Interest::Each { collate }) => {
-                let key = (id, *user, *uid);
-                let mut until = self.repeats.get(&key).copied().flatten();
-                let verdict = rulebook::repeat(&mut until, *collate, received_at);
-                if is_there {
-                    self.repeats.insert(key, until);
-                }
-                (verdict, None)
+                let repeats = if is_there { &mut self.repeats } else { &mut self.departed.repeats };
+                let until = repeats.entry((id, *user, *uid)).or_default();
+                (rulebook::repeat(until, *collate, received_at), None)
             }
             _ => (Verdict::Suppressed("not wanted"), None),
         }
@@ -380,9 +405,11 @@ impl Ledger {
     pub fn claimed(&mut self, life: usize, line: &RoomLine, now: Timestamp) -> Faults {
         let mut faults = Faults::new();
         let room = &line.room;
-        if let Some(holder) = self.holders.get(room).filter(|holder| holder.held && !self.jumped) {
+        if let Some(holder) = self.holders.get(room).filter(|holder| holder.held) {
             let held_for = now.duration_since(holder.since).as_micros();
-            if held_for < self.plan.lease.as_micros().cast_signed() {
+            if self.jumped && self.plan.shared {
+                self.robbed.insert((room.clone(), holder.claim));
+            } else if !self.jumped && held_for < self.plan.lease.as_micros().cast_signed() {
                 faults.push(format!("{room} was handed out while it was held for {held_for} us"));
             }
         }
@@ -399,6 +426,7 @@ impl Ledger {
         let revision = self.revision;
         let holder = Holder { life, claim: line.claim, since: now, held: true, revision };
         self.holders.insert(room.clone(), holder);
+        self.claims.insert((life, room.clone()), line.claim);
         faults
     }
 
@@ -407,10 +435,22 @@ impl Ledger {
         self.holders.values_mut().for_each(|holder| holder.held = false);
     }
 
+    /// The number of the latest claim of `room` by `life`.
+    pub fn own_claim(&self, life: usize, room: &RoomKey) -> Option<u64> {
+        self.claims.get(&(life, room.clone())).copied()
+    }
+
     /// Why `life` must not post to `room`.
     pub fn may_not_post(&self, life: usize, room: &RoomKey) -> Option<String> {
         match self.holders.get(room) {
             Some(holder) if holder.life == life && holder.held => None,
+            // Only another's settlement could tell it that the clock has taken the room away.
+            _ if self
+                .own_claim(life, room)
+                .is_some_and(|claim| self.robbed.contains(&(room.clone(), claim))) =>
+            {
+                None
+            }
             other => Some(format!("it does not hold that room: {other:?}")),
         }
     }
@@ -634,6 +674,7 @@ impl Ledger {
             self.silence(&id, "integration-paused");
         }
         if moved {
+            *self.moves.entry(id.clone()).or_default() += 1;
             let room = RoomKey::new(new.room_key());
             for pair in self.waiting_of(&id) {
                 if let Some(note) = self.notes.get_mut(&pair) {

@@ -14,6 +14,7 @@ use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::handover::Handover;
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::janitor::Janitor;
+use hipchat_notifier::worker::places::Places;
 use hipchat_notifier::worker::trouble::Trouble;
 use hipchat_notifier::worker::wake::{Bell, StopSwitch};
 use secrecy::ExposeSecret;
@@ -228,6 +229,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         unsettled: AtomicUsize::new(0),
         rate_limits: Mutex::default(),
         handover: Handover::new(terms.claim(0, 0), clock.clone()),
+        places: Arc::new(Places::new(terms.concurrency)),
         terms,
         wake: dispatch_bell.clone(),
         burial: burial_bell.clone(),

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use hipchat_notifier::domain::ids::{IntegrationId, RoomKey};
 use hipchat_notifier::domain::pacing::Meter;
 use hipchat_notifier::ports::{
-    Applied, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Letter, ManagedBy, Registry,
-    RoomLine, Settled, Settlement, Store, StoreError, Stored,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Letter, ManagedBy,
+    Registry, RoomLine, Settled, Settlement, Store, StoreError, Stored,
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -193,11 +193,16 @@ impl Store for SimStore {
         .await?
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, _now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
-        let (life, luck, now) = (self.life.clone(), self.luck(true), _now);
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
+        let (life, luck) = (self.life.clone(), self.luck(true));
         let lines = self
             .call("claim", luck, move |world, inner| {
-                let lines = at_once(world.store().claim_rooms(terms, now))?;
+                let lines = at_once(world.store().claim_others(terms, at_work, now))?;
                 for line in &lines {
                     world.note(inner, || {
                         let waiting: Vec<String> =

@@ -20,13 +20,18 @@ use crate::adapters::store::rows::{micros, span, time};
 use crate::domain::ids::{GatherKey, IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::later;
 use crate::domain::reason::SendReason;
-use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState};
+use crate::ports::{AtWork, ClaimTerms, Retry, RoomLine, RoomState};
 
 /// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
 /// waits (it was paused away, say) is put back to sleep and not handed out. Rooms that others are at are left to them.
-/// `None` if the clock was set back: first the waits have to be moved.
-pub async fn claim_rooms(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Vec<RoomLine>>> {
-    let Some(found) = find(tx, terms, now).await? else { return Ok(None) };
+/// So are those that are `at_work` here. `None` if the clock was set back: first the waits have to be moved.
+pub async fn claim_rooms(
+    tx: &Tx,
+    terms: &ClaimTerms,
+    at_work: &AtWork,
+    now: Timestamp,
+) -> Done<Option<Vec<RoomLine>>> {
+    let Some(found) = find(tx, terms, at_work, now).await? else { return Ok(None) };
     let mut round = Round::default();
     if found.due.is_empty() && found.forfeits.is_empty() {
         clock::note(&mut round, found.noted, now);
@@ -55,7 +60,6 @@ pub async fn claim_rooms(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Op
         lines.push(RoomLine {
             room,
             claim: (claim + 1).unsigned_abs(),
-            held_since: now,
             state,
             waiting,
             going_on: Vec::new(),
@@ -95,8 +99,9 @@ struct Found {
 }
 
 /// Looks for rooms that are due, until there are as many as asked for or no more. `None` if the clock was set back.
-async fn find(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Found>> {
+async fn find(tx: &Tx, terms: &ClaimTerms, at_work: &AtWork, now: Timestamp) -> Done<Option<Found>> {
     let mut found = Found::default();
+    let mut passed_over = HashSet::new();
     // For each kind: how many more are wanted.
     let mut wanted = [terms.rooms, terms.retries];
     while wanted != [0, 0] {
@@ -104,8 +109,8 @@ async fn find(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Found>
         let noted = clock::ask_noted(&mut round);
         let revision = ask_revision(&mut round);
         let looks = [(DUE, wanted[0]), (DUE_FOR_RETRY, wanted[1])].map(|(due, most)| {
-            // Those that this claim holds already are found again.
-            let limit = i64::try_from(most + found.due.len()).unwrap_or(i64::MAX);
+            // Those that this claim holds already, or has passed over, are found again.
+            let limit = i64::try_from(most + found.due.len() + passed_over.len()).unwrap_or(i64::MAX);
             (most > 0).then(|| round.add(due, values![micros(now), limit]))
         });
         let mut answers = round.run(tx).await?;
@@ -115,19 +120,26 @@ async fn find(tx: &Tx, terms: &ClaimTerms, now: Timestamp) -> Done<Option<Found>
             return Ok(None);
         }
         let held: HashSet<String> = found.due.iter().map(|due| due.room.as_str().to_owned()).collect();
-        let mut new = [Vec::new(), Vec::new()];
+        let (mut new, before) = ([Vec::new(), Vec::new()], passed_over.len());
         for (kind, asked) in looks.into_iter().enumerate() {
             for row in asked.map_or_else(Vec::new, |asked| answers.take(asked)) {
                 let due = read_due(&row, now)?;
-                if !held.contains(due.room.as_str()) && new[kind].len() < wanted[kind] {
+                if at_work(&due.room) {
+                    passed_over.insert(due.room);
+                } else if !held.contains(due.room.as_str()) && new[kind].len() < wanted[kind] {
                     new[kind].push(due);
                 }
             }
         }
-        let full = [0, 1].map(|kind| new[kind].len() == wanted[kind]);
+        let missing = [0, 1].map(|kind| wanted[kind] - new[kind].len());
+        let others_may_follow = passed_over.len() > before;
         let asleep = found.look_at(tx, new, terms.line, now).await?;
         // Where all were awake, or there were fewer than asked for, there is no more to be had.
-        wanted = [0, 1].map(|kind| if full[kind] { asleep[kind] } else { 0 });
+        wanted = [0, 1].map(|kind| match missing[kind] {
+            0 => asleep[kind],
+            missing if others_may_follow => missing + asleep[kind],
+            _ => 0,
+        });
     }
     Ok(Some(found))
 }

@@ -48,8 +48,9 @@ use self::settler::Settler;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
-    Applied, ClaimTerms, Decide, Definition, Gauges, Hint, IntakeQuery, IntakeReceipt, Journal, JournalEntry,
-    Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError, Stored,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, Hint, IntakeQuery, IntakeReceipt, Journal,
+    JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
+    Stored,
 };
 
 /// How to open a store.
@@ -154,15 +155,20 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
         let ours = self.clock.get().is_some();
-        let claimed = in_transaction!(self.link, true, |tx| claim::claim_rooms(tx, &terms, now))?;
+        let claimed = in_transaction!(self.link, true, |tx| claim::claim_rooms(tx, &terms, &at_work, now))?;
         if let Some(lines) = claimed {
             return Ok(lines);
         }
         in_transaction!(self.link, true, |tx| clock::set_back(tx, now, ours))?;
         // Waits were moved. If others have moved the clock on meanwhile, the next look finds it so.
-        let claimed = in_transaction!(self.link, true, |tx| claim::claim_rooms(tx, &terms, now))?;
+        let claimed = in_transaction!(self.link, true, |tx| claim::claim_rooms(tx, &terms, &at_work, now))?;
         Ok(claimed.unwrap_or_default())
     }
 

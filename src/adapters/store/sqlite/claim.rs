@@ -22,11 +22,12 @@ use crate::domain::story::Story;
 use crate::ports::{ClaimTerms, Retry, RoomLine, RoomState, Waiting};
 
 /// Claims rooms that are due at `now`, longest due first, those to be retried last. A room in which nothing ready
-/// waits (it was paused away, say) is put back to sleep and not handed out.
+/// waits (it was paused away, say) is put back to sleep and not handed out. Those that are `at_work` are passed over.
 pub fn claim_rooms(
     c: &Connection,
     memory: &mut Memory,
     terms: &ClaimTerms,
+    at_work: &dyn Fn(&RoomKey) -> bool,
     now: Timestamp,
 ) -> Done<Vec<RoomLine>> {
     if clock::note(c, now)? == clock::Noted::SetBack {
@@ -37,8 +38,10 @@ pub fn claim_rooms(
     let mut events = Events { c, read: HashMap::new() };
     for (due, most) in [(DUE, terms.rooms), (DUE_FOR_RETRY, terms.retries)] {
         let enough = lines.len() + most;
+        let mut passed_over = HashSet::new();
         while lines.len() < enough {
-            let rooms = due_rooms(c, due, enough - lines.len(), now)?;
+            let mut rooms = due_rooms(c, due, enough - lines.len() + passed_over.len(), now)?;
+            rooms.retain(|room| !passed_over.contains(room));
             if rooms.is_empty() {
                 break;
             }
@@ -46,6 +49,10 @@ pub fn claim_rooms(
                 if memory.in_flight.has(&room) {
                     // Something was moved here from another room while this one is told.
                     straight::write_down(c, memory, &room)?;
+                    continue;
+                }
+                if at_work(&room) {
+                    passed_over.insert(room);
                     continue;
                 }
                 // The lapsed holder's calls count before anybody's share is reckoned.
@@ -144,7 +151,6 @@ fn claim(
     let going_on = going_on(c, &room, &waiting)?;
     Ok(Some(RoomLine {
         claim: claim.unsigned_abs(),
-        held_since: now,
         state,
         room,
         waiting,

@@ -42,7 +42,7 @@ pub use super::Role;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
-    Applied, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,
     JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
     Stored, Straight,
 };
@@ -211,8 +211,13 @@ impl Store for SqliteStore {
         written
     }
 
-    async fn claim_rooms(&self, terms: ClaimTerms, now: Timestamp) -> Result<Vec<RoomLine>, StoreError> {
-        self.write(move |c, memory| claim::claim_rooms(c, memory, &terms, now)).await
+    async fn claim_others(
+        &self,
+        terms: ClaimTerms,
+        at_work: AtWork,
+        now: Timestamp,
+    ) -> Result<Vec<RoomLine>, StoreError> {
+        self.write(move |c, memory| claim::claim_rooms(c, memory, &terms, &*at_work, now)).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {

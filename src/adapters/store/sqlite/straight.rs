@@ -183,7 +183,6 @@ pub fn hand_out(
         let line = RoomLine {
             room: new.room.clone(),
             claim,
-            held_since: straight.now,
             state,
             waiting: vec![waiting(seq, event, new, *story)],
             going_on: Vec::new(),
