@@ -147,9 +147,10 @@ fn report(args: &Args, tally: &Tally, began: Instant) {
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn line(seeds: u64, took: Duration, figures: &Figures) -> String {
-    let Figures { events, notifications, messages, letters, crashes, freezes, repeats, lasted } = figures;
+    let Figures { events, notifications, messages, straight, letters, crashes, freezes, repeats, lasted } =
+        figures;
     format!(
-        "{seeds} seeds in {:.0} s ({:.0} a minute): {events} events, {notifications} notifications, {messages} messages, \
+        "{seeds} seeds in {:.0} s ({:.0} a minute): {events} events, {notifications} notifications, {messages} messages ({straight} straight), \
          {letters} letters, {crashes} crashes, {freezes} freezes, {repeats} repeats explained, {:.0} h simulated",
         took.as_secs_f64(),
         seeds as f64 / took.as_secs_f64() * 60.0,

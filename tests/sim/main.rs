@@ -28,7 +28,9 @@ fn a_slice_of_seeds_breaks_no_promise() {
         figures += history.figures;
     }
     // A slice in which nothing happens proves nothing.
-    assert!(figures.crashes > 20 && figures.repeats > 10 && figures.letters > 100, "{figures:?}");
+    let enough =
+        figures.crashes > 20 && figures.repeats > 10 && figures.letters > 100 && figures.straight > 10;
+    assert!(enough, "{figures:?}");
 }
 
 #[test]
@@ -48,7 +50,8 @@ fn a_world_without_trouble_has_no_repeats() {
 #[test]
 fn sqlite_and_the_model_give_the_same_histories() {
     let on = |store| Options { trace: true, store, ..Options::default() };
-    for seed in 0..8 {
+    let tells_straight = |seed: &u64| run(*seed, Options::default()).figures.straight > 0;
+    for seed in (0..8).chain((8..).filter(tells_straight).take(4)) {
         let (model, sqlite) = (run(seed, on(StoreKind::Model)), run(seed, on(StoreKind::Sqlite)));
         assert!(sqlite.faults.is_empty(), "seed {seed}: {:?}", sqlite.faults);
         for (n, (one, other)) in model.trace.iter().zip(&sqlite.trace).enumerate() {

@@ -6,6 +6,7 @@
 
 pub mod cipher;
 pub mod fate;
+pub mod handing;
 mod kept;
 pub mod meters;
 mod outbox;

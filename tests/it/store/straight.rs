@@ -7,7 +7,6 @@ use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::ports::{ClaimTerms, IntakeChanges, Retry, Settled, Then, TokenCalls, Transition};
 
 use super::lab::*;
-use super::sqlite::SqliteLab;
 
 /// The failure `id` of `who`'s monitor, which moves its streak.
 fn failure(id: &str, who: &str, ms: i64) -> IntakeChanges {
@@ -33,10 +32,8 @@ async fn written(desk: &Desk, taken: &Taken) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_outcome_is_the_only_write() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn the_outcome_is_the_only_write(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
     let line = taken.line();
     assert_eq!((&line.room, ids(line)), (&room("1"), vec!["e1".to_owned()]));
@@ -70,10 +67,8 @@ async fn the_outcome_is_the_only_write() {
     assert_eq!(next.tokens.values().next().unwrap().calls, 0, "the call was counted");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_dies_meanwhile_has_taken_nothing_in() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn who_dies_meanwhile_has_taken_nothing_in(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     assert_eq!(desk.take_telling(0, TERMS, failure("e1", "a", 0)).await.lines.len(), 1);
     drop(desk);
     let desk = Desk(lab.worker().await.unwrap());
@@ -83,10 +78,8 @@ async fn who_dies_meanwhile_has_taken_nothing_in() {
     assert_eq!(ids(again.line()), ["e1"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_takes_long_is_written_down_and_its_room_stays_held() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn what_takes_long_is_written_down_and_its_room_stays_held(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
     written(&desk, &taken).await;
     assert_eq!(desk.fate("e1", "a").await, "pending failure");
@@ -97,10 +90,8 @@ async fn what_takes_long_is_written_down_and_its_room_stays_held() {
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_fails_waits_as_any_other() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn what_fails_waits_as_any_other(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
     let line = taken.line();
     let failed = Transition::Attempted {
@@ -125,10 +116,8 @@ async fn what_fails_waits_as_any_other() {
     assert!(later.lines.is_empty(), "a room that fails, or is held, is not idle");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_comes_later_comes_behind_it() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn who_comes_later_comes_behind_it(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let first = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
     // The same event again, and another for the same room.
     let again = desk.take_telling(1, TERMS, two(failure("e1", "a", 1), failure("e2", "a2", 1))).await;
@@ -142,10 +131,8 @@ async fn who_comes_later_comes_behind_it() {
     assert!(line.claim > first.line().claim && line.waiting[0].seq > first.line().waiting[0].seq);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let none = |taken: Taken, why: &str| assert!(taken.lines.is_empty() && taken.in_hand.is_none(), "{why}");
     none(
         desk.take_telling(0, TERMS, two(failure("r1", "a", 0), failure("r2", "a2", 0))).await,
@@ -179,9 +166,7 @@ async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight() {
     assert_eq!(taken.lines.len(), 2, "and then it is");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_not_overdrawn_by_what_is_handed_out() {
-    let lab = SqliteLab::new();
+pub async fn a_token_is_not_overdrawn_by_what_is_handed_out(lab: &dyn Lab) {
     let desk = Desk(lab.worker().await.unwrap());
     let definitions = ["x", "y", "z"].map(|id| definition(id, id, "t"));
     desk.0.apply(definitions.into(), hipchat_notifier::ports::ManagedBy::Operator, at(0)).await.unwrap();
@@ -195,10 +180,8 @@ async fn a_token_is_not_overdrawn_by_what_is_handed_out() {
 }
 
 /// Something is moved to a room, by another process, while that room is told straight.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_room_that_gets_more_meanwhile_is_not_claimed_twice() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn a_room_that_gets_more_meanwhile_is_not_claimed_twice(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     desk.tell("moved", "b", 0).await;
     let taken = desk.take_telling(1, TERMS, failure("e1", "a", 1)).await;
     let line = taken.line();
@@ -213,10 +196,8 @@ async fn a_room_that_gets_more_meanwhile_is_not_claimed_twice() {
 }
 
 /// A verb pauses the integration, or moves it, while its room is told.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_its_integration_meanwhile_counts() {
-    let lab = SqliteLab::new();
-    let desk = Desk::new(&lab).await;
+pub async fn a_change_of_its_integration_meanwhile_counts(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
     let taken = desk.take_telling(0, TERMS, two(failure("e1", "a", 0), failure("e2", "b", 0))).await;
     let verb = lab.tool().await.unwrap();
     verb.pause(&integration("a"), at(1)).await.unwrap();
@@ -236,4 +217,37 @@ async fn a_change_of_its_integration_meanwhile_counts() {
     assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
     let line = desk.claim_one(3).await;
     assert_eq!((&line.room, ids(&line)), (&room("9"), vec!["e2".to_owned()]));
+}
+
+/// The new room knows nothing of what the old one was just told, or will be told by way of the line.
+pub async fn who_is_moved_meanwhile_is_told_anew_what_fails(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let taken = desk.take_telling(0, TERMS, two(failure("e1", "a", 0), failure("e2", "b", 0))).await;
+    let verb = lab.tool().await.unwrap();
+    let moved = vec![definition("a", "8", "ta"), definition("b", "9", "tb")];
+    verb.apply(moved, hipchat_notifier::ports::ManagedBy::Operator, at(1)).await.unwrap();
+    for (line, written_first) in taken.lines.iter().zip([false, true]) {
+        if written_first {
+            written(&desk, &taken).await;
+        }
+        desk.settle(line, 2, all_sent(line, 2), RELEASE).await;
+    }
+    for (id, who) in [("e1", "a"), ("e2", "b")] {
+        assert_eq!(desk.fate(id, who).await, "sent failure");
+        assert_eq!(desk.belief(who).await, Some(Belief::Unsure), "{who}");
+    }
+    assert!(desk.claim(3).await.is_empty());
+}
+
+/// What is in the room was told, whatever became of the integration before that could be noted.
+pub async fn who_is_paused_meanwhile_was_told_all_the_same(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let verb = lab.tool().await.unwrap();
+    verb.pause(&integration("a"), at(1)).await.unwrap();
+    written(&desk, &taken).await;
+    assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
+    let line = taken.line();
+    assert_eq!(desk.settle(line, 2, all_sent(line, 2), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.fate("e1", "a").await, "sent failure");
 }

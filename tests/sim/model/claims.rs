@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hipchat_notifier::adapters::store::meters::sane;
-use hipchat_notifier::adapters::store::purse::{self, Grants, Needs, Purse};
+use hipchat_notifier::adapters::store::purse::{self, Grants, Needs};
 use hipchat_notifier::adapters::store::terms::{LINE_BYTES, NOTE_EVERY, TOLERATED};
 use hipchat_notifier::domain::envelope::Received;
 use hipchat_notifier::domain::ids::{GatherKey, IntegrationId, RoomKey, TokenKey};
@@ -33,6 +33,11 @@ impl Tables {
             for room in self.due(retrying, now) {
                 if lines.len() == enough {
                     break;
+                }
+                if self.in_flight.contains_key(&room) {
+                    // Something was moved here from another room while this one is told.
+                    self.write_down(&room);
+                    continue;
                 }
                 if at_work(&room) {
                     continue;
@@ -216,12 +221,8 @@ impl Tables {
     fn reserve(&mut self, needs: &Needs, budget: Budget, now: Timestamp) -> HashMap<RoomKey, Grants> {
         let mut purses = HashMap::new();
         for token in purse::named(needs) {
-            let kept = self.tokens.entry(token.clone()).or_insert((Meter::default(), budget));
-            kept.1 = budget;
-            let meter = sane(kept.0.clone(), now);
-            let of_token = self.reservations.iter().filter(|((of, _), _)| *of == token);
-            let others = of_token.map(|(_, calls)| *calls).sum();
-            purses.insert(token, Purse::new(meter, budget, others, now));
+            let purse = self.purse(&token, budget, now);
+            purses.insert(token, purse);
         }
         let grants = purse::share(needs, purses, now);
         if !self.flaws.forgets_tokens {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hipchat_notifier::adapters::store::fate::{Now, Standing, fate_by_now};
+use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::ids::{IntegrationId, RoomKey};
 use hipchat_notifier::domain::intake::IntakeState;
 use hipchat_notifier::domain::reason::{Outcome, SendReason, SuppressReason};
@@ -12,6 +13,7 @@ use hipchat_notifier::ports::{
     DecidedEvent, Fate, IntakeChanges, IntakeQuery, IntakeReceipt, Letter, NewNotification, StreakKey,
 };
 
+use super::straight::HandedOut;
 use super::{Event, KeptLetter, Note, State, Tables, key_of, key_of_collation};
 
 /// A day in microseconds.
@@ -19,9 +21,9 @@ const DAY: i64 = 86_400_000_000;
 
 /// What a batch leaves for its end.
 #[derive(Default)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     ready: BTreeMap<RoomKey, i64>,
-    news: HashMap<&'a StreakKey, i64>,
+    pub news: HashMap<&'a StreakKey, i64>,
     untold: Vec<&'a StreakKey>,
     receipt: IntakeReceipt,
 }
@@ -53,20 +55,24 @@ impl Tables {
         })
     }
 
-    pub(super) fn take_in(&mut self, changes: &IntakeChanges) -> IntakeReceipt {
+    pub(super) fn take_in(&mut self, changes: &IntakeChanges, handed: Option<&HandedOut>) -> IntakeReceipt {
         let mut batch = Batch::default();
-        for event in &changes.events {
+        for (place, event) in changes.events.iter().enumerate() {
+            if handed.is_some_and(|handed| handed.events.contains(&place)) {
+                continue;
+            }
             for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
                 self.exhume(&event.id, &new.integration);
             }
             for new in &event.notifications {
-                self.notification(event, new, &mut batch);
+                self.notification(event, new, None, &mut batch);
             }
         }
         let at = changes.events.last().map(|event| event.received.at.as_microsecond());
-        self.keep_streaks(changes, at, &batch);
-        for streak in &batch.untold {
-            self.doubt(streak, i64::MAX);
+        for (key, streak) in &changes.streaks {
+            if handed.is_none_or(|handed| !handed.integrations.contains(&key.integration)) {
+                self.keep_streak(key, streak, batch.news.get(key).copied(), at);
+            }
         }
         for (key, until) in
             changes.collations.iter().filter(|(key, _)| self.integrations.contains_key(&key.integration))
@@ -79,33 +85,50 @@ impl Tables {
             self.letters.insert(letter.id, KeptLetter { seq: None, letter });
         }
         batch.receipt.letters = changes.letters.len();
-        for (room, ready_at) in &batch.ready {
-            self.wake_room(room, *ready_at);
-        }
+        self.finish(&mut batch);
         batch.receipt
     }
 
-    fn keep_streaks(&mut self, changes: &IntakeChanges, at: Option<i64>, batch: &Batch<'_>) {
-        if self.flaws.forgets_streaks {
-            return;
+    pub(super) fn finish(&mut self, batch: &mut Batch<'_>) {
+        // After the streaks, whose beliefs rest on the telling.
+        for streak in &batch.untold {
+            self.doubt(streak, i64::MAX);
         }
-        for (key, streak) in
-            changes.streaks.iter().filter(|(key, _)| self.integrations.contains_key(&key.integration))
-        {
-            let kept = self.streaks.entry(key_of(key)).or_default();
-            kept.streak = *streak;
-            kept.news = batch.news.get(key).copied().unwrap_or(kept.news);
-            if kept.touched.zip(at).is_none_or(|(touched, at)| touched < at - DAY) {
-                kept.touched = at;
-            }
+        for (room, ready_at) in &batch.ready {
+            self.wake_room(room, *ready_at);
         }
     }
 
-    fn notification<'a>(&mut self, event: &'a DecidedEvent, new: &'a NewNotification, batch: &mut Batch<'a>) {
+    pub(super) fn keep_streak(
+        &mut self,
+        key: &StreakKey,
+        streak: &Streak,
+        news: Option<i64>,
+        at: Option<i64>,
+    ) {
+        if self.flaws.forgets_streaks || !self.integrations.contains_key(&key.integration) {
+            return;
+        }
+        let kept = self.streaks.entry(key_of(key)).or_default();
+        kept.streak = *streak;
+        kept.news = news.unwrap_or(kept.news);
+        if kept.touched.zip(at).is_none_or(|(touched, at)| touched < at - DAY) {
+            kept.touched = at;
+        }
+    }
+
+    /// Writes one notification unless it is known already; at the place `seq`, if it has one.
+    pub(super) fn notification<'a>(
+        &mut self,
+        event: &'a DecidedEvent,
+        new: &'a NewNotification,
+        seq: Option<i64>,
+        batch: &mut Batch<'a>,
+    ) {
         let standing = self.standing(&new.integration);
         let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
-                return self.suppressed(event, new, reason, &detail, batch);
+                return self.suppressed(event, new, seq, (reason, &detail), batch);
             }
             Now::Told(story, ready_at, gather) => (story, ready_at, gather),
         };
@@ -126,7 +149,7 @@ impl Tables {
             streak: new.streak.clone(),
             ..self.blank(event, new)
         };
-        let seq = self.add(note);
+        let seq = self.add(note, seq);
         if let Some(streak) = &new.streak {
             batch.news.insert(streak, seq);
         }
@@ -141,8 +164,8 @@ impl Tables {
         &mut self,
         event: &DecidedEvent,
         new: &'a NewNotification,
-        reason: SuppressReason,
-        detail: &str,
+        seq: Option<i64>,
+        (reason, detail): (SuppressReason, &str),
         batch: &mut Batch<'a>,
     ) {
         if self.is_known(event, new) {
@@ -150,7 +173,7 @@ impl Tables {
         }
         let state = State::Ended(Outcome::Suppressed);
         let (reason_text, detail) = (reason.as_str().to_owned(), detail.to_owned());
-        self.add(Note { state, reason: reason_text, detail, ..self.blank(event, new) });
+        self.add(Note { state, reason: reason_text, detail, ..self.blank(event, new) }, seq);
         if !matches!(new.fate, Fate::Suppress { .. }) {
             batch.untold.extend(new.streak.as_ref());
         }
@@ -163,7 +186,7 @@ impl Tables {
         known && !self.flaws.no_dedup
     }
 
-    fn blank(&self, event: &DecidedEvent, new: &NewNotification) -> Note {
+    pub(super) fn blank(&self, event: &DecidedEvent, new: &NewNotification) -> Note {
         Note {
             event: event.id.clone(),
             integration: new.integration.clone(),

@@ -10,12 +10,15 @@ mod journal;
 mod notes;
 mod registry;
 mod settle;
+mod straight;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hipchat_notifier::adapters::store::terms::WRITE_DOWN_AFTER;
 use hipchat_notifier::domain::envelope::Received;
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
@@ -24,9 +27,9 @@ use hipchat_notifier::domain::pacing::{Budget, Meter};
 use hipchat_notifier::domain::reason::Outcome;
 use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
-    Applied, AtWork, ClaimTerms, CollationKey, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt,
-    Journal, JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store,
-    StoreError, Stored, StreakKey,
+    Applied, AtWork, ClaimTerms, CollationKey, Decide, Definition, Gauges, InHand, IntakeQuery,
+    IntakeReceipt, Journal, JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement,
+    Storage, Store, StoreError, Stored, Straight, StreakKey,
 };
 use jiff::Timestamp;
 
@@ -53,6 +56,12 @@ pub struct Flaws {
     pub pause_keeps_line: bool,
     /// A letter that is handed out leaves the outbox at once.
     pub letters_go_once: bool,
+    /// A room is told straight though something waits in it.
+    pub passes_lines: bool,
+    /// What comes near something that is told straight does not have it written down first.
+    pub forgets_what_is_told: bool,
+    /// With the outcome of what was told straight, nothing else is written.
+    pub outcome_is_all_of_it: bool,
 }
 
 /// What a notification is.
@@ -149,6 +158,7 @@ struct Event {
 struct Tables {
     flaws: Flaws,
     last_seq: i64,
+    last_written: i64,
     last_letter: i64,
     revision: u64,
     clock: i64,
@@ -165,6 +175,8 @@ struct Tables {
     collations: BTreeMap<(IntegrationId, String), Timestamp>,
     letters: BTreeMap<i64, KeptLetter>,
     integrations: BTreeMap<IntegrationId, KeptIntegration>,
+    /// What is told and not written yet: all that is not durable.
+    in_flight: BTreeMap<RoomKey, straight::Entry>,
 }
 
 fn key_of(streak: &StreakKey) -> (IntegrationId, String, String) {
@@ -180,17 +192,27 @@ fn refused<T>(sentence: String) -> Result<T, StoreError> {
 }
 
 /// The store in memory.
-pub struct ModelStore(Mutex<Tables>);
+pub struct ModelStore {
+    tables: Mutex<Tables>,
+    /// Batches of which something is handed out and not durable.
+    in_hand: Mutex<HashMap<InHand, straight::HandedOut>>,
+    batches: AtomicU64,
+}
 
 impl ModelStore {
     /// An empty one, which keeps its promises but for `flaws`.
     pub fn new(flaws: Flaws) -> Self {
-        Self(Mutex::new(Tables { flaws, ..Tables::default() }))
+        let tables = Mutex::new(Tables { flaws, ..Tables::default() });
+        Self { tables, in_hand: Mutex::default(), batches: AtomicU64::default() }
     }
 
     /// What the only worker of a store does at its start: the claims of an earlier one are void.
+    /// What was told and not written went with it.
     pub fn void_claims(&self) {
-        for room in self.tables().rooms.values_mut().filter(|room| room.lease_until.is_some()) {
+        let mut tables = self.tables();
+        tables.in_flight.clear();
+        tables.last_seq = tables.last_written;
+        for room in tables.rooms.values_mut().filter(|room| room.lease_until.is_some()) {
             room.claim += 1;
             (room.lease_until, room.due_at) = (Some(0), Some(0));
         }
@@ -198,19 +220,58 @@ impl ModelStore {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // A decision that panics does so before anything is written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, HashMap<InHand, straight::HandedOut>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(
+        &self,
+        query: &IntakeQuery,
+        decide: Decide,
+        straight: Option<&Straight>,
+    ) -> Result<IntakeReceipt, StoreError> {
+        let mut tables = self.tables();
+        tables.before_decision(query);
+        let state = tables.gather(query);
+        let Ok(changes) = catch_unwind(AssertUnwindSafe(|| decide(state))) else {
+            return Err(StoreError::Corrupt("a decision panicked inside the store".to_owned()));
+        };
+        tables.before_writing(&changes);
+        let handed = straight.map(|straight| tables.hand_out(&changes, straight));
+        let receipt = tables.take_in(&changes, handed.as_ref());
+        let in_hand = handed.filter(|handed| !handed.seqs.is_empty()).map(|handed| {
+            let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
+            self.in_hand().insert(batch, handed);
+            batch
+        });
+        Ok(IntakeReceipt { in_hand, ..receipt })
     }
 }
 
 #[async_trait]
 impl Store for ModelStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        let mut tables = self.tables();
-        let state = tables.gather(&query);
-        match catch_unwind(AssertUnwindSafe(|| decide(state))) {
-            Ok(changes) => Ok(tables.take_in(&changes)),
-            Err(_) => Err(StoreError::Corrupt("a decision panicked inside the store".to_owned())),
+        self.take(&query, decide, None)
+    }
+
+    async fn take_in_telling(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Straight,
+    ) -> Result<IntakeReceipt, StoreError> {
+        self.take(&query, decide, Some(&straight))
+    }
+
+    async fn written(&self, batch: InHand) -> Result<(), StoreError> {
+        let Some(mut handed) = self.in_hand().remove(&batch) else { return Ok(()) };
+        if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_err() {
+            self.tables().write_down_slow(&handed.seqs);
         }
+        Ok(())
     }
 
     async fn claim_others(

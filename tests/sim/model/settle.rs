@@ -11,6 +11,9 @@ use super::Tables;
 
 impl Tables {
     pub(super) fn settle(&mut self, s: &Settlement) -> Settled {
+        if let Some(settled) = self.settle_straight(s) {
+            return settled;
+        }
         let any = self.flaws.no_fencing || self.flaws.no_leases;
         let Some(room) = self
             .rooms
@@ -26,9 +29,7 @@ impl Tables {
         for calls in &s.calls {
             self.spend(&s.room, calls, s.now);
         }
-        for (integration, meter) in s.throttles.iter().filter(|(id, _)| self.integrations.contains_key(id)) {
-            self.throttles.entry(integration.clone()).or_default().meter = Some(meter.clone());
-        }
+        self.spend_throttles(s);
         for (integration, until) in s.closed.iter().filter(|(id, _)| self.integrations.contains_key(id)) {
             self.throttles.entry(integration.clone()).or_default().closed_until =
                 Some(until.as_microsecond());
@@ -52,6 +53,12 @@ impl Tables {
             room.fresh_at = next.fresh_at;
         }
         Settled::Applied
+    }
+
+    pub(super) fn spend_throttles(&mut self, s: &Settlement) {
+        for (integration, meter) in s.throttles.iter().filter(|(id, _)| self.integrations.contains_key(id)) {
+            self.throttles.entry(integration.clone()).or_default().meter = Some(meter.clone());
+        }
     }
 
     fn transition(&mut self, room: &RoomKey, held: &Held, transition: &Transition) {

@@ -115,6 +115,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             continue;
         };
         let count = batch.len();
+        let ids: Vec<String> = batch.iter().filter_map(|envelope| envelope.message_id.clone()).collect();
         let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
         if early {
             world.lock().queue.acknowledge(session, count);
@@ -140,6 +141,9 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             let mut inner = world.lock();
             let lost = inner.chance(world.plan.rates.session) || !inner.queue.is(session);
             if !lost {
+                for id in inner.ledger.told_and_unwritten(&ids) {
+                    world.fault(&mut inner, format!("{id} is acknowledged, and nothing of it is written"));
+                }
                 inner.queue.acknowledge(session, count);
             } else if inner.queue.is(session) {
                 let returned = inner.queue.break_off();

@@ -57,6 +57,16 @@ mutations! {
     PauseKeepsLine = "pause-keeps-line",
     /// A lease is hardly longer than a call may take, which the settings forbid.
     ShortLease = "short-lease",
+    /// A batch is done although a room is still being told of it and nothing is written.
+    StraightUnwritten = "straight-unwritten",
+    /// A batch waits for its rooms however long they take.
+    StraightWaits = "straight-waits",
+    /// A room is told straight though something waits in it.
+    StraightPastTheLine = "straight-past-the-line",
+    /// What comes near something that is told straight takes no notice of it.
+    StraightUnnoticed = "straight-unnoticed",
+    /// Of what was told straight, the outcome is kept and the streak is not.
+    StraightForgetsStreaks = "straight-forgets-streaks",
 }
 
 impl Mutation {
@@ -73,6 +83,9 @@ impl Mutation {
             believes_lost_news: self == Self::LostNewsBelieved,
             pause_keeps_line: self == Self::PauseKeepsLine,
             letters_go_once: self == Self::LetterGoesOnce,
+            passes_lines: self == Self::StraightPastTheLine,
+            forgets_what_is_told: self == Self::StraightUnnoticed,
+            outcome_is_all_of_it: self == Self::StraightForgetsStreaks,
         }
     }
 }

@@ -211,7 +211,9 @@ impl RoomGateway for SimRooms {
             let post = world.begin_post(&mut inner, &self.life, target, message);
             let slow = inner.chance(world.plan.rates.slow_room);
             let timeout = u64::try_from(world.plan.timeout.as_millis()).unwrap_or(u64::MAX);
-            let longest = if slow { timeout / 2 } else { 40 };
+            // Most of those that are told straight have been quick before.
+            let usual = if world.plan.straight { 16 } else { 40 };
+            let longest = if slow { timeout / 2 } else { usual };
             let (there, back) = (inner.millis(0, longest), inner.millis(1, longest));
             let back = match mood {
                 // Nothing comes: the call ends with its time.

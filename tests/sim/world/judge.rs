@@ -97,13 +97,7 @@ fn check_lost(world: &World, inner: &Inner, faults: &mut Vec<String>) {
 /// What is told is in its room, once; what is there more than once has a cause.
 fn check_posts(world: &World, inner: &mut Inner, faults: &mut Vec<String>) {
     let mut told: BTreeMap<&Pair, BTreeMap<&RoomKey, u32>> = BTreeMap::new();
-    let rates = &world.plan.rates;
-    let undisturbed = rates.freeze == 0
-        && rates.store_slow == 0
-        && rates.store_fails == 0
-        && rates.store_forgets_to_answer == 0
-        && world.plan.outages.is_empty()
-        && !inner.ledger.jumped;
+    let undisturbed = world.plan.store_is_undisturbed() && !inner.ledger.jumped;
     let mut repeats = 0;
     for (at, post) in inner.server.posts.iter().enumerate() {
         match &post.end {

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use hipchat_notifier::adapters::store::handing::told_alone;
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey};
 use hipchat_notifier::domain::line::{RoomLine, Transition};
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    DecidedEvent, Fate, IntakeChanges, Letter, NewNotification, Settled, Settlement, Then,
+    DecidedEvent, Fate, InHand, IntakeChanges, Letter, NewNotification, Settled, Settlement, Then,
 };
 use jiff::Timestamp;
 
@@ -16,6 +17,9 @@ use super::broker::Means;
 use super::plan::Plan;
 use super::rulebook::{self, Believes, History, Run, Verdict};
 use super::wishes::{Interest, Wish};
+
+/// In microseconds: what has no outcome after a quarter of a second is written down, and a call takes some milliseconds.
+const LONGEST_FLIGHT: i64 = 300_000;
 
 /// One event for one integration.
 pub type Pair = (EventId, IntegrationId);
@@ -80,6 +84,28 @@ struct Holder {
     revision: u64,
 }
 
+/// What intake handed out of one batch.
+pub struct Handed<'a> {
+    pub life: usize,
+    pub lines: &'a [RoomLine],
+    pub batch: Option<InHand>,
+    pub now: Timestamp,
+    /// In microseconds since the beginning.
+    pub elapsed: i64,
+}
+
+/// A notification on its way to its room of which nothing is written.
+struct Flight {
+    event: DecidedEvent,
+    verdict: Verdict,
+    /// As it is if this lands.
+    history: Option<(StreakKey, History)>,
+    seq: i64,
+    batch: Option<InHand>,
+    since: i64,
+    disturbed: u64,
+}
+
 /// The reckoning.
 pub struct Ledger {
     plan: Plan,
@@ -107,6 +133,10 @@ pub struct Ledger {
     order: u64,
     /// The latest claim of each life and room.
     claims: BTreeMap<(usize, RoomKey), u64>,
+    /// What is told straight from intake and not written.
+    flights: BTreeMap<Pair, Flight>,
+    /// How often a call of the store was held up, or a worker.
+    pub disturbed: u64,
     /// Claims that ended by the clock's doing alone, in a store that several workers share.
     robbed: BTreeSet<(RoomKey, u64)>,
     /// Events that could not be taken in. If one is published once more, it comes after what came meanwhile.
@@ -141,6 +171,8 @@ impl Ledger {
             told: BTreeMap::new(),
             order: 0,
             claims: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            disturbed: 0,
             robbed: BTreeSet::new(),
             given_up: BTreeSet::new(),
             latest_event: BTreeMap::new(),
@@ -189,14 +221,17 @@ impl Ledger {
 
     // ------------------------------------------------------------------------------------------ intake
 
-    /// A batch was committed that was read by `snapshot`.
-    pub fn taken_in(&mut self, snapshot: &Registry, changes: &IntakeChanges) -> Faults {
+    /// A batch was committed that was read by `snapshot`, but for what was handed out of it.
+    pub fn taken_in(&mut self, snapshot: &Registry, changes: &IntakeChanges, handed: &Handed<'_>) -> Faults {
         let mut faults = Faults::new();
         let mut untold = Vec::new();
         self.departed = Departed::default();
         for event in &changes.events {
             let is_replay = event.notifications.iter().any(|new| matches!(new.fate, Fate::Retell { .. }));
-            if is_replay {
+            let line = handed.lines.iter().find(|line| line.waiting[0].event == event.id);
+            if let Some(line) = line {
+                self.handed_out(event, snapshot, (handed, line), &mut faults);
+            } else if is_replay {
                 self.retold(event);
             } else {
                 self.decided(event, snapshot, &mut untold, &mut faults);
@@ -230,25 +265,11 @@ impl Ledger {
         let Some((n, means)) = self.events.get(id).cloned() else {
             return faults.push(format!("{id} was taken in and never published"));
         };
-        if !self.known.insert(event.id.clone()) {
+        if !self.known.insert(event.id.clone()) || self.flights.keys().any(|(of, _)| *of == event.id) {
             return faults.push(format!("{id} was taken in twice"));
         }
-        let wanting: Vec<&IntegrationId> =
-            snapshot.iter().filter(|(_, kept)| wants(&kept.wish, &means)).map(|(id, _)| id).collect();
-        let found: Vec<&IntegrationId> = event.notifications.iter().map(|new| &new.integration).collect();
-        if wanting != found {
-            faults.push(format!("{id} is wanted by {wanting:?}, and was decided for {found:?}"));
-        }
-        for new in &event.notifications {
-            if self.given_up.contains(&event.id) {
-                continue;
-            }
-            let latest = self.latest_event.insert(new.integration.clone(), n);
-            // What nobody wanted comes again as a new event, if somebody wants it by then.
-            if latest.is_some_and(|latest| latest > n) && !self.touched.contains(&new.integration) {
-                faults.push(format!("{id} was taken in for {} after a later one", new.integration));
-            }
-        }
+        self.is_for_all_who_want_it(event, &means, snapshot, faults);
+        self.is_in_order(event, n, faults);
         for new in &event.notifications {
             let Some(kept) = snapshot.get(&new.integration) else { continue };
             let (mut verdict, streak) = self.verdict(&means, kept, event.received.at);
@@ -260,6 +281,35 @@ impl Ledger {
                 faults.push(format!("{id} for {}: {says}, by the rules {verdict:?}", new.integration));
             }
             self.enter(event, new, verdict, streak, untold);
+        }
+    }
+
+    fn is_for_all_who_want_it(
+        &self,
+        event: &DecidedEvent,
+        means: &Means,
+        snapshot: &Registry,
+        faults: &mut Faults,
+    ) {
+        let id = event.id.as_str();
+        let wanting: Vec<&IntegrationId> =
+            snapshot.iter().filter(|(_, kept)| wants(&kept.wish, means)).map(|(id, _)| id).collect();
+        let found: Vec<&IntegrationId> = event.notifications.iter().map(|new| &new.integration).collect();
+        if wanting != found {
+            faults.push(format!("{id} is wanted by {wanting:?}, and was decided for {found:?}"));
+        }
+    }
+
+    fn is_in_order(&mut self, event: &DecidedEvent, n: usize, faults: &mut Faults) {
+        if self.given_up.contains(&event.id) {
+            return;
+        }
+        for new in &event.notifications {
+            let latest = self.latest_event.insert(new.integration.clone(), n);
+            // What nobody wanted comes again as a new event, if somebody wants it by then.
+            if latest.is_some_and(|latest| latest > n) && !self.touched.contains(&new.integration) {
+                faults.push(format!("{} was taken in for {} after a later one", event.id, new.integration));
+            }
         }
     }
 
@@ -399,6 +449,111 @@ impl Ledger {
         }
     }
 
+    // ------------------------------------------------------------------------------------------ straight
+
+    /// A room is told before anything is written.
+    fn handed_out(
+        &mut self,
+        event: &DecidedEvent,
+        snapshot: &Registry,
+        (handed, line): (&Handed<'_>, &RoomLine),
+        faults: &mut Faults,
+    ) {
+        let (id, room) = (event.id.as_str(), &line.room);
+        let ([new], Some((_, means))) = (&event.notifications[..], self.events.get(id).cloned()) else {
+            return faults.push(format!("{id} is told straight, and is not for one alone"));
+        };
+        let pair = (event.id.clone(), new.integration.clone());
+        if self.known.contains(&event.id) || self.flights.contains_key(&pair) {
+            return faults.push(format!("{id} was taken in twice"));
+        }
+        if self.notes.values().any(|note| note.room == *room && note.state == State::Waits) {
+            faults.push(format!("{id} is told straight, past what waits in {room}"));
+        }
+        if self.holders.get(room).is_some_and(|holder| holder.held) {
+            faults.push(format!("{id} is told straight in {room}, which is held"));
+        }
+        self.is_for_all_who_want_it(event, &means, snapshot, faults);
+        let Some(kept) = snapshot.get(&new.integration) else { return };
+        // The rules' histories stay as they are until it is written.
+        let (histories, repeats) = (self.histories.clone(), self.repeats.clone());
+        let (verdict, streak) = self.verdict(&means, kept, event.received.at);
+        let history = streak.and_then(|key| Some((key.clone(), *self.histories.get(&key)?)));
+        (self.histories, self.repeats) = (histories, repeats);
+        if let Some(says) = differs(&new.fate, verdict) {
+            faults.push(format!("{id} for {}: {says}, by the rules {verdict:?}", new.integration));
+        }
+        let seq = line.waiting[0].seq;
+        self.seqs.insert(seq, pair.clone());
+        self.held(handed.life, line, handed.now);
+        let (batch, since, disturbed) = (handed.batch, handed.elapsed, self.disturbed);
+        self.flights
+            .insert(pair, Flight { event: event.clone(), verdict, history, seq, batch, since, disturbed });
+    }
+
+    /// What is told straight and not known to be written.
+    pub fn flying(&self) -> Vec<Pair> {
+        self.flights.keys().cloned().collect()
+    }
+
+    pub fn is_flying(&self, batch: InHand) -> bool {
+        self.flights.values().any(|flight| flight.batch == Some(batch))
+    }
+
+    /// Those of `ids` that are being told, and would be lost with the process.
+    pub fn told_and_unwritten(&self, ids: &[String]) -> Vec<EventId> {
+        let events = self.flights.keys().map(|(event, _)| event);
+        events.filter(|event| ids.iter().any(|id| id == event.as_str())).cloned().collect()
+    }
+
+    /// It is written: with its outcome, if `settlement` says that and no more, or else as what waits by now.
+    pub fn landed(&mut self, pair: &Pair, settlement: Option<&Settlement>, elapsed: i64) -> Faults {
+        let mut faults = Faults::new();
+        let Some(Flight { event, verdict, history, seq, since, disturbed, .. }) = self.flights.remove(pair)
+        else {
+            return faults;
+        };
+        let id = event.id.as_str();
+        if !self.known.insert(event.id.clone()) {
+            faults.push(format!("{id} was taken in twice"));
+        }
+        if let Some((n, _)) = self.events.get(id).cloned() {
+            self.is_in_order(&event, n, &mut faults);
+        }
+        let took = elapsed - since;
+        if took > LONGEST_FLIGHT && disturbed == self.disturbed {
+            faults.push(format!("{id} was not written for {took} us while its room was told"));
+        }
+        let new = &event.notifications[0];
+        let room = self.registry.get(&new.integration).map(|kept| RoomKey::new(kept.wish.room_key()));
+        let streak = history.map(|(key, mut history)| {
+            if room.as_ref() != Some(&new.room) && history.believes == Believes::Failing {
+                history.believes = Believes::Unsure;
+            }
+            if room.is_some() {
+                self.histories.insert(key.clone(), history);
+            }
+            key
+        });
+        let mut untold = Vec::new();
+        let told = settlement.is_some_and(|s| s.room == new.room && told_alone(s, seq).is_some());
+        self.enter(&event, new, verdict, streak, &mut untold);
+        if let Some(note) = self.notes.get_mut(pair) {
+            note.seq = Some(seq);
+            if told {
+                // Whatever became of its integration meanwhile.
+                (note.state, note.room) = (State::Waits, new.room.clone());
+                if let Some(history) = note.streak.as_ref().and_then(|key| self.histories.get_mut(key)) {
+                    history.news = note.order;
+                }
+            }
+        }
+        for key in untold.iter().filter(|_| !told) {
+            self.doubt(key, u64::MAX);
+        }
+        faults
+    }
+
     // ------------------------------------------------------------------------------------------ rooms
 
     /// A room was handed out.
@@ -423,15 +578,20 @@ impl Ledger {
             }
             self.seqs.insert(waiting.seq, pair);
         }
-        let revision = self.revision;
-        let holder = Holder { life, claim: line.claim, since: now, held: true, revision };
-        self.holders.insert(room.clone(), holder);
-        self.claims.insert((life, room.clone()), line.claim);
+        self.held(life, line, now);
         faults
+    }
+
+    fn held(&mut self, life: usize, line: &RoomLine, now: Timestamp) {
+        let (claim, room) = (line.claim, line.room.clone());
+        let holder = Holder { life, claim, since: now, held: true, revision: self.revision };
+        self.holders.insert(room.clone(), holder);
+        self.claims.insert((life, room), claim);
     }
 
     /// The only worker has started anew: whoever held a room is gone.
     pub fn claims_voided(&mut self) {
+        self.flights.clear();
         self.holders.values_mut().for_each(|holder| holder.held = false);
     }
 

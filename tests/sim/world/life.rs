@@ -55,12 +55,21 @@ impl Life {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Until when the process is stopped, if it is.
+    fn stopped_until(&self) -> Option<Instant> {
+        let until = *self.frozen_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| *until > Instant::now())
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped_until().is_some()
+    }
+
     /// Passes when the process runs: never for one that is dead, later for one that is stopped.
     pub async fn gate(&self) {
         loop {
             self.living().await;
-            let until = *self.frozen_until.lock().unwrap_or_else(PoisonError::into_inner);
-            match until.filter(|until| *until > Instant::now()) {
+            match self.stopped_until() {
                 None => return,
                 Some(until) => tokio::time::sleep_until(until).await,
             }
@@ -121,6 +130,7 @@ impl World {
             let longest = u64::try_from(self.plan.lease.as_millis()).unwrap_or(u64::MAX) * 3;
             let long = inner.millis(50, longest);
             inner.figures.freezes += 1;
+            inner.ledger.disturbed += 1;
             self.note(&mut inner, || format!("{life} is stopped for {long:?}"));
             *life.frozen_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + long);
         }
@@ -201,15 +211,6 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
     let trouble = |with| Arc::new(Trouble::new(with, clock.clone()));
     let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
     let (switch, stop) = StopSwitch::new();
-    let intake = Intake {
-        store: seen.clone(),
-        catalogue: catalogue.clone(),
-        metrics: metrics.clone(),
-        trouble: trouble("the store"),
-        dispatch: dispatch_bell.clone(),
-        burial: burial_bell.clone(),
-        handover: None,
-    };
     let terms = DispatchTerms {
         rules: plan.rules,
         token_budget: plan.token_budget,
@@ -217,6 +218,16 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         line: plan.line,
         lease: if short { plan.timeout + Duration::from_secs(1) } else { plan.lease },
         links: links(),
+    };
+    let handover = Handover::new(terms.claim(0, 0), clock.clone());
+    let intake = Intake {
+        store: seen.clone(),
+        catalogue: catalogue.clone(),
+        metrics: metrics.clone(),
+        trouble: trouble("the store"),
+        dispatch: dispatch_bell.clone(),
+        burial: burial_bell.clone(),
+        handover: plan.straight.then(|| handover.clone()),
     };
     let dispatch = Dispatch {
         store: seen.clone(),
@@ -228,7 +239,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         claiming: trouble("the store"),
         unsettled: AtomicUsize::new(0),
         rate_limits: Mutex::default(),
-        handover: Handover::new(terms.claim(0, 0), clock.clone()),
+        handover,
         places: Arc::new(Places::new(terms.concurrency)),
         terms,
         wake: dispatch_bell.clone(),

@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use hipchat_notifier::metrics::Metrics;
-use hipchat_notifier::ports::{Clock, Gauges, Storage};
+use hipchat_notifier::ports::{Clock, Gauges, InHand, Settlement, Storage};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::backend::StoreKind;
@@ -68,6 +69,8 @@ pub struct Figures {
     pub events: u64,
     pub notifications: u64,
     pub messages: u64,
+    /// Of the messages, those that were told before anything was written.
+    pub straight: u64,
     pub letters: u64,
     pub crashes: u64,
     pub freezes: u64,
@@ -82,6 +85,7 @@ impl std::ops::AddAssign for Figures {
         self.events += other.events;
         self.notifications += other.notifications;
         self.messages += other.messages;
+        self.straight += other.straight;
         self.letters += other.letters;
         self.crashes += other.crashes;
         self.freezes += other.freezes;
@@ -113,11 +117,12 @@ fn watch_for_panics() {
 /// Runs one seed.
 pub fn run(plan: Plan, options: Options) -> History {
     watch_for_panics();
-    fastrand::seed(plan.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
-        let world = World::new(plan, options);
+        let (seed, world) = (plan.seed, World::new(plan, options));
+        // A store's folder takes its name from the same generator.
+        fastrand::seed(seed);
         world.clone().live().await;
         world.end().await
     })
@@ -132,6 +137,8 @@ pub struct World {
     skew: AtomicI64,
     metrics: Arc<Metrics>,
     backend: Backend,
+    /// Something that was told straight is written.
+    landings: Notify,
     inner: Mutex<Inner>,
 }
 
@@ -182,6 +189,7 @@ impl World {
             skew: AtomicI64::new(0),
             metrics: METRICS.with(Arc::clone),
             backend: Backend::new(options.store, flaws),
+            landings: Notify::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -291,6 +299,36 @@ impl World {
         let mut inner = self.lock();
         self.note(&mut inner, || format!("the clock jumps by {} s", by / 1_000_000));
         inner.ledger.clock_jumped(by);
+    }
+
+    /// Looks what of that which is told straight is written by now, and how.
+    fn observe(&self, inner: &mut Inner) {
+        self.observe_but(inner, None);
+    }
+
+    /// The same, after a settlement.
+    fn observe_settlement(&self, inner: &mut Inner, settlement: &Settlement) {
+        self.observe_but(inner, Some(settlement));
+    }
+
+    fn observe_but(&self, inner: &mut Inner, settlement: Option<&Settlement>) {
+        for pair in inner.ledger.flying() {
+            let entries = at_once(self.store().explain(&pair.0)).expect("the journal");
+            if !entries.iter().any(|entry| entry.integration == pair.1) {
+                continue;
+            }
+            self.note(inner, || format!("{pair:?} is written"));
+            let faults = inner.ledger.landed(&pair, settlement, self.elapsed());
+            faults.into_iter().for_each(|says| self.fault(inner, says));
+            self.landings.notify_waiters();
+        }
+    }
+
+    /// Waits until all of a batch is written.
+    async fn landed(&self, batch: InHand) {
+        while self.lock().ledger.is_flying(batch) {
+            self.landings.notified().await;
+        }
     }
 
     /// Writes a line into the trace.

@@ -82,6 +82,8 @@ pub struct Plan {
     pub server_allows_less: bool,
     /// When the store is away altogether, and for how long.
     pub outages: Vec<(Duration, Duration)>,
+    /// Quick rooms are told straight from intake, as the embedded store does it.
+    pub straight: bool,
 }
 
 impl Plan {
@@ -110,7 +112,7 @@ impl Plan {
             true => vec![(in_trouble(rng), secs(rng, 1, 20))],
             false => Vec::new(),
         };
-        Self {
+        let mut plan = Self {
             seed,
             shared,
             workers: if shared { rng.usize(1..=3) } else { 1 },
@@ -135,7 +137,25 @@ impl Plan {
             jumps,
             server_allows_less: some(rng, 6),
             outages,
+            straight: !shared && rng.u8(..3) > 0,
+        };
+        if plan.straight && rng.bool() {
+            // What is alone in its batch, for few who want it and may hear much, is told straight most often.
+            plan.batch = plan.batch.min(2);
+            plan.wishes.truncate(2);
+            plan.wishes.iter_mut().for_each(|wish| wish.throttle = None);
+            plan.rules.room.messages += 10;
+            plan.token_budget.messages += 20;
         }
+        plan
+    }
+}
+
+impl Plan {
+    /// Whether every call of the store is done, at once, and nobody is stopped meanwhile.
+    pub fn store_is_undisturbed(&self) -> bool {
+        let Rates { freeze, store_slow, store_fails, store_forgets_to_answer, .. } = self.rates;
+        freeze + store_slow + store_fails + store_forgets_to_answer == 0 && self.outages.is_empty()
     }
 }
 
@@ -192,6 +212,7 @@ troubles! {
     "stops" => |plan| plan.rates.stop = 0,
     "jumps" => |plan| plan.jumps.clear(),
     "outages" => |plan| plan.outages.clear(),
+    "straight" => |plan| plan.straight = false,
     "operators" => |plan| plan.operators = false,
     "replays" => |plan| plan.replays = false,
     "workers" => |plan| plan.workers = 1,

@@ -1,20 +1,24 @@
 //! The store as a worker sees it: slow, away, silent, or gone in the middle. What it did, the ledger knows.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hipchat_notifier::adapters::store::terms::WRITE_DOWN_AFTER;
 use hipchat_notifier::domain::ids::{IntegrationId, RoomKey};
 use hipchat_notifier::domain::pacing::Meter;
 use hipchat_notifier::ports::{
-    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, IntakeQuery, IntakeReceipt, Letter, ManagedBy,
-    Registry, RoomLine, Settled, Settlement, Store, StoreError, Stored,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Letter,
+    ManagedBy, Registry, RoomLine, Settled, Settlement, Store, StoreError, Stored, Straight,
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::backend::at_once;
+use super::ledger::Handed;
 use super::life::Life;
 use super::{Inner, Mutation, World};
 
@@ -35,6 +39,13 @@ struct Luck {
     answer_lost: bool,
     /// Whoever asks may be gone before it is done: then it is done all the same, so much later.
     lingers: Option<Duration>,
+}
+
+impl Luck {
+    /// Whether it takes longer than a call of a store that is well.
+    fn disturbs(&self) -> bool {
+        self.refused || self.answer_lost || self.before.max(self.after) > Duration::from_millis(4)
+    }
 }
 
 /// A call on its way. If whoever made it dies meanwhile, it may arrive all the same.
@@ -104,6 +115,7 @@ impl SimStore {
             if inner.rng.bool() { luck.before = slow } else { luck.after = slow }
         }
         luck.answer_lost = inner.chance(rates.store_forgets_to_answer);
+        inner.ledger.disturbed += u64::from(luck.disturbs());
         if writes && inner.rng.bool() {
             // A process takes its own store's work along, but for what is just being done.
             let later = if self.world.plan.shared { inner.millis(0, 2_000) } else { Duration::ZERO };
@@ -153,44 +165,47 @@ impl SimStore {
 #[async_trait]
 impl Store for SimStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        let life = self.life.clone();
-        let mut luck = self.luck(true);
-        let snapshot = {
-            let mut inner = self.world.lock();
-            luck.corrupt = inner.chance(self.world.plan.rates.store_corrupt);
-            inner.ledger.batch_begun(life.number)
-        };
-        if luck.corrupt {
-            self.life.gate().await;
-            self.world
-                .note(&mut self.world.lock(), || format!("{life} is told that a batch can't be stored"));
-            return Err(StoreError::Corrupt("a row is not what it should be".to_owned()));
+        self.take(query, decide, None).await
+    }
+
+    async fn take_in_telling(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Straight,
+    ) -> Result<IntakeReceipt, StoreError> {
+        self.take(query, decide, Some(straight)).await
+    }
+
+    async fn written(&self, batch: InHand) -> Result<(), StoreError> {
+        let luck = self.luck(false);
+        self.life.gate().await;
+        self.world.strike(&self.life);
+        self.life.living().await;
+        if self.has(Mutation::StraightUnwritten) {
+            return Ok(());
         }
-        if self.has(Mutation::AckWithoutCommit) && luck.refused {
-            return Ok(IntakeReceipt::default());
+        if luck.refused {
+            return Err(away("wait"));
         }
-        self.call("intake", luck, move |world, inner| {
-            let seen = Arc::new(Mutex::new(None));
-            let told = seen.clone();
-            let decide = move |state| {
-                let changes = decide(state);
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes.clone());
-                changes
-            };
-            let receipt = at_once(world.store().take_in(query, Box::new(decide)))?;
-            let changes = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(changes) = changes {
-                let ids: Vec<&str> = changes.events.iter().map(|event| event.id.as_str()).collect();
-                let letters = changes.letters.len();
-                world.note(inner, || {
-                    format!("{life} takes in {ids:?}, {} pending, {letters} letters", receipt.pending)
-                });
-                let faults = inner.ledger.taken_in(&snapshot, &changes);
-                faults.into_iter().for_each(|says| world.fault(inner, says));
-            }
-            Ok(receipt)
-        })
-        .await?
+        let store = self.world.store();
+        let mut written = pin!(store.written(batch));
+        // Its wakers say nothing: those of another thread would come at any moment.
+        if let Poll::Ready(done) = written.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done;
+        }
+        let landed = self.world.landed(batch);
+        if self.has(Mutation::StraightWaits) {
+            landed.await;
+        } else {
+            let _ = tokio::time::timeout(WRITE_DOWN_AFTER, landed).await;
+        }
+        self.life.gate().await;
+        let done = at_once(written);
+        self.world.observe(&mut self.world.lock());
+        self.world.strike(&self.life);
+        self.life.gate().await;
+        if luck.answer_lost { Err(away("wait")) } else { done }
     }
 
     async fn claim_others(
@@ -203,6 +218,7 @@ impl Store for SimStore {
         let lines = self
             .call("claim", luck, move |world, inner| {
                 let lines = at_once(world.store().claim_others(terms, at_work, now))?;
+                world.observe(inner);
                 for line in &lines {
                     world.note(inner, || {
                         let waiting: Vec<String> =
@@ -238,6 +254,7 @@ impl Store for SimStore {
         let settled = self
             .call("settlement", luck, move |world, inner| {
                 let settled = at_once(world.store().settle(settlement.clone()))?;
+                world.observe_settlement(inner, &settlement);
                 world.note(inner, || {
                     let Settlement { room, claim, transitions, then, .. } = &settlement;
                     let words: Vec<String> = transitions.iter().map(words_of).collect();
@@ -300,6 +317,73 @@ impl Store for SimStore {
 }
 
 impl SimStore {
+    async fn take(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Option<Straight>,
+    ) -> Result<IntakeReceipt, StoreError> {
+        let life = self.life.clone();
+        let mut luck = self.luck(true);
+        let snapshot = {
+            let mut inner = self.world.lock();
+            luck.corrupt = inner.chance(self.world.plan.rates.store_corrupt);
+            inner.ledger.batch_begun(life.number)
+        };
+        if luck.corrupt {
+            self.life.gate().await;
+            self.world
+                .note(&mut self.world.lock(), || format!("{life} is told that a batch can't be stored"));
+            return Err(StoreError::Corrupt("a row is not what it should be".to_owned()));
+        }
+        if self.has(Mutation::AckWithoutCommit) && luck.refused {
+            return Ok(IntakeReceipt::default());
+        }
+        let now = straight.as_ref().map_or(Timestamp::MIN, |straight| straight.now);
+        let disturbed = luck.disturbs();
+        self.call("intake", luck, move |world, inner| {
+            let seen = Arc::new(Mutex::new(None));
+            let told = seen.clone();
+            let decide = move |state| {
+                let changes = decide(state);
+                *lock(&told) = Some(changes.clone());
+                changes
+            };
+            let (handed, straight) = straight.map(handing).unzip();
+            let receipt = match straight {
+                Some(straight) => at_once(world.store().take_in_telling(query, Box::new(decide), straight)),
+                None => at_once(world.store().take_in(query, Box::new(decide))),
+            }?;
+            world.observe(inner);
+            let handed = handed.map(|lines| std::mem::take(&mut *lock(&lines))).unwrap_or_default();
+            let changes = lock(&seen).take();
+            if let Some(changes) = changes {
+                let ids: Vec<&str> = changes.events.iter().map(|event| event.id.as_str()).collect();
+                let letters = changes.letters.len();
+                world.note(inner, || {
+                    format!("{life} takes in {ids:?}, {} pending, {letters} letters", receipt.pending)
+                });
+                for line in &handed {
+                    world.note(inner, || format!("{life} tells {} straight ({})", line.room, line.claim));
+                }
+                let batch = Handed {
+                    life: life.number,
+                    lines: &handed,
+                    batch: receipt.in_hand,
+                    now,
+                    elapsed: world.elapsed(),
+                };
+                let faults = inner.ledger.taken_in(&snapshot, &changes, &batch);
+                // What was handed out is waited for only from when this call has returned.
+                inner.ledger.disturbed += u64::from(disturbed || life.is_stopped());
+                inner.figures.straight += handed.len() as u64;
+                faults.into_iter().for_each(|says| world.fault(inner, says));
+            }
+            Ok(receipt)
+        })
+        .await?
+    }
+
     /// Breaks what a mutation wants broken of a line.
     fn bend(&self, mut line: RoomLine) -> RoomLine {
         if self.has(Mutation::PacingPerWorker) {
@@ -312,6 +396,21 @@ impl SimStore {
         }
         line
     }
+}
+
+/// What intake hands over, noted on its way.
+fn handing(straight: Straight) -> (Arc<Mutex<Vec<RoomLine>>>, Straight) {
+    let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
+    let (noted, hand) = (lines.clone(), straight.hand);
+    let hand = Arc::new(move |line: RoomLine| {
+        lock(&noted).push(line.clone());
+        hand(line);
+    });
+    (lines, Straight { hand, ..straight })
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn words_of(transition: &hipchat_notifier::ports::Transition) -> String {

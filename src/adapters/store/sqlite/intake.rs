@@ -10,6 +10,7 @@ use super::memory::Memory;
 use super::notifications::{doubt_streak, exhume, wake_room};
 use super::straight::{self, HandedOut};
 use crate::adapters::store::fate::{Now, fate_by_now};
+use crate::adapters::store::handing::kept_streak;
 use crate::adapters::store::rows::{belief, micros, properties, time};
 use crate::adapters::store::state::{GATHERING, PENDING};
 use crate::domain::envelope::Received;
@@ -166,19 +167,28 @@ impl<'c> Batch<'c> {
     /// Writes an event that was handed out, with its place in the line and the streak that it moved.
     pub fn write_down(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
         self.event(event, Some(seq))?;
-        if let Some(Moved { key, streak, touched }) = moved {
-            self.streak(key, streak, Some(micros(event.received.at)), *touched)?;
+        if let Some(moved) = moved {
+            self.moved(event, moved)?;
         }
         self.finish(&IntakeChanges::default()).map(drop)
     }
 
     /// Writes the streak that an event has moved which was told under `seq`.
     pub fn told(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
-        let Some(Moved { key, streak, touched }) = moved else { return Ok(()) };
-        if event.notifications.iter().any(|new| new.streak.as_ref() == Some(key)) {
-            self.news.insert(key, seq);
+        let Some(moved) = moved else { return Ok(()) };
+        if event.notifications.iter().any(|new| new.streak.as_ref() == Some(&moved.key)) {
+            self.news.insert(&moved.key, seq);
         }
-        self.streak(key, streak, Some(micros(event.received.at)), *touched)
+        self.moved(event, moved)
+    }
+
+    /// Writes the streak that a handed out event has moved.
+    fn moved(&mut self, event: &DecidedEvent, moved: &'c Moved) -> Done<()> {
+        let Moved { key, streak, touched } = moved;
+        let standing = self.memory.standings.of(self.c, &key.integration)?;
+        let Some(room) = standing.map(|known| &known.standing.room) else { return Ok(()) };
+        let streak = kept_streak(*streak, event.notifications.iter().all(|new| new.room.as_str() == room));
+        self.streak(key, &streak, Some(micros(event.received.at)), *touched)
     }
 
     fn finish(mut self, changes: &IntakeChanges) -> Done<IntakeReceipt> {
@@ -231,7 +241,7 @@ impl<'c> Batch<'c> {
             self.memory.standings.of(self.c, &new.integration)?.map(|known| known.standing.clone());
         let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
-                self.suppress(event, new, reason, &detail)?;
+                self.suppress(event, new, seq, (reason, &detail))?;
                 return Ok(false);
             }
             Now::Told(story, ready_at, gather) => (story, ready_at, gather),
@@ -325,10 +335,10 @@ impl<'c> Batch<'c> {
         &mut self,
         event: &DecidedEvent,
         new: &'c NewNotification,
-        reason: SuppressReason,
-        detail: &str,
+        seq: Option<i64>,
+        (reason, detail): (SuppressReason, &str),
     ) -> rusqlite::Result<()> {
-        let seq = self.memory.in_flight.next_place();
+        let seq = seq.unwrap_or_else(|| self.memory.in_flight.next_place());
         let inserted = self
             .c
             .prepare_cached(

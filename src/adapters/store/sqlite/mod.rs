@@ -36,10 +36,11 @@ use rusqlite::Connection;
 
 use self::errors::Done;
 use self::memory::Memory;
-use self::straight::{HandedOut, WRITE_DOWN_AFTER};
+use self::straight::HandedOut;
 use self::threads::Lane;
 pub use super::Role;
 use super::cipher::Cipher;
+use super::terms::WRITE_DOWN_AFTER;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
     Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,

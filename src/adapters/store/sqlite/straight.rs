@@ -7,9 +7,7 @@
 //! does its own work. If the process dies, nothing of it was ever written, and the broker delivers the event again.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::mpsc;
 
@@ -20,19 +18,16 @@ use super::intake::{Batch, Gathered};
 use super::memory::Memory;
 use super::standing::Known;
 use super::{standing, tokens};
+use crate::adapters::store::handing::{Choice, Told, told_alone};
 use crate::adapters::store::rows::{meter_text, micros, span, time};
-use crate::domain::frequency::Streak;
 use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::pacing::later;
 use crate::domain::reason::Outcome;
 use crate::domain::story::Story;
 use crate::ports::{
-    DecidedEvent, Fate, IntakeChanges, IntakeQuery, NewNotification, RoomLine, RoomState, Settled,
-    Settlement, Straight, StreakKey, Then, Transition, Waiting,
+    DecidedEvent, IntakeChanges, IntakeQuery, NewNotification, RoomLine, RoomState, Settled, Settlement,
+    Straight, Waiting,
 };
-
-/// A batch waits so long for what it has handed out; what has no outcome by then is written down.
-pub const WRITE_DOWN_AFTER: Duration = Duration::from_millis(250);
 
 /// Writes down what a batch has to know of before it can be decided.
 pub fn before_decision(c: &Connection, memory: &mut Memory, query: &IntakeQuery) -> Done<()> {
@@ -84,17 +79,8 @@ fn hold(c: &Connection, entry: &Entry) -> Done<()> {
 /// Settles a handed out room, if it was told and that is all; `None` if there is more to it.
 pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Option<Settled>> {
     let Some(entry) = memory.in_flight.get(&s.room) else { return Ok(None) };
-    let [Transition::Sent { seq, reason, at, status }] = &s.transitions[..] else { return Ok(None) };
-    let is_over = matches!(s.then, Then::Release { .. })
-        && s.closed.is_empty()
-        && s.state.retry.is_none()
-        && s.state.meter.blocked_until.is_none();
-    if *seq != entry.seq || !is_over {
-        return Ok(None);
-    }
+    let Some(told) = told_alone(s, entry.seq) else { return Ok(None) };
     let Some(entry) = memory.in_flight.remove(&s.room) else { return Ok(None) };
-    let told =
-        Told { reason: reason.as_str(), detail: s.transitions[0].detail_of_told(), at: *at, status: *status };
     let written = insert_told(c, &entry, &told)
         .and_then(|()| {
             Batch::new(c, memory, Gathered::default()).told(&entry.event, entry.seq, entry.moved.as_ref())
@@ -102,14 +88,6 @@ pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Optio
         .and_then(|()| rest(c, &entry, s));
     memory.in_flight.leave(entry);
     written.map(|at_rest| Some(if at_rest { Settled::AtRest } else { Settled::Applied }))
-}
-
-/// How a handed out notification was told.
-struct Told {
-    reason: &'static str,
-    detail: String,
-    at: Timestamp,
-    status: u16,
 }
 
 fn insert_told(c: &Connection, entry: &Entry, told: &Told) -> Done<()> {
@@ -191,7 +169,7 @@ pub fn hand_out(
         };
         memory.in_flight.insert(Entry {
             event: event.clone(),
-            moved: choice.streaks.get(&new.integration).map(|(key, streak)| gathered.moved(key, *streak)),
+            moved: choice.moved(&new.integration).map(|(key, streak)| gathered.moved(key, *streak)),
             seq,
             room: new.room.clone(),
             token,
@@ -218,42 +196,6 @@ pub struct HandedOut {
     pub seqs: HashSet<i64>,
     /// Ends when all is durable.
     pub ended: Open,
-}
-
-/// What a batch has, so that what hangs together is seen.
-struct Choice<'a> {
-    integrations: HashMap<&'a IntegrationId, u32>,
-    rooms: HashMap<&'a RoomKey, u32>,
-    streaks: HashMap<&'a IntegrationId, &'a (StreakKey, Streak)>,
-    collating: HashSet<&'a IntegrationId>,
-}
-
-impl<'a> Choice<'a> {
-    fn among(changes: &'a IntakeChanges) -> Self {
-        let (mut integrations, mut rooms) = (HashMap::new(), HashMap::new());
-        for new in changes.events.iter().flat_map(|event| &event.notifications) {
-            *integrations.entry(&new.integration).or_default() += 1;
-            if !matches!(new.fate, Fate::Suppress { .. }) {
-                *rooms.entry(&new.room).or_default() += 1;
-            }
-        }
-        Self {
-            integrations,
-            rooms,
-            streaks: changes.streaks.iter().map(|moved| (&moved.0.integration, moved)).collect(),
-            collating: changes.collations.iter().map(|(key, _)| &key.integration).collect(),
-        }
-    }
-
-    /// The notification that is all there is of the event, ready, and alone in its room and for its integration.
-    fn fits<'e>(&self, event: &'e DecidedEvent) -> Option<(&'e NewNotification, &'e Story)> {
-        let [new] = &event.notifications[..] else { return None };
-        let Fate::Tell { story, ready_at, gather: None } = &new.fate else { return None };
-        let alone = self.integrations.get(&new.integration) == Some(&1)
-            && self.rooms.get(&new.room) == Some(&1)
-            && !self.collating.contains(&new.integration);
-        (alone && *ready_at <= event.received.at).then_some((new, story))
-    }
 }
 
 /// Whether the integration may be told this now, in the room that was decided, and has no throttle that counts.
