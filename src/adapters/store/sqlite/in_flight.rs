@@ -48,6 +48,8 @@ pub struct InFlight {
     tokens: HashMap<TokenKey, u32>,
     /// Written in the transaction under way.
     leaving: Vec<Entry>,
+    /// Rooms that were settled in it. It may be taken back, and what was posted on the strength of it would not be.
+    settled: HashSet<RoomKey>,
     /// The highest place that was given away.
     top: i64,
 }
@@ -61,10 +63,24 @@ impl InFlight {
     /// What was written is durable.
     pub fn committed(&mut self) {
         self.leaving.clear();
+        self.settled.clear();
+    }
+
+    /// A room is settled in the transaction under way.
+    pub fn settled(&mut self, room: &RoomKey) {
+        self.settled.insert(room.clone());
+    }
+
+    /// Whether a room and what is known of an integration's streaks rest on what is durable.
+    pub fn is_durable(&self, room: &RoomKey, integration: &IntegrationId) -> bool {
+        !self.settled.contains(room) && self.leaving.iter().all(|entry| entry.integration() != integration)
     }
 
     /// What was written since `mark` is not written after all.
     pub fn taken_back(&mut self, mark: usize) {
+        if mark == 0 {
+            self.settled.clear();
+        }
         for entry in self.leaving.split_off(mark.min(self.leaving.len())) {
             self.insert(entry);
         }

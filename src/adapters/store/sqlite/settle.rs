@@ -17,6 +17,7 @@ use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies a settlement, or nothing if the room is no longer the settler's.
 pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Settled> {
+    memory.in_flight.settled(&s.room);
     if memory.in_flight.is_held(&s.room, s.claim) {
         if let Some(settled) = straight::settle(c, memory, s)? {
             s.calls.iter().try_for_each(|calls| tokens::count(c, calls, s.now))?;

@@ -146,7 +146,9 @@ pub fn hand_out(
     let mut handed =
         HandedOut { events: HashSet::new(), integrations: HashSet::new(), seqs: HashSet::new(), ended };
     for (at, event) in changes.events.iter().enumerate() {
-        let fitting = choice.fits(event).filter(|(new, _)| (straight.is_quick)(&new.room));
+        let fitting = choice.fits(event).filter(|(new, _)| {
+            (straight.is_quick)(&new.room) && memory.in_flight.is_durable(&new.room, &new.integration)
+        });
         let Some((new, story)) = fitting else { continue };
         let known = memory.standings.of(c, &new.integration)?;
         let Some(token) = known.filter(|known| hears(known, new)).map(|known| known.standing.token.clone())

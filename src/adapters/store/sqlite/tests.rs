@@ -2,17 +2,22 @@
 //! store's own connection, and the plans of its hot queries.
 
 use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use rusqlite::Connection;
 
 use super::claim::{DUE, DUE_FOR_RETRY, NEXT_DUE};
+use super::errors::Fail;
 use super::journal::{PAGES_AT_ONCE, SPARE_PAGES};
 use super::*;
 use crate::domain::envelope::{Envelope, Received};
-use crate::domain::ids::RoomKey;
-use crate::domain::reason::{Outcome, SuppressReason};
-use crate::ports::{DecidedEvent, Fate, IntakeChanges, NewNotification};
+use crate::domain::ids::{RoomKey, TokenKey};
+use crate::domain::pacing::Budget;
+use crate::domain::reason::{Outcome, SendReason, SuppressReason};
+use crate::domain::story::Story;
+use crate::ports::{DecidedEvent, Fate, IntakeChanges, NewNotification, Then, Transition};
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -111,6 +116,83 @@ async fn on_a_full_disk_every_answer_is_true() {
     // Work that shares a transaction fails together, so it may be all of it.
     assert!(failed > 0, "80 pages are soon full");
     assert_eq!(f.outcomes("before").await, [Outcome::Suppressed]);
+}
+
+/// Settling a room and handing it out again may come into one transaction. If that is taken back, the room would hear
+/// what it was told on the strength of it once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
+    let f = Fixture::new();
+    let (id, now) = (IntegrationId::new("a"), Timestamp::UNIX_EPOCH);
+    let definition = Definition {
+        id: id.clone(),
+        json: "{}".to_owned(),
+        room_url: String::new().into(),
+        room: RoomKey::new("r"),
+        token: TokenKey::new("t"),
+        paused: false,
+    };
+    f.store.apply(vec![definition], ManagedBy::Operator, now).await.unwrap();
+    let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
+    let take = |event: &str| {
+        let (got, mut decided) = (lines.clone(), big_event(event));
+        let story = Story::plain(SendReason::EveryRun);
+        decided.notifications[0].fate = Fate::Tell { story, ready_at: now, gather: None };
+        let terms = ClaimTerms {
+            rooms: 1,
+            retries: 0,
+            line: 1,
+            lease: Duration::from_secs(30),
+            token_budget: Budget::TOKEN,
+            room_budget: Budget::ROOM,
+        };
+        let hand = Arc::new(move |line| got.lock().unwrap().push(line));
+        let straight = Straight { terms, now, is_quick: Arc::new(|_| true), hand };
+        let changes = IntakeChanges { events: vec![decided], ..IntakeChanges::default() };
+        f.store.take_in_telling(IntakeQuery::default(), Box::new(move |_| changes), straight)
+    };
+    let told = |line: &RoomLine| {
+        let (seq, reason) = (line.waiting[0].seq, SendReason::EveryRun);
+        f.store.settle(Settlement {
+            room: line.room.clone(),
+            claim: line.claim,
+            transitions: vec![Transition::Sent { seq, reason, at: now, status: 204 }],
+            state: line.state.clone(),
+            calls: Vec::new(),
+            throttles: Vec::new(),
+            closed: Vec::new(),
+            then: Then::Release { due: None },
+            now,
+        })
+    };
+    take("e1").await.unwrap();
+    let line = lines.lock().unwrap().pop().unwrap();
+
+    // Three jobs that come into one group, since the writer is busy; the last of them fails half done.
+    let ((begun, is_begun), (go_on, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let mut busy = pin!(f.store.writer.run(move |_| {
+        begun.send(()).unwrap();
+        Ok(wait.recv().unwrap())
+    }));
+    assert!((&mut busy).now_or_never().is_none());
+    is_begun.recv().unwrap();
+    let (mut settling, mut taking) = (pin!(told(&line)), pin!(take("e2")));
+    let mut failing = pin!(f.store.writer.run(|c| {
+        c.execute_batch("UPDATE meta SET value = value + 1")?;
+        Err::<(), _>(Fail::corrupt("half done".to_owned()))
+    }));
+    assert!((&mut settling).now_or_never().is_none() && (&mut taking).now_or_never().is_none());
+    assert!((&mut failing).now_or_never().is_none());
+    go_on.send(()).unwrap();
+    busy.await.unwrap();
+    assert!(settling.await.is_err() && taking.await.is_err() && failing.await.is_err());
+
+    assert!(lines.lock().unwrap().is_empty(), "it could not be unsaid");
+    assert_eq!(told(&line).await.unwrap(), Settled::AtRest);
+    take("e2").await.unwrap();
+    let line = lines.lock().unwrap().pop().unwrap();
+    assert_eq!(told(&line).await.unwrap(), Settled::AtRest);
+    assert_eq!((f.outcomes("e1").await, f.outcomes("e2").await), (vec![Outcome::Sent], vec![Outcome::Sent]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
