@@ -10,7 +10,7 @@ use hipchat_notifier::domain::reason::Outcome;
 use hipchat_notifier::ports::JournalEntry;
 use jiff::{SignedDuration, Timestamp};
 
-use super::expected::{self, Pair, Verdict};
+use super::expected::{self, Gathered, Pair, Verdict};
 use super::letters;
 use super::told::{self, Room};
 use super::workload::{Means, Workload};
@@ -236,7 +236,7 @@ pub fn repeats(
     work: &Workload,
     verdicts: &BTreeMap<Pair, Verdict>,
     entries: &Entries,
-) -> BTreeMap<Pair, (&'static str, Option<i64>)> {
+) -> BTreeMap<Pair, (&'static str, Option<Gathered>)> {
     // By integration, user, model and instance: events and the times at which they came.
     type Series<'a> = BTreeMap<(usize, &'a str, &'a str, &'a str), Vec<(usize, i64)>>;
     let mut of_one = Series::new();
@@ -252,8 +252,7 @@ pub fn repeats(
     }
     let mut all = BTreeMap::new();
     for ((w, ..), came) in &of_one {
-        let times: Vec<i64> = came.iter().map(|(_, at)| *at).collect();
-        let reasons = expected::repeats(telling[w], &times);
+        let reasons = expected::repeats(telling[w], came);
         all.extend(came.iter().zip(reasons).map(|((e, _), reason)| ((*e, *w), reason)));
     }
     all
