@@ -1,15 +1,16 @@
 //! What every commit means, reckoned beside the store: which notifications there are and how they end, what each room
 //! believes, who holds which room. Whatever the worker or the store does otherwise is a fault, told at once.
 
+mod flights;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hipchat_notifier::adapters::store::handing::told_alone;
 use hipchat_notifier::domain::ids::{EventId, IntegrationId, RoomKey};
 use hipchat_notifier::domain::line::{RoomLine, Transition};
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    DecidedEvent, Fate, InHand, IntakeChanges, Letter, NewNotification, Settled, Settlement, Then,
+    DecidedEvent, Fate, IntakeChanges, Letter, NewNotification, Settled, Settlement, Then,
 };
 use jiff::Timestamp;
 
@@ -18,8 +19,8 @@ use super::plan::Plan;
 use super::rulebook::{self, Believes, History, Run, Verdict};
 use super::wishes::{Interest, Wish};
 
-/// In microseconds: what has no outcome after a quarter of a second is written down, and a call takes some milliseconds.
-const LONGEST_FLIGHT: i64 = 300_000;
+use self::flights::Flight;
+pub use self::flights::Handed;
 
 /// One event for one integration.
 pub type Pair = (EventId, IntegrationId);
@@ -82,28 +83,6 @@ struct Holder {
     since: Timestamp,
     held: bool,
     revision: u64,
-}
-
-/// What intake handed out of one batch.
-pub struct Handed<'a> {
-    pub life: usize,
-    pub lines: &'a [RoomLine],
-    pub batch: Option<InHand>,
-    pub now: Timestamp,
-    /// In microseconds since the beginning.
-    pub elapsed: i64,
-}
-
-/// A notification on its way to its room of which nothing is written.
-struct Flight {
-    event: DecidedEvent,
-    verdict: Verdict,
-    /// As it is if this lands.
-    history: Option<(StreakKey, History)>,
-    seq: i64,
-    batch: Option<InHand>,
-    since: i64,
-    disturbed: u64,
 }
 
 /// The reckoning.
@@ -447,111 +426,6 @@ impl Ledger {
                 history.believes = Believes::Unsure;
             }
         }
-    }
-
-    // ------------------------------------------------------------------------------------------ straight
-
-    /// A room is told before anything is written.
-    fn handed_out(
-        &mut self,
-        event: &DecidedEvent,
-        snapshot: &Registry,
-        (handed, line): (&Handed<'_>, &RoomLine),
-        faults: &mut Faults,
-    ) {
-        let (id, room) = (event.id.as_str(), &line.room);
-        let ([new], Some((_, means))) = (&event.notifications[..], self.events.get(id).cloned()) else {
-            return faults.push(format!("{id} is told straight, and is not for one alone"));
-        };
-        let pair = (event.id.clone(), new.integration.clone());
-        if self.known.contains(&event.id) || self.flights.contains_key(&pair) {
-            return faults.push(format!("{id} was taken in twice"));
-        }
-        if self.notes.values().any(|note| note.room == *room && note.state == State::Waits) {
-            faults.push(format!("{id} is told straight, past what waits in {room}"));
-        }
-        if self.holders.get(room).is_some_and(|holder| holder.held) {
-            faults.push(format!("{id} is told straight in {room}, which is held"));
-        }
-        self.is_for_all_who_want_it(event, &means, snapshot, faults);
-        let Some(kept) = snapshot.get(&new.integration) else { return };
-        // The rules' histories stay as they are until it is written.
-        let (histories, repeats) = (self.histories.clone(), self.repeats.clone());
-        let (verdict, streak) = self.verdict(&means, kept, event.received.at);
-        let history = streak.and_then(|key| Some((key.clone(), *self.histories.get(&key)?)));
-        (self.histories, self.repeats) = (histories, repeats);
-        if let Some(says) = differs(&new.fate, verdict) {
-            faults.push(format!("{id} for {}: {says}, by the rules {verdict:?}", new.integration));
-        }
-        let seq = line.waiting[0].seq;
-        self.seqs.insert(seq, pair.clone());
-        self.held(handed.life, line, handed.now);
-        let (batch, since, disturbed) = (handed.batch, handed.elapsed, self.disturbed);
-        self.flights
-            .insert(pair, Flight { event: event.clone(), verdict, history, seq, batch, since, disturbed });
-    }
-
-    /// What is told straight and not known to be written.
-    pub fn flying(&self) -> Vec<Pair> {
-        self.flights.keys().cloned().collect()
-    }
-
-    pub fn is_flying(&self, batch: InHand) -> bool {
-        self.flights.values().any(|flight| flight.batch == Some(batch))
-    }
-
-    /// Those of `ids` that are being told, and would be lost with the process.
-    pub fn told_and_unwritten(&self, ids: &[String]) -> Vec<EventId> {
-        let events = self.flights.keys().map(|(event, _)| event);
-        events.filter(|event| ids.iter().any(|id| id == event.as_str())).cloned().collect()
-    }
-
-    /// It is written: with its outcome, if `settlement` says that and no more, or else as what waits by now.
-    pub fn landed(&mut self, pair: &Pair, settlement: Option<&Settlement>, elapsed: i64) -> Faults {
-        let mut faults = Faults::new();
-        let Some(Flight { event, verdict, history, seq, since, disturbed, .. }) = self.flights.remove(pair)
-        else {
-            return faults;
-        };
-        let id = event.id.as_str();
-        if !self.known.insert(event.id.clone()) {
-            faults.push(format!("{id} was taken in twice"));
-        }
-        if let Some((n, _)) = self.events.get(id).cloned() {
-            self.is_in_order(&event, n, &mut faults);
-        }
-        let took = elapsed - since;
-        if took > LONGEST_FLIGHT && disturbed == self.disturbed {
-            faults.push(format!("{id} was not written for {took} us while its room was told"));
-        }
-        let new = &event.notifications[0];
-        let room = self.registry.get(&new.integration).map(|kept| RoomKey::new(kept.wish.room_key()));
-        let streak = history.map(|(key, mut history)| {
-            if room.as_ref() != Some(&new.room) && history.believes == Believes::Failing {
-                history.believes = Believes::Unsure;
-            }
-            if room.is_some() {
-                self.histories.insert(key.clone(), history);
-            }
-            key
-        });
-        let mut untold = Vec::new();
-        let told = settlement.is_some_and(|s| s.room == new.room && told_alone(s, seq).is_some());
-        self.enter(&event, new, verdict, streak, &mut untold);
-        if let Some(note) = self.notes.get_mut(pair) {
-            note.seq = Some(seq);
-            if told {
-                // Whatever became of its integration meanwhile.
-                (note.state, note.room) = (State::Waits, new.room.clone());
-                if let Some(history) = note.streak.as_ref().and_then(|key| self.histories.get_mut(key)) {
-                    history.news = note.order;
-                }
-            }
-        }
-        for key in untold.iter().filter(|_| !told) {
-            self.doubt(key, u64::MAX);
-        }
-        faults
     }
 
     // ------------------------------------------------------------------------------------------ rooms

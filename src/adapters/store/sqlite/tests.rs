@@ -172,7 +172,8 @@ async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
     let ((begun, is_begun), (go_on, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
     let mut busy = pin!(f.store.writer.run(move |_| {
         begun.send(()).unwrap();
-        Ok(wait.recv().unwrap())
+        wait.recv().unwrap();
+        Ok(())
     }));
     assert!((&mut busy).now_or_never().is_none());
     is_begun.recv().unwrap();
