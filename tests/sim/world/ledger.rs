@@ -434,13 +434,12 @@ impl Ledger {
     pub fn claimed(&mut self, life: usize, line: &RoomLine, now: Timestamp) -> Faults {
         let mut faults = Faults::new();
         let room = &line.room;
-        if let Some(holder) = self.holders.get(room).filter(|holder| holder.held) {
-            let held_for = now.duration_since(holder.since).as_micros();
-            if self.jumped && self.plan.shared {
-                self.robbed.insert((room.clone(), holder.claim));
-            } else if !self.jumped && held_for < self.plan.lease.as_micros().cast_signed() {
-                faults.push(format!("{room} was handed out while it was held for {held_for} us"));
-            }
+        if self.jumped && self.plan.shared {
+            let robbed = self.holders.get(room).filter(|holder| holder.held);
+            self.robbed.extend(robbed.map(|holder| (room.clone(), holder.claim)));
+        }
+        if let Some(held_for) = self.is_still_held(room, now) {
+            faults.push(format!("{room} was handed out while it was held for {held_for} us"));
         }
         for waiting in &line.waiting {
             let pair = (waiting.event.clone(), waiting.integration.clone());
@@ -454,6 +453,14 @@ impl Ledger {
         }
         self.held(life, line, now);
         faults
+    }
+
+    /// For how many microseconds the room is held by a lease that has not lapsed.
+    fn is_still_held(&self, room: &RoomKey, now: Timestamp) -> Option<i128> {
+        // Where the clock jumps, a lease lapses early or late.
+        let holder = self.holders.get(room).filter(|holder| holder.held && !self.jumped)?;
+        let held_for = now.duration_since(holder.since).as_micros();
+        (held_for < self.plan.lease.as_micros().cast_signed()).then_some(held_for)
     }
 
     fn held(&mut self, life: usize, line: &RoomLine, now: Timestamp) {

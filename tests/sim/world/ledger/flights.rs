@@ -53,8 +53,8 @@ impl Ledger {
         if self.notes.values().any(|note| note.room == *room && note.state == State::Waits) {
             faults.push(format!("{id} is told straight, past what waits in {room}"));
         }
-        if self.holders.get(room).is_some_and(|holder| holder.held) {
-            faults.push(format!("{id} is told straight in {room}, which is held"));
+        if let Some(held_for) = self.is_still_held(room, handed.now) {
+            faults.push(format!("{id} is told straight in {room}, which was held for {held_for} us"));
         }
         self.is_for_all_who_want_it(event, &means, snapshot, faults);
         let Some(kept) = snapshot.get(&new.integration) else { return };
