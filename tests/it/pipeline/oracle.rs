@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::expected::{self, Gathered, Pair, Verdict};
 use super::letters;
 use super::told::{self, Room};
-use super::workload::{Means, Workload};
+use super::workload::{Means, Published, Workload};
 use crate::support::broker::Broker;
 use crate::support::process::Site;
 use crate::support::rooms::{Figures, Hipchat};
@@ -185,8 +185,30 @@ impl Scene<'_> {
             let Some(event) = fault.event.map(|e| &self.work.events[e]) else { continue };
             let explained = self.site.run(&["explain", &event.id]).await;
             text += &format!("  {:?}\n{}{}", event.means, explained.stdout, explained.stderr);
+            text += &self.runs_around(event).await;
         }
         panic!("{text}");
+    }
+
+    /// What was published of the same monitor and region right before and after, and when each came in: decisions rest
+    /// on it.
+    async fn runs_around(&self, event: &Published) -> String {
+        let line_of = |means: &Means| match means {
+            Means::Run { monitor, region, .. } => Some((monitor.clone(), region.clone())),
+            _ => None,
+        };
+        let Some(line) = line_of(&event.means) else { return String::new() };
+        let runs: Vec<&Published> =
+            self.work.events.iter().filter(|other| line_of(&other.means).as_ref() == Some(&line)).collect();
+        let here = runs.iter().position(|other| other.id == event.id).unwrap_or_default();
+        let store = self.site.store().await;
+        let mut text = String::new();
+        for other in &runs[here.saturating_sub(6)..runs.len().min(here + 4)] {
+            let known = store.explain(&EventId::new(&other.id)).await.expect("the journal");
+            let received = known.first().map(|entry| entry.received_at);
+            text += &format!("  {} received {received:?}: {:?}\n", other.id, other.means);
+        }
+        text
     }
 }
 
