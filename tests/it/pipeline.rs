@@ -6,20 +6,26 @@
 
 mod blindness;
 mod bodies;
+mod budgets;
 mod expected;
 mod letters;
 mod load;
 mod operators;
 mod oracle;
 mod outages;
+mod play;
 mod rolling;
 mod shared_store;
 mod stage;
 mod strikes;
 mod throttles;
 mod told;
+mod twice;
 mod wishes;
 mod workers;
 mod workload;
 
-pub use load::now;
+pub use oracle::{Fault, Findings};
+pub use play::{ANSWER_MS, Play, now};
+pub use twice::Cut;
+pub use workload::Scale;

@@ -1,0 +1,349 @@
+//! What goes wrong, when, and to whom: drawn from a seed and from nothing else. Several lanes run at once, so that
+//! troubles meet; within a lane one follows the other.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+use super::terms::{LEASE, Setting, Terms};
+
+/// One trouble. Each sees to it that all is as before when it is over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trouble {
+    /// SIGKILL; another is started after a while.
+    Kill {
+        away: Duration,
+    },
+    /// SIGSTOP for longer than a lease, then SIGCONT.
+    Freeze {
+        lasts: Duration,
+    },
+    /// SIGTERM, and another is started.
+    Replace,
+    CutBroker,
+    StallBroker {
+        lasts: Duration,
+    },
+    CutStore,
+    StallStore {
+        lasts: Duration,
+    },
+    /// SIGKILL of the node that leads the work queue, or of the only one.
+    KillLeader {
+        away: Duration,
+    },
+    /// A node is stopped as an operator does, and started.
+    RestartNode {
+        node: usize,
+    },
+    /// The broker says that its disk is full, and takes no publishes.
+    BlockPublishers {
+        lasts: Duration,
+    },
+    RestartStore,
+    KillStore {
+        away: Duration,
+    },
+    FillDisk {
+        lasts: Duration,
+    },
+    Rooms {
+        fails: Fails,
+        lasts: Duration,
+        only: Option<usize>,
+    },
+}
+
+/// How rooms fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fails {
+    Status(u16),
+    /// 429, with so many seconds to wait.
+    Limits(u64),
+    /// So many milliseconds.
+    Late(u64),
+    /// Closed before anything is read.
+    HangsUp,
+    /// Closed when the message is in the room.
+    HangsUpAfter,
+    /// An error though the message is in the room.
+    StatusAfter(u16),
+    /// No answer ever, though the message is in the room.
+    Silence,
+}
+
+/// A trouble, when it begins, and the worker that it befalls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Strike {
+    pub at: Duration,
+    pub whom: usize,
+    pub trouble: Trouble,
+}
+
+/// What befalls one part of the whole.
+pub type Lane = Vec<Strike>;
+
+/// All lanes of a run.
+pub fn draw(terms: Terms, disk: bool) -> Vec<Lane> {
+    let shared = terms.setting.is_shared();
+    let nodes = terms.setting.nodes();
+    // By the lane: the least and the most time between two, and how one of each kind is drawn.
+    let mut lanes: Vec<(u64, u64, Vec<Draw>)> = vec![
+        (2_000, 9_000, vec![kill, freeze, kill, replace]),
+        (
+            4_000,
+            15_000,
+            if shared {
+                vec![cut_broker, stall_broker, cut_store, stall_store]
+            } else {
+                vec![cut_broker, stall_broker]
+            },
+        ),
+        (8_000, 30_000, vec![kill_leader, restart_node, block_publishers]),
+        (2_000, 12_000, vec![status, limits, late, hangs_up, hangs_up_after, status_after, silence]),
+    ];
+    let mut store: Vec<Draw> = Vec::new();
+    if shared {
+        store.extend([restart_store as Draw, kill_store]);
+    }
+    if disk {
+        store.push(fill_disk);
+    }
+    if !store.is_empty() {
+        lanes.push((8_000, 25_000, store));
+    }
+    let lane = |(n, (least, most, kinds)): (usize, (u64, u64, Vec<Draw>))| {
+        let mut rng = Rng::with_seed(terms.seed.wrapping_mul(31).wrapping_add(n as u64));
+        let (mut strikes, mut at, mut bag) = (Lane::new(), Duration::ZERO, Vec::new());
+        loop {
+            at += Duration::from_millis(rng.u64(least..most));
+            if at >= terms.lasts {
+                return strikes;
+            }
+            // Each kind once before any comes again.
+            if bag.is_empty() {
+                bag.clone_from(&kinds);
+                rng.shuffle(&mut bag);
+            }
+            let draw = bag.pop().expect("just filled");
+            let trouble = draw(&mut rng, nodes);
+            let whom = rng.usize(..terms.setting.workers());
+            strikes.push(Strike { at, whom, trouble: trouble.clone() });
+            at += trouble.lasts();
+        }
+    };
+    lanes.into_iter().enumerate().map(lane).collect()
+}
+
+impl Trouble {
+    /// At least how long it lasts.
+    fn lasts(&self) -> Duration {
+        match self {
+            Self::Kill { away } | Self::KillLeader { away } | Self::KillStore { away } => *away,
+            Self::Freeze { lasts }
+            | Self::StallBroker { lasts }
+            | Self::StallStore { lasts }
+            | Self::BlockPublishers { lasts }
+            | Self::FillDisk { lasts }
+            | Self::Rooms { lasts, .. } => *lasts,
+            Self::Replace
+            | Self::CutBroker
+            | Self::CutStore
+            | Self::RestartNode { .. }
+            | Self::RestartStore => Duration::ZERO,
+        }
+    }
+
+    /// By what it is counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Kill { .. } => "workers killed",
+            Self::Freeze { .. } => "workers frozen",
+            Self::Replace => "workers replaced",
+            Self::CutBroker => "broker connections cut",
+            Self::StallBroker { .. } => "broker connections stalled",
+            Self::CutStore => "store connections cut",
+            Self::StallStore { .. } => "store connections stalled",
+            Self::KillLeader { .. } => "broker nodes killed",
+            Self::RestartNode { .. } => "broker nodes restarted",
+            Self::BlockPublishers { .. } => "publishers blocked",
+            Self::RestartStore => "PostgreSQL restarted",
+            Self::KillStore { .. } => "PostgreSQL killed",
+            Self::FillDisk { .. } => "disks filled",
+            Self::Rooms { .. } => "rooms made to fail",
+        }
+    }
+}
+
+impl fmt::Display for Strike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whom = self.whom;
+        match &self.trouble {
+            Trouble::Kill { away } => write!(f, "worker {whom} killed, another comes in {away:.1?}"),
+            Trouble::Freeze { lasts } => write!(f, "worker {whom} frozen for {lasts:.1?}"),
+            Trouble::Replace => write!(f, "worker {whom} stopped and replaced"),
+            Trouble::CutBroker => write!(f, "worker {whom} cut off from the broker"),
+            Trouble::StallBroker { lasts } => {
+                write!(f, "worker {whom} hears nothing of the broker for {lasts:.1?}")
+            }
+            Trouble::CutStore => write!(f, "worker {whom} cut off from PostgreSQL"),
+            Trouble::StallStore { lasts } => {
+                write!(f, "worker {whom} hears nothing of PostgreSQL for {lasts:.1?}")
+            }
+            Trouble::KillLeader { away } => {
+                write!(f, "the work queue's node killed, started again in {away:.1?}")
+            }
+            Trouble::RestartNode { node } => write!(f, "node {node} of the broker restarted"),
+            Trouble::BlockPublishers { lasts } => {
+                write!(f, "publishers blocked by a disk alarm for {lasts:.1?}")
+            }
+            Trouble::RestartStore => f.write_str("PostgreSQL restarted"),
+            Trouble::KillStore { away } => write!(f, "PostgreSQL killed, started again in {away:.1?}"),
+            Trouble::FillDisk { lasts } => write!(f, "the store's disk full for {lasts:.1?}"),
+            Trouble::Rooms { fails, lasts, only } => {
+                let which = if only.is_some() { "every third room fails" } else { "all rooms fail" };
+                write!(f, "{which} for {lasts:.1?}: {fails:?}")
+            }
+        }
+    }
+}
+
+impl Fails {
+    /// As `/sandbox/faults` takes it.
+    pub fn spec(self, seed: u64) -> Value {
+        let mut spec = match self {
+            Self::Status(status) => json!({"kind": "status", "status": status, "probability": 0.7}),
+            Self::Limits(seconds) => json!({
+                "kind": "status", "status": 429, "headers": {"Retry-After": seconds.to_string()}, "probability": 0.5,
+            }),
+            Self::Late(millis) => json!({"kind": "answer", "latency_ms": millis}),
+            Self::HangsUp => json!({"kind": "drop", "probability": 0.6}),
+            Self::HangsUpAfter => json!({"kind": "drop", "accept": true, "probability": 0.3}),
+            Self::StatusAfter(status) => {
+                json!({"kind": "status", "status": status, "accept": true, "probability": 0.3})
+            }
+            Self::Silence => json!({"kind": "hang", "accept": true, "probability": 0.2}),
+        };
+        spec["seed"] = json!(seed);
+        spec
+    }
+}
+
+/// Draws one of a kind, for so many nodes.
+type Draw = fn(&mut Rng, usize) -> Trouble;
+
+fn seconds(rng: &mut Rng, least: f64, most: f64) -> Duration {
+    Duration::from_secs_f64(least + rng.f64() * (most - least))
+}
+
+fn kill(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::Kill { away: seconds(rng, 0.0, 2.0) }
+}
+
+fn freeze(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::Freeze { lasts: LEASE + seconds(rng, 0.5, 4.0) }
+}
+
+fn replace(_: &mut Rng, _: usize) -> Trouble {
+    Trouble::Replace
+}
+
+fn cut_broker(_: &mut Rng, _: usize) -> Trouble {
+    Trouble::CutBroker
+}
+
+fn stall_broker(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::StallBroker { lasts: seconds(rng, 1.0, 12.0) }
+}
+
+fn cut_store(_: &mut Rng, _: usize) -> Trouble {
+    Trouble::CutStore
+}
+
+/// For a moment, or for longer than a lease.
+fn stall_store(rng: &mut Rng, _: usize) -> Trouble {
+    let lasts = if rng.bool() { seconds(rng, 0.5, 2.0) } else { LEASE + seconds(rng, 0.5, 4.0) };
+    Trouble::StallStore { lasts }
+}
+
+fn kill_leader(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::KillLeader { away: seconds(rng, 0.0, 8.0) }
+}
+
+fn restart_node(rng: &mut Rng, nodes: usize) -> Trouble {
+    Trouble::RestartNode { node: rng.usize(1..=nodes) }
+}
+
+fn block_publishers(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::BlockPublishers { lasts: seconds(rng, 2.0, 10.0) }
+}
+
+fn restart_store(_: &mut Rng, _: usize) -> Trouble {
+    Trouble::RestartStore
+}
+
+fn kill_store(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::KillStore { away: seconds(rng, 0.0, 12.0) }
+}
+
+fn fill_disk(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::FillDisk { lasts: seconds(rng, 2.0, 8.0) }
+}
+
+/// Of all rooms, or of every third.
+fn rooms(rng: &mut Rng, fails: Fails) -> Trouble {
+    let lasts = seconds(rng, 2.0, 10.0);
+    Trouble::Rooms { fails, lasts, only: rng.bool().then(|| rng.usize(..3)) }
+}
+
+fn status(rng: &mut Rng, _: usize) -> Trouble {
+    let status = [408, 500, 502, 503][rng.usize(..4)];
+    rooms(rng, Fails::Status(status))
+}
+
+fn limits(rng: &mut Rng, _: usize) -> Trouble {
+    let wait = rng.u64(1..=3);
+    rooms(rng, Fails::Limits(wait))
+}
+
+fn late(rng: &mut Rng, _: usize) -> Trouble {
+    let millis = rng.u64(500..2_500);
+    rooms(rng, Fails::Late(millis))
+}
+
+fn hangs_up(rng: &mut Rng, _: usize) -> Trouble {
+    rooms(rng, Fails::HangsUp)
+}
+
+fn hangs_up_after(rng: &mut Rng, _: usize) -> Trouble {
+    rooms(rng, Fails::HangsUpAfter)
+}
+
+fn status_after(rng: &mut Rng, _: usize) -> Trouble {
+    rooms(rng, Fails::StatusAfter(504))
+}
+
+fn silence(rng: &mut Rng, _: usize) -> Trouble {
+    rooms(rng, Fails::Silence)
+}
+
+#[test]
+fn a_seed_gives_one_schedule_with_every_kind_of_trouble() {
+    use std::collections::BTreeSet;
+    let terms = |seed| Terms { lasts: Duration::from_secs(300), setting: Setting::Postgres, seed };
+    assert_eq!(draw(terms(1), true), draw(terms(1), true));
+    assert_ne!(draw(terms(1), true), draw(terms(2), true));
+    for seed in 0..50 {
+        let lanes = draw(terms(seed), true);
+        let kinds: BTreeSet<&str> = lanes.iter().flatten().map(|strike| strike.trouble.kind()).collect();
+        assert_eq!(kinds.len(), 14, "seed {seed}: {kinds:?}");
+        for lane in lanes {
+            assert!(
+                lane.windows(2).all(|two| two[0].at + two[0].trouble.lasts() < two[1].at),
+                "one after the other"
+            );
+        }
+    }
+}
