@@ -84,6 +84,7 @@ async fn whatever_breaks_nothing_is_lost() {
         diary: &diary,
         disk_is_full: AtomicBool::new(false),
     };
+    ground.mend_rooms().await;
     go_through(&ground, &lanes).await;
     crew.stop().await;
     drop(crew);

@@ -26,6 +26,6 @@ mod workers;
 mod workload;
 
 pub use oracle::{Fault, Findings};
-pub use play::{ANSWER_MS, Play, now};
+pub use play::{Play, now};
 pub use twice::Cut;
 pub use workload::Scale;

@@ -11,11 +11,13 @@ use super::diary::{Diary, Impossible};
 use super::disk::Disk;
 use super::schedule::{Fails, Lane, Strike, Trouble};
 use super::terms::{CALL, Terms};
-use crate::pipeline::{ANSWER_MS, Cut, Play, now};
+use crate::pipeline::{Cut, Play, now};
 use crate::support::services::Services;
 
-/// A worker that hears nothing of its store for this long may lose rooms to others.
+/// A worker that hears nothing of its store for longer than this may lose rooms to others.
 const SOON: Duration = Duration::from_secs(2);
+/// How late rooms answer when all is well: so that a kill has something to interrupt.
+const USUAL_MS: u64 = 60;
 
 /// All that can be broken.
 pub struct Ground<'a> {
@@ -30,6 +32,11 @@ pub struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    /// Rooms answer as they do when all is well.
+    pub async fn mend_rooms(&self) {
+        self.play.hipchat.set_faults(json!([usual()])).await;
+    }
+
     /// All of a lane, each when its time has come, or as soon as the one before is over.
     pub async fn walk(&self, lane: &Lane, began: Instant) {
         for strike in lane {
@@ -153,7 +160,7 @@ impl Ground<'_> {
         let from = now();
         self.play.hipchat.set_faults(rooms.iter().map(of_room).chain([usual()]).collect()).await;
         tokio::time::sleep(lasts).await;
-        self.play.hipchat.set_faults(json!([usual()])).await;
+        self.mend_rooms().await;
         // What was under way, or was told to wait, still is.
         let rest = match fails {
             Fails::Limits(seconds) => Duration::from_secs(seconds),
@@ -169,5 +176,5 @@ impl Ground<'_> {
 
 /// How rooms answer otherwise.
 fn usual() -> Value {
-    json!({"kind": "answer", "latency_ms": ANSWER_MS})
+    json!({"kind": "answer", "latency_ms": USUAL_MS})
 }

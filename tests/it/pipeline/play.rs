@@ -20,7 +20,7 @@ use crate::support::rooms::Hipchat;
 /// Events published between two pauses.
 const CHUNK: usize = 20;
 /// How long rooms take to answer, so that a kill has something to interrupt.
-pub const ANSWER_MS: u64 = 15;
+const ANSWER_MS: u64 = 15;
 /// How often a long wait is told of.
 const TELL: Duration = Duration::from_secs(30);
 
