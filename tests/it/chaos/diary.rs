@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::stalls::Span;
-use crate::pipeline::Cut;
+use crate::pipeline::{Cut, now};
 
 /// After an outage of the store nobody claims rooms for 5 s, and what could not be recorded is recorded then.
 const RECORDING: SignedDuration = SignedDuration::from_secs(6);
@@ -35,13 +34,13 @@ struct Pages {
 }
 
 pub struct Diary {
-    began: Instant,
+    began: Timestamp,
     pages: Mutex<Pages>,
 }
 
 impl Diary {
     pub fn begin() -> Self {
-        Self { began: Instant::now(), pages: Mutex::default() }
+        Self { began: now(), pages: Mutex::default() }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -50,7 +49,12 @@ impl Diary {
 
     /// A line of progress.
     pub fn say(&self, text: &str) {
-        println!("{:7.1} s  {text}", self.began.elapsed().as_secs_f64());
+        println!("{:7.1} s  {text}", self.seconds_at(now()));
+    }
+
+    /// How far a moment is from the beginning, as the lines tell it.
+    pub fn seconds_at(&self, moment: Timestamp) -> f64 {
+        moment.duration_since(self.began).as_secs_f64()
     }
 
     pub fn count(&self, kind: &'static str) {
