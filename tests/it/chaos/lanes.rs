@@ -54,8 +54,14 @@ impl Ground<'_> {
         let (crew, whom) = (self.crew, strike.whom);
         let place = &crew.places[whom];
         match &strike.trouble {
-            Trouble::Kill { away } => crew.kill(whom, *away).await,
-            Trouble::Freeze { lasts } => crew.freeze(whom, *lasts).await,
+            Trouble::Kill { away, again } => {
+                crew.kill(whom, *away).await;
+                self.kill_after(whom, *again).await;
+            }
+            Trouble::Freeze { lasts, killed } => {
+                crew.freeze(whom, *lasts).await;
+                self.kill_after(whom, *killed).await;
+            }
             Trouble::Replace => crew.replace(whom).await,
             Trouble::CutBroker => place.to_broker.iter().for_each(|gate| gate.cut()),
             Trouble::StallBroker { lasts } => self.stall_broker(place, *lasts).await,
@@ -77,16 +83,31 @@ impl Ground<'_> {
                 self.services.does("restart", "postgres").await;
                 self.store_was_away(from);
             }
-            Trouble::KillStore { away } => {
+            Trouble::KillStore { away, with_worker } => {
                 let from = now();
                 self.services.does("kill9", "postgres").await;
-                tokio::time::sleep(*away).await;
+                self.wait_out(*away, with_worker.then_some(whom)).await;
                 self.services.does("start", "postgres").await;
                 self.store_was_away(from);
             }
-            Trouble::FillDisk { lasts } => self.fill_disk(*lasts).await,
+            Trouble::FillDisk { lasts, with_worker } => {
+                self.fill_disk(*lasts, with_worker.then_some(whom)).await;
+            }
             Trouble::Rooms { fails, lasts, only } => self.fail_rooms(*fails, *lasts, *only, strike.at).await,
         }
+    }
+
+    async fn kill_after(&self, whom: usize, wait: Option<Duration>) {
+        let Some(wait) = wait else { return };
+        tokio::time::sleep(wait).await;
+        self.crew.kill(whom, Duration::ZERO).await;
+        self.diary.count("workers killed besides");
+    }
+
+    /// Kills a worker half way, if one is named.
+    async fn wait_out(&self, lasts: Duration, whom: Option<usize>) {
+        let kill = self.kill_after(whom.unwrap_or_default(), whom.map(|_| lasts / 2));
+        tokio::join!(tokio::time::sleep(lasts), kill);
     }
 
     async fn stall_broker(&self, place: &Place, lasts: Duration) {
@@ -133,12 +154,12 @@ impl Ground<'_> {
         self.diary.impossible(Impossible::All, (from, now()));
     }
 
-    async fn fill_disk(&self, lasts: Duration) {
+    async fn fill_disk(&self, lasts: Duration, whom: Option<usize>) {
         let disk = self.disk.expect("only drawn where there is one");
         let from = now();
         self.disk_is_full.store(true, Ordering::SeqCst);
         disk.fill();
-        tokio::time::sleep(lasts).await;
+        self.wait_out(lasts, whom).await;
         disk.empty();
         if self.terms.setting.is_shared() {
             // It ends where it can't write down what it has promised.

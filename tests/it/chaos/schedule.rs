@@ -12,13 +12,15 @@ use super::terms::{LEASE, Setting, Terms};
 /// One trouble. Each sees to it that all is as before when it is over.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
-    /// SIGKILL; another is started after a while.
+    /// SIGKILL; another is started after a while, and perhaps killed too while it works off what has piled up.
     Kill {
         away: Duration,
+        again: Option<Duration>,
     },
-    /// SIGSTOP for longer than a lease, then SIGCONT.
+    /// SIGSTOP, mostly for longer than a lease, then SIGCONT; and perhaps SIGKILL while it finds out what it has missed.
     Freeze {
         lasts: Duration,
+        killed: Option<Duration>,
     },
     /// SIGTERM, and another is started.
     Replace,
@@ -43,11 +45,14 @@ pub enum Trouble {
         lasts: Duration,
     },
     RestartStore,
+    /// With a worker, it is killed while it can't get rid of what it has in hand.
     KillStore {
         away: Duration,
+        with_worker: bool,
     },
     FillDisk {
         lasts: Duration,
+        with_worker: bool,
     },
     Rooms {
         fails: Fails,
@@ -91,7 +96,7 @@ pub fn draw(terms: Terms, disk: bool) -> Vec<Lane> {
     let nodes = terms.setting.nodes();
     // By the lane: the least and the most time between two, and how one of each kind is drawn.
     let mut lanes: Vec<(u64, u64, Vec<Draw>)> = vec![
-        (2_000, 9_000, vec![kill, freeze, kill, replace]),
+        (2_000, 9_000, vec![kill, freeze, kill_twice, freeze_and_kill, replace]),
         (
             4_000,
             15_000,
@@ -141,12 +146,12 @@ impl Trouble {
     /// At least how long it lasts.
     fn lasts(&self) -> Duration {
         match self {
-            Self::Kill { away } | Self::KillLeader { away } | Self::KillStore { away } => *away,
-            Self::Freeze { lasts }
+            Self::Kill { away, .. } | Self::KillLeader { away } | Self::KillStore { away, .. } => *away,
+            Self::Freeze { lasts, .. }
             | Self::StallBroker { lasts }
             | Self::StallStore { lasts }
             | Self::BlockPublishers { lasts }
-            | Self::FillDisk { lasts }
+            | Self::FillDisk { lasts, .. }
             | Self::Rooms { lasts, .. } => *lasts,
             Self::Replace
             | Self::CutBroker
@@ -181,8 +186,16 @@ impl fmt::Display for Strike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whom = self.whom;
         match &self.trouble {
-            Trouble::Kill { away } => write!(f, "worker {whom} killed, another comes in {away:.1?}"),
-            Trouble::Freeze { lasts } => write!(f, "worker {whom} frozen for {lasts:.1?}"),
+            Trouble::Kill { away, again: None } => {
+                write!(f, "worker {whom} killed, another comes in {away:.1?}")
+            }
+            Trouble::Kill { away, again: Some(again) } => {
+                write!(f, "worker {whom} killed, another comes in {away:.1?} and is killed {again:.1?} later")
+            }
+            Trouble::Freeze { lasts, killed: None } => write!(f, "worker {whom} frozen for {lasts:.1?}"),
+            Trouble::Freeze { lasts, killed: Some(after) } => {
+                write!(f, "worker {whom} frozen for {lasts:.1?}, and killed {after:.1?} later")
+            }
             Trouble::Replace => write!(f, "worker {whom} stopped and replaced"),
             Trouble::CutBroker => write!(f, "worker {whom} cut off from the broker"),
             Trouble::StallBroker { lasts } => {
@@ -200,8 +213,19 @@ impl fmt::Display for Strike {
                 write!(f, "publishers blocked by a disk alarm for {lasts:.1?}")
             }
             Trouble::RestartStore => f.write_str("PostgreSQL restarted"),
-            Trouble::KillStore { away } => write!(f, "PostgreSQL killed, started again in {away:.1?}"),
-            Trouble::FillDisk { lasts } => write!(f, "the store's disk full for {lasts:.1?}"),
+            Trouble::KillStore { away, with_worker } => {
+                let also =
+                    if *with_worker { format!(", and worker {whom} meanwhile") } else { String::new() };
+                write!(f, "PostgreSQL killed, started again in {away:.1?}{also}")
+            }
+            Trouble::FillDisk { lasts, with_worker } => {
+                let also = if *with_worker {
+                    format!(", and worker {whom} killed meanwhile")
+                } else {
+                    String::new()
+                };
+                write!(f, "the store's disk full for {lasts:.1?}{also}")
+            }
             Trouble::Rooms { fails, lasts, only } => {
                 let which = if only.is_some() { "every third room fails" } else { "all rooms fail" };
                 write!(f, "{which} for {lasts:.1?}: {fails:?}")
@@ -239,11 +263,19 @@ fn seconds(rng: &mut Rng, least: f64, most: f64) -> Duration {
 }
 
 fn kill(rng: &mut Rng, _: usize) -> Trouble {
-    Trouble::Kill { away: seconds(rng, 0.0, 2.0) }
+    Trouble::Kill { away: seconds(rng, 0.0, 2.0), again: None }
+}
+
+fn kill_twice(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::Kill { away: seconds(rng, 1.0, 4.0), again: Some(seconds(rng, 0.05, 0.5)) }
 }
 
 fn freeze(rng: &mut Rng, _: usize) -> Trouble {
-    Trouble::Freeze { lasts: LEASE + seconds(rng, 0.5, 4.0) }
+    Trouble::Freeze { lasts: LEASE + seconds(rng, 0.5, 4.0), killed: None }
+}
+
+fn freeze_and_kill(rng: &mut Rng, _: usize) -> Trouble {
+    Trouble::Freeze { lasts: seconds(rng, 1.0, 6.0), killed: Some(seconds(rng, 0.0, 0.1)) }
 }
 
 fn replace(_: &mut Rng, _: usize) -> Trouble {
@@ -285,11 +317,11 @@ fn restart_store(_: &mut Rng, _: usize) -> Trouble {
 }
 
 fn kill_store(rng: &mut Rng, _: usize) -> Trouble {
-    Trouble::KillStore { away: seconds(rng, 0.0, 12.0) }
+    Trouble::KillStore { away: seconds(rng, 0.0, 12.0), with_worker: rng.bool() }
 }
 
 fn fill_disk(rng: &mut Rng, _: usize) -> Trouble {
-    Trouble::FillDisk { lasts: seconds(rng, 2.0, 8.0) }
+    Trouble::FillDisk { lasts: seconds(rng, 2.0, 8.0), with_worker: rng.bool() }
 }
 
 /// Of all rooms, or of every third.

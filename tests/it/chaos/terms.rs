@@ -12,7 +12,7 @@ pub const CALL: Duration = Duration::from_secs(4);
 /// How long a worker may take to stop; longer than a call.
 pub const GRACE: Duration = Duration::from_secs(6);
 /// Events published a second, and at once.
-const PACE: f64 = 15.0;
+const PACE: f64 = 20.0;
 pub const LOT: usize = 5;
 
 /// What the workers stand on.
