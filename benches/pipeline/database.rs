@@ -66,6 +66,7 @@ impl Database {
             address: Address::parse(&self.url).map_err(anyhow::Error::msg)?,
             name: "the benchmark's".to_owned(),
             connections: 4,
+            stands_still: Duration::from_secs(1),
             schema: Schema::Migrate,
         };
         Ok(PostgresStore::open(options, Cipher::from_hex(KEY.as_bytes(), "a constant".to_owned())?).await?)

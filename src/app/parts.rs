@@ -251,7 +251,16 @@ fn postgres_options(
         Role::Worker | Role::Tool => Schema::Expect,
         Role::Look => Schema::Look,
     };
-    Ok(postgres::Options { address, name: url.to_string(), connections: settings.store.connections, schema })
+    let (connections, stands_still) = (settings.store.connections, stands_still(settings));
+    Ok(postgres::Options { address, name: url.to_string(), connections, stands_still, schema })
+}
+
+/// How long a transaction in a shared store may stand still. A call may begin when half of a lease is over and take
+/// until its timeout; what is left then is the time to record its answer, and half of that may be lost to the locks of
+/// a worker that is frozen.
+fn stands_still(settings: &Settings) -> Duration {
+    let left = (settings.dispatch.lease / 2).saturating_sub(settings.hipchat.timeout);
+    (left / 2).clamp(Duration::from_millis(250), Duration::from_secs(10))
 }
 
 /// Brings the store's schema up to date, making the store where there is none.

@@ -21,6 +21,24 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Smaller numbers are seconds from now; as Unix time they would be before September 2001.
 const FIRST_EPOCH_SECOND: f64 = 1_000_000_000.0;
 
+/// The headers of one limit.
+struct Family {
+    limit: &'static str,
+    remaining: &'static str,
+    reset: &'static str,
+}
+
+/// The room's.
+const FLOOD_CONTROL: Family = Family {
+    limit: "x-floodcontrol-limit",
+    remaining: "x-floodcontrol-remaining",
+    reset: "x-floodcontrol-reset",
+};
+
+/// The token's.
+const RATE_LIMIT: Family =
+    Family { limit: "x-ratelimit-limit", remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" };
+
 /// The headers of one answer, read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
@@ -37,8 +55,8 @@ impl Limits {
     pub fn read(headers: &HeaderMap, now: Timestamp) -> Self {
         let clock = ServerClock::new(headers, now);
         Self {
-            room: family(headers, "x-floodcontrol", &clock),
-            token: family(headers, "x-ratelimit", &clock),
+            room: family(headers, &FLOOD_CONTROL, &clock),
+            token: family(headers, &RATE_LIMIT, &clock),
             retry_after: whole(headers, RETRY_AFTER).and_then(|value| clock.retry_after(value)),
         }
     }
@@ -81,12 +99,11 @@ fn clamp(until: Timestamp, now: Timestamp) -> Timestamp {
     until.clamp(later(now, SHORTEST_WAIT), later(now, LONGEST_SERVER_WAIT))
 }
 
-fn family(headers: &HeaderMap, name: &str, clock: &ServerClock) -> LimitHint {
-    let value = |part: &str| text(headers, &format!("{name}-{part}"));
+fn family(headers: &HeaderMap, names: &Family, clock: &ServerClock) -> LimitHint {
     LimitHint {
-        limit: value("limit").and_then(count),
-        remaining: value("remaining").and_then(count),
-        reset_at: value("reset").and_then(number).and_then(|number| clock.moment(number)),
+        limit: text(headers, names.limit).and_then(count),
+        remaining: text(headers, names.remaining).and_then(count),
+        reset_at: text(headers, names.reset).and_then(number).and_then(|number| clock.moment(number)),
     }
 }
 

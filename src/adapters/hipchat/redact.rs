@@ -35,6 +35,10 @@ impl<'a> Redactor<'a> {
 
     /// `text` in one line, without control characters and tokens, shortened to `longest` characters.
     pub fn clean(&self, text: &str, longest: usize) -> String {
+        // What most answers say.
+        if text.is_empty() {
+            return String::new();
+        }
         // The token goes first out of the bare text, then again when characters between its parts are gone.
         let line = one_line(&self.hide(&one_line(text)));
         let shown = shorten(&hide_marked(&self.hide(&line)), longest);

@@ -23,13 +23,19 @@ pub struct Phrase {
 impl Phrase {
     /// The worker's own words.
     pub fn text(words: &str) -> Self {
-        let mut phrase = Self::default();
-        words.chars().for_each(|c| phrase.push(c));
-        phrase
+        let html = escape(words);
+        let units = text::units(&html);
+        Self { html, units, plain: words.to_owned() }
     }
 
     /// A value from outside: cleaned, escaped, and cut with an ellipsis to `max` UTF-16 units of HTML.
     pub fn value(raw: &str, max: usize) -> Self {
+        if text::is_simple(raw) {
+            let whole = Self::text(raw);
+            if whole.units <= max {
+                return whole;
+            }
+        }
         let mut phrase = Self::default();
         let (mut safe_html, mut safe_plain) = (0, 0);
         for c in text::clean(raw) {
@@ -95,6 +101,9 @@ impl Phrase {
     /// This, then that.
     #[must_use]
     pub fn then(mut self, next: Phrase) -> Self {
+        if self.is_empty() {
+            return next;
+        }
         self.html.push_str(&next.html);
         self.plain.push_str(&next.plain);
         self.units += next.units;
@@ -149,13 +158,16 @@ fn escaped(c: char) -> Option<&'static str> {
 
 /// `text` escaped for an attribute's value or for text.
 pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match escaped(c) {
-            Some(entity) => out.push_str(entity),
-            None => out.push(c),
-        }
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    let mut rest = text;
+    // What has to be escaped is of one byte, so that what lies between is copied in one piece.
+    while let Some((at, entity)) = rest.bytes().enumerate().find_map(|(at, b)| Some((at, escaped(b.into())?)))
+    {
+        out.push_str(&rest[..at]);
+        out.push_str(entity);
+        rest = &rest[at + 1..];
     }
+    out.push_str(rest);
     out
 }
 

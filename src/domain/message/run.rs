@@ -37,15 +37,19 @@ pub(super) struct RunText<'a> {
     style: Style<'a>,
     event: &'a Event,
     run: &'a MonitorRun,
-    story: &'a Story,
     at: Timestamp,
     link: Option<Href>,
+    collection_link: Option<Href>,
+    headline: Phrase,
 }
 
 impl<'a> RunText<'a> {
     pub fn new(style: Style<'a>, told: &Told<'a>, run: &'a MonitorRun) -> Self {
-        let link = style.links.run(told.event, run);
-        Self { style, event: told.event, run, story: told.story, at: time_of(run, told.received_at), link }
+        let Told { event, story, received_at } = *told;
+        let link = style.links.run(event, run);
+        let collection_link = style.links.collection(event);
+        let headline = headline(run, story, link.as_ref());
+        Self { style, event, run, at: time_of(run, received_at), link, collection_link, headline }
     }
 
     /// The message's HTML.
@@ -64,44 +68,20 @@ impl<'a> RunText<'a> {
         let place =
             [&self.run.environment_name, &self.run.region].map(|name| shown_value(name.as_deref(), NAME));
         let facts = counts.into_iter().map(counted).chain(place).chain([Phrase::text(&text::time(self.at))]);
-        Phrase::joined([self.headline()].into_iter().chain(facts), DOT)
+        Phrase::joined([self.headline.clone()].into_iter().chain(facts), DOT)
     }
 
     fn all_lines(&self) -> Vec<Block> {
-        let lines = [self.headline(), self.place(), metrics_line(&self.run.metrics)];
+        let lines = [self.headline.clone(), self.place(), metrics_line(&self.run.metrics)];
         let lines = lines.into_iter().filter(|line| !line.is_empty()).map(Block::Line);
         lines.chain(self.tests_shown().map(|test| Block::Item(failed_test(test), 1))).collect()
-    }
-
-    /// Which monitor, how it ended, and where in a streak that stands.
-    pub fn headline(&self) -> Phrase {
-        let story = self.story;
-        let mut line =
-            monitor_name(self.run).bold().link(self.link.as_ref()).say(" ").then(ending(self.run, story));
-        if self.run.result.is_failed() {
-            if story.reason == SendReason::StillFailing {
-                line = line.say(", still failing");
-            }
-            if story.failures > 1 {
-                line = line.say(&format!(
-                    ", {} failed run in a row{}",
-                    text::ordinal(story.failures),
-                    since(story)
-                ));
-            }
-        }
-        match story.reason {
-            SendReason::Replayed => line.say(" (replayed)"),
-            SendReason::Stale => line.say(" (late: a newer run was heard of before)"),
-            _ => line,
-        }
     }
 
     /// Collection, environment, region, trigger, time.
     fn place(&self) -> Phrase {
         let run = self.run;
         let collection = named(&run.collection_name, &run.collection_uid);
-        let collection = shown_value(collection, NAME).link(self.style.links.collection(self.event).as_ref());
+        let collection = shown_value(collection, NAME).link(self.collection_link.as_ref());
         let facts = [
             labelled("Collection", collection),
             labelled("Environment", shown_value(named(&run.environment_name, &run.environment_uid), NAME)),
@@ -130,7 +110,7 @@ impl<'a> RunText<'a> {
         let collection = attribute("Collection", named(&run.collection_name, &run.collection_uid));
         let attributes = vec![
             attribute("Result", Some(run.result.as_str())).map(|a| a.styled(lozenge(run.result))),
-            collection.map(|a| a.linked(self.style.links.collection(self.event))),
+            collection.map(|a| a.linked(self.collection_link.clone())),
             attribute("Environment", named(&run.environment_name, &run.environment_uid)),
             attribute("Region", run.region.as_deref()),
             number("Passed", m.passed_tests),
@@ -142,7 +122,7 @@ impl<'a> RunText<'a> {
         ];
         card::Parts {
             id: card::id([(&self.style.integration.id, &self.event.id)]),
-            title: &self.headline(),
+            title: &self.headline,
             url: self.link.clone(),
             description: self.card_description(extras),
             attributes,
@@ -165,6 +145,25 @@ impl<'a> RunText<'a> {
         }
         lines.extend(extras.line().map(|line| line.plain().to_owned()));
         lines
+    }
+}
+
+/// Which monitor, how it ended, and where in a streak that stands.
+fn headline(run: &MonitorRun, story: &Story, link: Option<&Href>) -> Phrase {
+    let mut line = monitor_name(run).bold().link(link).say(" ").then(ending(run, story));
+    if run.result.is_failed() {
+        if story.reason == SendReason::StillFailing {
+            line = line.say(", still failing");
+        }
+        if story.failures > 1 {
+            let nth = text::ordinal(story.failures);
+            line = line.say(&format!(", {nth} failed run in a row{}", since(story)));
+        }
+    }
+    match story.reason {
+        SendReason::Replayed => line.say(" (replayed)"),
+        SendReason::Stale => line.say(" (late: a newer run was heard of before)"),
+        _ => line,
     }
 }
 

@@ -11,7 +11,19 @@ pub const ELLIPSIS: char = '…';
 /// Length in UTF-16 code units: what HipChat's limits are kept in. Which unit its server counted is not
 /// documented; code points are never more than these.
 pub fn units(text: &str) -> usize {
-    text.chars().map(char::len_utf16).sum()
+    if text.is_ascii() { text.len() } else { text.chars().map(char::len_utf16).sum() }
+}
+
+/// Whether [`clean`] would leave `raw` as it is, seen at a glance: most names are such, and need no look at each
+/// character. ASCII without control characters, with single spaces, none of them at an end.
+pub fn is_simple(raw: &str) -> bool {
+    let mut before = b' ';
+    let inside = raw.bytes().all(|b| {
+        let double = b == b' ' && before == b' ';
+        before = b;
+        matches!(b, b' '..=b'~') && !double
+    });
+    inside && !raw.is_empty() && before != b' '
 }
 
 /// The characters of `raw` that may be shown, on one line: runs of whitespace and line ends become one space,
@@ -71,11 +83,17 @@ pub fn shown(raw: Option<&str>) -> Option<&str> {
 
 /// Cleans `raw` and cuts it to `max` UTF-16 units with an ellipsis. Never longer than `max`.
 pub fn clamp(raw: &str, max: usize) -> String {
+    if is_simple(raw) && raw.len() <= max {
+        return raw.to_owned();
+    }
     clamp_chars(clean(raw), max)
 }
 
 /// Cuts text that is made of clean values and of our own words (so its line ends are meant).
 pub fn clamp_own(text: &str, max: usize) -> String {
+    if units(text) <= max {
+        return text.to_owned();
+    }
     clamp_chars(text.chars(), max)
 }
 
@@ -210,6 +228,13 @@ mod tests {
             let clamped = clamp(&raw, max);
             prop_assert!(units(&clamped) <= max);
             prop_assert_eq!(units(&clean) <= max, clamped == clean || max == 0 && clean.is_empty());
+        }
+
+        #[test]
+        fn what_is_simple_is_clean(raw in "[ a-c<~\\x1f\\x7f\u{e9}]{0,6}") {
+            let cleaned: String = clean(&raw).collect();
+            let ascii = raw.bytes().all(|b| matches!(b, b' '..=b'~'));
+            prop_assert_eq!(is_simple(&raw), ascii && !raw.is_empty() && cleaned == raw);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::pipeline::Scale;
 
-/// How long a worker keeps a room without a sign of life; longer than two calls.
+/// How long a worker keeps a room without a sign of life: three calls, as by default.
 pub const LEASE: Duration = Duration::from_secs(9);
 /// How long a call to a room may take.
-pub const CALL: Duration = Duration::from_secs(4);
+pub const CALL: Duration = Duration::from_secs(3);
 /// How long a worker may take to stop; longer than a call.
 pub const GRACE: Duration = Duration::from_secs(6);
 /// Events published a second, and at once.

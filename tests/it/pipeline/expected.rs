@@ -118,19 +118,29 @@ fn failure(rule: Rule, nth: u32) -> Verdict {
     }
 }
 
-/// Of activities by one user on one instance, which came at these times (in microseconds, in order): the
-/// reason by which each is told, and until when it gathers.
-pub fn repeats(telling: Telling, times: &[i64]) -> Vec<(&'static str, Option<i64>)> {
+/// What is told in one message with others of its integration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gathered {
+    /// All activities of an interval, by its number.
+    Interval(i64),
+    /// The repeats of this event. (Not the time at which it came: events of one batch may have the same.)
+    RepeatsOf(usize),
+}
+
+/// Of activities by one user on one instance, which came as these events at these times (in microseconds, in order):
+/// the reason by which each is told, and with which others.
+pub fn repeats(telling: Telling, came: &[(usize, i64)]) -> Vec<(&'static str, Option<Gathered>)> {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).expect("short");
     let mut first = None;
-    times
-        .iter()
-        .map(|at| match telling {
-            Telling::Digest { every } => ("scheduled-digest", Some(at / micros(every))),
+    came.iter()
+        .map(|(event, at)| match telling {
+            Telling::Digest { every } => ("scheduled-digest", Some(Gathered::Interval(at / micros(every)))),
             Telling::Each { collate } => match first {
-                Some(start) if *at < start + micros(collate) => ("collated", Some(start)),
+                Some((first, start)) if *at < start + micros(collate) => {
+                    ("collated", Some(Gathered::RepeatsOf(first)))
+                }
                 _ => {
-                    first = Some(*at);
+                    first = Some((*event, *at));
                     ("activity", None)
                 }
             },

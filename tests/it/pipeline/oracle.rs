@@ -12,11 +12,11 @@ use hipchat_notifier::ports::JournalEntry;
 use jiff::Timestamp;
 
 use super::budgets;
-use super::expected::{self, Pair, Verdict};
+use super::expected::{self, Gathered, Pair, Verdict};
 use super::letters;
 use super::told::{self, Heard, Room};
 use super::twice::{Cut, Twice};
-use super::workload::{Means, Workload};
+use super::workload::{Means, Published, Workload};
 use crate::support::broker::Broker;
 use crate::support::process::Site;
 use crate::support::rooms::{Figures, Hipchat};
@@ -222,8 +222,30 @@ impl Scene<'_> {
             let Some(event) = fault.event.map(|e| &self.work.events[e]) else { continue };
             let explained = self.site.run(&["explain", &event.id]).await;
             text += &format!("  {:?}\n{}{}", event.means, explained.stdout, explained.stderr);
+            text += &self.runs_around(event).await;
         }
         panic!("{text}");
+    }
+
+    /// What was published of the same monitor and region right before and after, and when each came in: decisions rest
+    /// on it.
+    async fn runs_around(&self, event: &Published) -> String {
+        let line_of = |means: &Means| match means {
+            Means::Run { monitor, region, .. } => Some((monitor.clone(), region.clone())),
+            _ => None,
+        };
+        let Some(line) = line_of(&event.means) else { return String::new() };
+        let runs: Vec<&Published> =
+            self.work.events.iter().filter(|other| line_of(&other.means).as_ref() == Some(&line)).collect();
+        let here = runs.iter().position(|other| other.id == event.id).unwrap_or_default();
+        let store = self.site.store().await;
+        let mut text = String::new();
+        for other in &runs[here.saturating_sub(6)..runs.len().min(here + 4)] {
+            let known = store.explain(&EventId::new(&other.id)).await.expect("the journal");
+            let received = known.first().map(|entry| entry.received_at);
+            text += &format!("  {} received {received:?}: {:?}\n", other.id, other.means);
+        }
+        text
     }
 }
 
@@ -273,7 +295,7 @@ pub fn repeats(
     work: &Workload,
     verdicts: &BTreeMap<Pair, Verdict>,
     entries: &Entries,
-) -> BTreeMap<Pair, (&'static str, Option<i64>)> {
+) -> BTreeMap<Pair, (&'static str, Option<Gathered>)> {
     // By integration, user, model and instance: events and the times at which they came.
     type Series<'a> = BTreeMap<(usize, &'a str, &'a str, &'a str), Vec<(usize, i64)>>;
     let mut of_one = Series::new();
@@ -289,8 +311,7 @@ pub fn repeats(
     }
     let mut all = BTreeMap::new();
     for ((w, ..), came) in &of_one {
-        let times: Vec<i64> = came.iter().map(|(_, at)| *at).collect();
-        let reasons = expected::repeats(telling[w], &times);
+        let reasons = expected::repeats(telling[w], came);
         all.extend(came.iter().zip(reasons).map(|((e, _), reason)| ((*e, *w), reason)));
     }
     all

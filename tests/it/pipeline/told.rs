@@ -7,7 +7,7 @@ use hipchat_notifier::domain::reason::Outcome;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::expected::{Pair, Verdict};
+use super::expected::{Gathered, Pair, Verdict};
 use super::oracle::{Entries, Fault, repeats};
 use super::workload::{Means, Workload};
 use crate::support::rooms::Posted;
@@ -118,7 +118,7 @@ impl Room<'_> {
     fn check_order(&self, mut placed: Vec<(u64, Pair)>, faults: &mut Vec<Fault>) {
         placed.sort_by_key(|(sequence, (e, w))| (*sequence, *e, &self.work.wishes[*w].id));
         let gathered = repeats(self.work, self.verdicts, self.entries);
-        let mut last: BTreeMap<(Option<usize>, Option<i64>), usize> = BTreeMap::new();
+        let mut last: BTreeMap<(Option<usize>, Option<Gathered>), usize> = BTreeMap::new();
         for (_, pair @ (e, w)) in &placed {
             let gather = gathered.get(pair).and_then(|(_, gather)| *gather);
             let throttled = self.work.wishes[*w].throttle.is_some();

@@ -47,7 +47,8 @@ impl PostgresLab {
 
 async fn open_at(url: &str, schema: Schema, cipher: Cipher) -> Result<Arc<PostgresStore>, StoreError> {
     let address = Address::parse(url).unwrap();
-    let options = Options { address, name: "postgres://…".to_owned(), connections: 4, schema };
+    let (name, stands_still) = ("postgres://…".to_owned(), Duration::from_secs(1));
+    let options = Options { address, name, connections: 4, stands_still, schema };
     PostgresStore::open(options, cipher).await
 }
 
@@ -303,6 +304,35 @@ async fn workers_that_take_the_same_runs_at_once_decide_as_one() {
     let key = streak_key("a", "m");
     let known = desk.look_up(IntakeQuery { streaks: vec![key.clone()], ..IntakeQuery::default() }).await;
     assert_eq!(known.streaks[&key].failures, 45, "no run was counted twice, and none lost");
+}
+
+/// A worker that is frozen holds what its transaction has locked. If that took longer than what is left of others'
+/// leases when they have posted, their rooms would be taken over and told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_still_in_a_transaction_does_not_keep_the_others_from_theirs() {
+    let lab = PostgresLab::new().await;
+    let desk = Desk::new(&lab).await;
+    let (decides, is_deciding) = tokio::sync::oneshot::channel();
+    let (thaw, frozen) = std::sync::mpsc::channel::<()>();
+    let stands = tokio::spawn(async move {
+        let (query, decide) = counting("e1");
+        let decide: Decide = Box::new(move |state| {
+            decides.send(()).expect("the test waits for it");
+            let _ = tokio::task::block_in_place(|| frozen.recv());
+            decide(state)
+        });
+        desk.0.take_in(query, decide).await
+    });
+    is_deciding.await.expect("it decides");
+    let other = lab.worker().await.unwrap();
+    let (query, decide) = counting("e2");
+    other.take_in(query, decide).await.unwrap();
+    drop(thaw);
+    assert!(matches!(stands.await.unwrap(), Err(StoreError::Unavailable(_))), "its transaction was ended");
+    let key = streak_key("a", "m");
+    let known =
+        Desk(other).look_up(IntakeQuery { streaks: vec![key.clone()], ..IntakeQuery::default() }).await;
+    assert_eq!(known.streaks[&key].failures, 1, "it has written nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

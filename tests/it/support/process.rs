@@ -149,8 +149,8 @@ impl Site {
             return SqliteStore::open(&self.path("worker.db"), Role::Tool, cipher).expect("the store");
         }
         let address = Address::parse(url).expect("an address");
-        let schema = Schema::Look;
-        let options = Options { address, name: "the shared store".to_owned(), connections: 2, schema };
+        let (name, stands_still) = ("the shared store".to_owned(), Duration::from_secs(1));
+        let options = Options { address, name, connections: 2, stands_still, schema: Schema::Look };
         let cipher = Cipher::from_hex(SHARED_KEY.as_bytes(), "the key".to_owned()).expect("the key");
         PostgresStore::open(options, cipher).await.expect("the store")
     }

@@ -20,9 +20,9 @@ const CONNECTION: Duration = Duration::from_secs(10);
 /// Tries of a transaction that collides with others. The order of the locks makes collisions rare.
 const TRIES: u32 = 4;
 
-/// What every connection is told. A worker that is frozen in the middle of a transaction must not keep its locks,
-/// and a commit that was reported is on the disk. The statements are short: compiling one costs more than it can gain.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '25s'; \
+/// What every connection is told, beside how long a transaction may stand still. A commit that was reported is on the
+/// disk. The statements are short: compiling one costs more than it can gain.
+const SESSION: &str = "SET statement_timeout = '25s'; \
     SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'; \
     SELECT set_config('jit', 'off', false) WHERE current_setting('jit', true) = 'on'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
@@ -35,16 +35,24 @@ pub struct Link {
 }
 
 impl Link {
-    /// A pool of at most `connections`; none is made yet.
-    pub fn new((config, tls): (Config, Tls), connections: usize, name: &str) -> Result<Self, StoreError> {
+    /// A pool of at most `connections`; none is made yet. A transaction that stands still for `stands_still` is ended.
+    pub fn new(
+        (config, tls): (Config, Tls),
+        connections: usize,
+        stands_still: Duration,
+        name: &str,
+    ) -> Result<Self, StoreError> {
+        let millis = stands_still.as_millis().max(1);
+        let session = format!("SET idle_in_transaction_session_timeout = {millis}; {SESSION}");
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = Pool::builder(Manager::from_config(config, tls, recycling))
             .max_size(connections)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION))
             .create_timeout(Some(CONNECTION))
-            .post_create(Hook::async_fn(|client, _| {
-                async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) }.boxed()
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = session.clone();
+                async move { client.batch_execute(&session).await.map_err(HookError::Backend) }.boxed()
             }))
             .build()
             .map_err(|error| StoreError::Refused(format!("store {name}: {error}")))?;

@@ -33,6 +33,7 @@ pub mod statements {
 }
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -59,6 +60,9 @@ pub struct Options {
     pub name: String,
     /// Connections at most.
     pub connections: usize,
+    /// How long a transaction may stand still, as one does whose worker is frozen, before the server ends it and
+    /// frees what it has locked. Others record what they have posted no sooner.
+    pub stands_still: Duration,
     pub schema: Schema,
 }
 
@@ -88,9 +92,9 @@ impl PostgresStore {
     /// `Unavailable` if the server can't be reached now. `Refused` with a sentence: the login, the database, a schema
     /// newer than this program, one older where that is not to be changed, another key than the others'.
     pub async fn open(options: Options, cipher: Cipher) -> Result<Arc<Self>, StoreError> {
-        let Options { address, name, connections, schema } = options;
+        let Options { address, name, connections, stands_still, schema } = options;
         let way = address.open()?;
-        let link = Arc::new(Link::new(way.clone(), connections, &name)?);
+        let link = Arc::new(Link::new(way.clone(), connections, stands_still, &name)?);
         let keys = open::open(&link, schema).await?;
         open::check_key(&link, &cipher).await?;
         let settler = Settler::start(Arc::clone(&link), keys.clone());
@@ -115,8 +119,8 @@ impl PostgresStore {
     /// # Errors
     /// As [`Self::open`], as far as that looks at the server.
     pub async fn is_there(options: Options) -> Result<bool, StoreError> {
-        let Options { address, name, connections, .. } = options;
-        open::is_there(&Link::new(address.open()?, connections, &name)?).await
+        let Options { address, name, connections, stands_still, .. } = options;
+        open::is_there(&Link::new(address.open()?, connections, stands_still, &name)?).await
     }
 
     /// The database's clock. Whoever asks for it takes all times from it.
