@@ -9,6 +9,7 @@ mod lanes;
 mod schedule;
 mod stalls;
 mod terms;
+mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -18,6 +18,7 @@ mod rolling;
 mod shared_store;
 mod stage;
 mod strikes;
+mod testimony;
 mod throttles;
 mod told;
 mod twice;

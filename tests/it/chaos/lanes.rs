@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::crew::{Crew, Place};
 use super::diary::{Diary, Impossible};
 use super::disk::Disk;
-use super::schedule::{Fails, Lane, Strike, Trouble};
+use super::schedule::Lane;
 use super::terms::{CALL, Terms};
+use super::trouble::{Fails, Strike, Trouble};
 use crate::pipeline::{Cut, Play, now};
 use crate::support::services::Services;
 

@@ -16,13 +16,10 @@ use super::expected::{self, Gathered, Pair, Verdict};
 use super::letters;
 use super::told::{self, Heard, Room};
 use super::twice::{Cut, Twice};
-use super::workload::{Means, Published, Workload};
+use super::workload::{Means, Workload};
 use crate::support::broker::Broker;
 use crate::support::process::Site;
 use crate::support::rooms::{Figures, Hipchat};
-
-/// Faults that a failing test shows.
-const SHOWN: usize = 12;
 
 /// What the judge looks at.
 pub struct Scene<'a> {
@@ -212,40 +209,6 @@ impl Scene<'_> {
         if left > 0 {
             faults.push(Fault::general(format!("{left} events are in the work queue")));
         }
-    }
-
-    /// Fails with these.
-    pub async fn fail(&self, faults: &[Fault]) {
-        let mut text = format!("seed {}: {} faults\n", self.work.seed, faults.len());
-        for fault in faults.iter().take(SHOWN) {
-            text += &format!("* {}\n", fault.says);
-            let Some(event) = fault.event.map(|e| &self.work.events[e]) else { continue };
-            let explained = self.site.run(&["explain", &event.id]).await;
-            text += &format!("  {:?}\n{}{}", event.means, explained.stdout, explained.stderr);
-            text += &self.runs_around(event).await;
-        }
-        panic!("{text}");
-    }
-
-    /// What was published of the same monitor and region right before and after, and when each came in: decisions rest
-    /// on it.
-    async fn runs_around(&self, event: &Published) -> String {
-        let line_of = |means: &Means| match means {
-            Means::Run { monitor, region, .. } => Some((monitor.clone(), region.clone())),
-            _ => None,
-        };
-        let Some(line) = line_of(&event.means) else { return String::new() };
-        let runs: Vec<&Published> =
-            self.work.events.iter().filter(|other| line_of(&other.means).as_ref() == Some(&line)).collect();
-        let here = runs.iter().position(|other| other.id == event.id).unwrap_or_default();
-        let store = self.site.store().await;
-        let mut text = String::new();
-        for other in &runs[here.saturating_sub(6)..runs.len().min(here + 4)] {
-            let known = store.explain(&EventId::new(&other.id)).await.expect("the journal");
-            let received = known.first().map(|entry| entry.received_at);
-            text += &format!("  {} received {received:?}: {:?}\n", other.id, other.means);
-        }
-        text
     }
 }
 
