@@ -33,7 +33,7 @@ use terms::{CALL, GRACE, LEASE, LOT, Setting, Terms};
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(30);
 /// MiB: room enough for what the store, or all of PostgreSQL, needs in half an hour.
-const DISK_OF_SQLITE: u32 = 256;
+const DISK_OF_SQLITE: u32 = 512;
 const DISK_OF_POSTGRES: u32 = 1_024;
 
 #[tokio::test(flavor = "multi_thread")]
