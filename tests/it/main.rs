@@ -4,6 +4,7 @@
 
 mod architecture;
 mod broker;
+mod chaos;
 mod cli;
 mod formats;
 mod hipchat;

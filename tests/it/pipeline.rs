@@ -6,20 +6,27 @@
 
 mod blindness;
 mod bodies;
+mod budgets;
 mod expected;
 mod letters;
 mod load;
 mod operators;
 mod oracle;
 mod outages;
+mod play;
 mod rolling;
 mod shared_store;
 mod stage;
 mod strikes;
+mod testimony;
 mod throttles;
 mod told;
+mod twice;
 mod wishes;
 mod workers;
 mod workload;
 
-pub use load::now;
+pub use oracle::{Fault, Findings};
+pub use play::{Play, now};
+pub use twice::Cut;
+pub use workload::Scale;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::load::{Play, SMALL};
+use super::load::SMALL;
 use super::oracle::Fault;
+use super::play::Play;
 use super::wishes::{Interest, Rule};
 use super::workload::{Means, Scale};
 

@@ -1,29 +1,19 @@
 //! The promises under load: nothing lost, nothing twice, in order, within the budgets; undisturbed, with the
 //! worker killed ten times, and with it stopped and the broker's connections cut on the way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use hipchat_notifier::adapters::rabbitmq::{Publication, Publisher};
-use hipchat_notifier::domain::envelope::Envelope;
-use hipchat_notifier::domain::ids::EventId;
-use jiff::Timestamp;
 use serde_json::json;
 
-use super::oracle::{Findings, Scene};
-use super::workload::{Scale, Workload};
+use super::play::{Play, now};
+use super::twice::Cut;
+use super::workload::Scale;
 use crate::support::broker::Broker;
-use crate::support::process::{Site, Worker};
+use crate::support::process::Worker;
 use crate::support::proxy::Proxy;
-use crate::support::rooms::Hipchat;
 
-/// Events published between two pauses.
-const CHUNK: usize = 20;
-/// How long rooms take to answer, so that a kill has something to interrupt.
-const ANSWER_MS: u64 = 15;
 const KILLS: usize = 10;
-/// How often a long wait is told of.
-const TELL: Duration = Duration::from_secs(30);
 
 /// Small enough for every run of the tests: budgets short, so that they are used up all the time.
 pub const SMALL: Scale = Scale {
@@ -62,157 +52,19 @@ pub fn is_full() -> bool {
     std::env::var("PROVE").is_ok_and(|size| size == "full")
 }
 
-/// What must be set up for a load, and is judged after it.
-pub struct Play {
-    pub work: Workload,
-    pub broker: Broker,
-    pub hipchat: Hipchat,
-    pub site: Site,
-    pub kills: Vec<Timestamp>,
-    pub confirms_lost: bool,
-    began: Instant,
-}
-
-impl Play {
-    pub async fn prepare(name: &str, seed: u64, scale: Scale, url: Option<&str>) -> Self {
-        Self::prepare_on(name, seed, scale, url, |site| site).await
+/// Kills the worker at ten moments drawn from the seed, and starts it again each time.
+async fn kill_and_restart(play: &Play, mut worker: Worker) -> (Worker, Vec<Cut>) {
+    let mut rng = Rng::with_seed(play.work.seed);
+    let share = play.work.scale.publish_over.as_secs_f64() / KILLS as f64;
+    let mut kills = Vec::new();
+    for _ in 0..KILLS {
+        // A random moment is what is wanted here: nothing is waited for.
+        tokio::time::sleep(Duration::from_secs_f64(share * (0.2 + rng.f64()))).await;
+        worker.kill();
+        kills.push(Cut::at(now()));
+        worker = play.site.start().await;
     }
-
-    /// With a site that is set up further.
-    pub async fn prepare_on(
-        name: &str,
-        seed: u64,
-        scale: Scale,
-        url: Option<&str>,
-        set_up: impl FnOnce(Site) -> Site,
-    ) -> Self {
-        let by = |site: Site| match url {
-            None => site,
-            Some(url) => site.with("AMQP__URL", url),
-        };
-        Self::prepare_at(name, seed, scale, Broker::fresh().await, |site| set_up(by(site))).await
-    }
-
-    /// At a broker that is there already.
-    pub async fn prepare_at(
-        name: &str,
-        seed: u64,
-        scale: Scale,
-        broker: Broker,
-        set_up: impl FnOnce(Site) -> Site,
-    ) -> Self {
-        let seed = std::env::var("PROVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
-        println!("{name}: seed {seed} (replay with PROVE_SEED={seed})");
-        let hipchat = Hipchat::with_limits(Some(scale.room), Some(scale.token)).await;
-        hipchat.set_faults(json!([{"kind": "answer", "latency_ms": ANSWER_MS}])).await;
-        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
-        let site = Site::on(&broker)
-            .with("PACING__ROOM__MESSAGES", &scale.room.0.to_string())
-            .with("PACING__ROOM__PER", &millis(scale.room.1))
-            .with("PACING__TOKEN__CALLS", &scale.token.0.to_string())
-            .with("PACING__TOKEN__PER", &millis(scale.token.1));
-        let site = set_up(site);
-        let work = Workload::draw(seed, scale);
-        site.apply(&work.integrations(&hipchat)).await;
-        Self { work, broker, hipchat, site, kills: Vec::new(), confirms_lost: false, began: Instant::now() }
-    }
-
-    /// Publishes everything, evenly over the time it may take, and has each event confirmed. What was not confirmed
-    /// because a node of the broker went down is published again, as a producer has to.
-    pub async fn publish(&self) {
-        let mut publisher = None;
-        let chunks = self.work.events.len().div_ceil(CHUNK) as u32;
-        let mut pace = tokio::time::interval(self.work.scale.publish_over / chunks);
-        for chunk in self.work.events.chunks(CHUNK) {
-            pace.tick().await;
-            let envelopes: Vec<_> = chunk.iter().map(|event| event.envelope.clone()).collect();
-            while let Err(why) = self.publish_chunk(&mut publisher, &envelopes).await {
-                assert!(self.confirms_lost, "not published: {why}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-        if let Some(publisher) = publisher {
-            publisher.close().await;
-        }
-    }
-
-    async fn publish_chunk(
-        &self,
-        kept: &mut Option<Publisher>,
-        envelopes: &[Envelope],
-    ) -> Result<(), String> {
-        let mut publisher = match kept.take() {
-            Some(publisher) => publisher,
-            None => Publisher::open(&self.broker.options()).await.map_err(|error| error.to_string())?,
-        };
-        let published = publisher.publish(envelopes).await.map_err(|error| error.to_string())?;
-        *kept = Some(publisher);
-        if published.iter().all(|one| *one == Publication::Confirmed) {
-            Ok(())
-        } else {
-            Err(format!("{published:?}"))
-        }
-    }
-
-    /// Kills the worker at ten moments drawn from the seed, and starts it again each time.
-    async fn kill_and_restart(&self, mut worker: Worker) -> (Worker, Vec<Timestamp>) {
-        let mut rng = Rng::with_seed(self.work.seed);
-        let share = self.work.scale.publish_over.as_secs_f64() / KILLS as f64;
-        let mut kills = Vec::new();
-        for _ in 0..KILLS {
-            // A random moment is what is wanted here: nothing is waited for.
-            tokio::time::sleep(Duration::from_secs_f64(share * (0.2 + rng.f64()))).await;
-            worker.kill();
-            kills.push(now());
-            worker = self.site.start().await;
-        }
-        (worker, kills)
-    }
-
-    /// Waits until the last event is taken in and nothing is left to do.
-    pub async fn settles(&self) {
-        let store = self.site.store().await;
-        let last = EventId::new(&self.work.events.last().expect("events").id);
-        let began = Instant::now();
-        let mut told = began;
-        loop {
-            let taken = !store.explain(&last).await.expect("the journal").is_empty();
-            let gauges = store.gauges(now()).await.expect("the gauges");
-            if taken && gauges.pending == 0 && gauges.letters == 0 {
-                return;
-            }
-            assert!(
-                began.elapsed() < self.work.scale.patience,
-                "seed {}: not settled: {gauges:?}",
-                self.work.seed
-            );
-            if told.elapsed() > TELL {
-                told = Instant::now();
-                eprintln!("{} s: {} notifications wait", began.elapsed().as_secs(), gauges.pending);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// What the judge looks at.
-    pub fn scene(&self) -> Scene<'_> {
-        let Self { work, site, broker, hipchat, kills, confirms_lost, .. } = self;
-        Scene { work, site, broker, hipchat, kills, confirms_lost: *confirms_lost }
-    }
-
-    pub async fn judge(&self, name: &str) -> Findings {
-        let took = self.began.elapsed();
-        let findings = self.scene().judge().await;
-        let (work, kills) = (&self.work, &self.kills);
-        println!(
-            "{name}: {findings} (limit {} in {:?}), {} kills, {:.1} s",
-            work.scale.room.0,
-            work.scale.room.1,
-            kills.len(),
-            took.as_secs_f64()
-        );
-        findings
-    }
+    (worker, kills)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,8 +104,8 @@ async fn rooms_that_often_fail_hear_all_in_order_and_nothing_merged_while_budget
 async fn killed_ten_times_it_loses_nothing_and_repeats_only_what_was_in_flight() {
     let mut play = Play::prepare("kill -9", 20_262, scale(), None).await;
     let worker = play.site.start().await;
-    let (_worker, kills) = tokio::join!(play.kill_and_restart(worker), play.publish()).0;
-    play.kills = kills;
+    let (_worker, kills) = tokio::join!(kill_and_restart(&play, worker), play.publish()).0;
+    play.cuts = kills;
     play.confirms_lost = true;
     play.settles().await;
     let found = play.judge("kill -9").await;
@@ -302,9 +154,4 @@ async fn with_its_connections_cut_under_load_it_heals_and_repeats_nothing() {
     assert!(again >= 2, "the cuts did not reach the worker's session");
     let found = play.judge("cut connections").await;
     assert_eq!(found.repeats, 0);
-}
-
-#[expect(clippy::disallowed_methods, reason = "the judge reads its own clock")]
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }

@@ -4,22 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use hipchat_notifier::domain::ids::EventId;
 use hipchat_notifier::domain::reason::Outcome;
 use hipchat_notifier::ports::JournalEntry;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::budgets;
 use super::expected::{self, Gathered, Pair, Verdict};
 use super::letters;
-use super::told::{self, Room};
-use super::workload::{Means, Published, Workload};
+use super::told::{self, Heard, Room};
+use super::twice::{Cut, Twice};
+use super::workload::{Means, Workload};
 use crate::support::broker::Broker;
 use crate::support::process::Site;
 use crate::support::rooms::{Figures, Hipchat};
-
-/// Faults that a failing test shows.
-const SHOWN: usize = 12;
 
 /// What the judge looks at.
 pub struct Scene<'a> {
@@ -27,8 +27,10 @@ pub struct Scene<'a> {
     pub site: &'a Site,
     pub broker: &'a Broker,
     pub hipchat: &'a Hipchat,
-    /// When the worker was killed.
-    pub kills: &'a [Timestamp],
+    /// When calls to rooms may have been cut off.
+    pub cuts: &'a [Cut],
+    /// How long before a cut that which it cut off may have got into its room.
+    pub reach: Duration,
     /// Whether a confirm of the broker can have been lost, so that a letter was put down once more.
     pub confirms_lost: bool,
 }
@@ -45,11 +47,25 @@ pub struct Findings {
     pub merged: usize,
     pub messages: usize,
     pub malformed: usize,
-    /// Messages that a room got once more, because the worker was killed before it could note the answer.
+    /// Messages that a room got once more, because the worker was killed before it could note the answer, or got
+    /// none.
     pub repeats: usize,
+    /// Of these, those whose answer the room itself has withheld.
+    pub unanswered: usize,
     /// Dead letters that are in the queue more than once, for the same cause.
     pub letters_again: usize,
     pub max_in_window: u64,
+    /// What was told as soon as its room's budget let it: neither gathered nor held back by a throttle of its own.
+    pub prompt: Vec<Prompt>,
+}
+
+/// A notification that had nothing to wait for but its room.
+#[derive(Debug)]
+pub struct Prompt {
+    pub event: usize,
+    pub room: String,
+    pub taken_in: Timestamp,
+    pub told: Timestamp,
 }
 
 impl fmt::Display for Findings {
@@ -57,7 +73,7 @@ impl fmt::Display for Findings {
         write!(
             f,
             "{} events, {} notifications ({} suppressed, {} sent, {} in digests), {} messages, \
-             {} malformed, lost 0, repeats {}, dead letters twice {}, max in window {}",
+             {} malformed, lost 0, repeats {} ({} unanswered), dead letters twice {}, max in window {}",
             self.events,
             self.notifications,
             self.suppressed,
@@ -66,6 +82,7 @@ impl fmt::Display for Findings {
             self.messages,
             self.malformed,
             self.repeats,
+            self.unanswered,
             self.letters_again,
             self.max_in_window
         )
@@ -149,14 +166,30 @@ impl Scene<'_> {
             let posted = self.hipchat.messages(room).await;
             findings.messages += posted.len();
             let told = Room { name: room, work: self.work, verdicts, entries, posted: &posted };
-            let extra = told::check(&told, faults);
+            let heard = told::check(&told, faults);
+            findings.prompt.extend(self.prompt(room, entries, &heard));
+            let extra = heard.extra;
+            let calls = self.hipchat.attempts(room).await;
             findings.repeats += extra.len();
-            check_repeats(room, &extra, self.kills, faults);
+            let twice = Twice { room, extra: &extra, calls: &calls, cuts: self.cuts, reach: self.reach };
+            findings.unanswered += twice.check(faults);
+            budgets::check(room, &calls, &extra, self.work.scale, faults);
             if let Some(figures) = figures.get(room) {
                 findings.max_in_window = findings.max_in_window.max(figures.max_in_window);
                 self.check_budget(figures, extra.len() as u64, faults);
             }
         }
+    }
+
+    fn prompt(&self, room: &str, entries: &Entries, heard: &Heard<'_>) -> Vec<Prompt> {
+        let of_told = |(pair @ (event, w), told): &(Pair, Timestamp)| {
+            let entry = &entries[pair];
+            let gathered = matches!(entry.reason.as_str(), "collated" | "scheduled-digest");
+            let prompt = !gathered && self.work.wishes[*w].throttle.is_none();
+            let (room, taken_in) = (room.to_owned(), entry.received_at);
+            prompt.then_some(Prompt { event: *event, room, taken_in, told: *told })
+        };
+        heard.told.iter().filter_map(of_told).collect()
     }
 
     /// What the worker could not note counts for the room, and not for the worker.
@@ -176,39 +209,6 @@ impl Scene<'_> {
         if left > 0 {
             faults.push(Fault::general(format!("{left} events are in the work queue")));
         }
-    }
-
-    async fn fail(&self, faults: &[Fault]) {
-        let mut text = format!("seed {}: {} faults\n", self.work.seed, faults.len());
-        for fault in faults.iter().take(SHOWN) {
-            text += &format!("* {}\n", fault.says);
-            let Some(event) = fault.event.map(|e| &self.work.events[e]) else { continue };
-            let explained = self.site.run(&["explain", &event.id]).await;
-            text += &format!("  {:?}\n{}{}", event.means, explained.stdout, explained.stderr);
-            text += &self.runs_around(event).await;
-        }
-        panic!("{text}");
-    }
-
-    /// What was published of the same monitor and region right before and after, and when each came in: decisions rest
-    /// on it.
-    async fn runs_around(&self, event: &Published) -> String {
-        let line_of = |means: &Means| match means {
-            Means::Run { monitor, region, .. } => Some((monitor.clone(), region.clone())),
-            _ => None,
-        };
-        let Some(line) = line_of(&event.means) else { return String::new() };
-        let runs: Vec<&Published> =
-            self.work.events.iter().filter(|other| line_of(&other.means).as_ref() == Some(&line)).collect();
-        let here = runs.iter().position(|other| other.id == event.id).unwrap_or_default();
-        let store = self.site.store().await;
-        let mut text = String::new();
-        for other in &runs[here.saturating_sub(6)..runs.len().min(here + 4)] {
-            let known = store.explain(&EventId::new(&other.id)).await.expect("the journal");
-            let received = known.first().map(|entry| entry.received_at);
-            text += &format!("  {} received {received:?}: {:?}\n", other.id, other.means);
-        }
-        text
     }
 }
 
@@ -278,27 +278,6 @@ pub fn repeats(
         all.extend(came.iter().zip(reasons).map(|((e, _), reason)| ((*e, *w), reason)));
     }
     all
-}
-
-/// How long after a kill a room may still read what the worker had sent, on a busy machine.
-const READ_LATE: SignedDuration = SignedDuration::from_secs(1);
-
-/// A message that nothing in the journal stands for was in flight when the worker was killed: one for each
-/// room and kill, and posted right before it.
-fn check_repeats(room: &str, extra: &[Timestamp], kills: &[Timestamp], faults: &mut Vec<Fault>) {
-    let mut explained = BTreeSet::new();
-    for at in extra {
-        let before = |kill: &&Timestamp| {
-            let ahead = kill.duration_since(*at);
-            ahead > -READ_LATE && ahead < SignedDuration::from_secs(2)
-        };
-        match kills.iter().find(|kill| before(kill) && !explained.contains(*kill)) {
-            Some(kill) => drop(explained.insert(*kill)),
-            None => faults.push(Fault::general(format!(
-                "{room} was told twice, and no kill was near: {at}, kills at {kills:?}"
-            ))),
-        }
-    }
 }
 
 fn count(work: &Workload, entries: &Entries) -> Findings {

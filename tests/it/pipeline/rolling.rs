@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::load::{is_full, now};
+use super::load::is_full;
+use super::play::now;
 use super::stage::{Stage, every_run};
 use super::strikes::Company;
 use crate::support::postgres::Postgres;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::load::{Play, SMALL};
+use super::load::SMALL;
+use super::play::Play;
 use super::stage::{Stage, every_run};
 use crate::support::broker::{Broker, eventually};
 use crate::support::gate::Gate;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hipchat_notifier::ports::Storage;
-use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use super::load::{Play, now};
+use super::play::{Play, now};
+use super::twice::Cut;
 use crate::support::process::{Site, Worker};
 use crate::support::services::Services;
 
@@ -23,7 +23,7 @@ pub struct Company {
 #[derive(Debug, Default)]
 pub struct Done {
     /// When a call to a room may have been cut off: at kills, and at freezes longer than a lease.
-    pub cuts: Vec<Timestamp>,
+    pub cuts: Vec<Cut>,
     kills: usize,
     freezes: usize,
     replacements: usize,
@@ -55,7 +55,7 @@ impl Company {
     /// Kills one as a crash would, and starts another.
     pub async fn kill(&mut self, site: &Site, place: usize) {
         self.workers.remove(place).kill();
-        self.done.cuts.push(now());
+        self.done.cuts.push(Cut::at(now()));
         self.done.kills += 1;
         self.workers.insert(place, site.start().await);
     }
@@ -64,10 +64,11 @@ impl Company {
     pub async fn freeze(&mut self, place: usize, lasts: Duration) {
         let worker = &self.workers[place];
         worker.signal("STOP");
-        self.done.cuts.push(now());
+        let from = now();
         self.done.freezes += 1;
         tokio::time::sleep(lasts).await;
         worker.signal("CONT");
+        self.done.cuts.push(Cut { from, to: now() });
     }
 
     /// Stops one as an orchestrator does, and starts another. Returns how long it took to stop.

@@ -21,13 +21,21 @@ pub struct Room<'a> {
     pub posted: &'a [Posted],
 }
 
-/// Checks one room. Returns when messages came that nothing in the journal stands for.
-pub fn check(room: &Room<'_>, faults: &mut Vec<Fault>) -> Vec<Timestamp> {
+/// What a room has heard.
+pub struct Heard<'a> {
+    /// When each notification was told that the journal has as told.
+    pub told: Vec<(Pair, Timestamp)>,
+    /// Messages that nothing in the journal stands for.
+    pub extra: Vec<&'a Posted>,
+}
+
+/// Checks one room.
+pub fn check<'a>(room: &Room<'a>, faults: &mut Vec<Fault>) -> Heard<'a> {
     let mut by_card: HashMap<&str, Vec<&Posted>> = HashMap::new();
     for posted in room.posted {
         by_card.entry(posted.card_id().unwrap_or("none")).or_default().push(posted);
     }
-    let (mut placed, mut taken) = (Vec::new(), BTreeSet::new());
+    let (mut placed, mut taken, mut told) = (Vec::new(), BTreeSet::new(), Vec::new());
     for pairs in room.messages().values() {
         // Of a message that came twice the last is the one whose answer was noted: what came before it was in
         // flight when something broke off.
@@ -40,10 +48,11 @@ pub fn check(room: &Room<'_>, faults: &mut Vec<Fault>) -> Vec<Timestamp> {
         }
         room.check_text(pairs, posted, faults);
         placed.extend(pairs.iter().map(|pair| (posted.sequence, *pair)));
+        told.extend(pairs.iter().map(|pair| (*pair, posted.received_at)));
     }
     room.check_order(placed, faults);
-    let extra = room.posted.iter().filter(|posted| !taken.contains(&posted.sequence));
-    extra.map(|posted| posted.received_at).collect()
+    let extra = room.posted.iter().filter(|posted| !taken.contains(&posted.sequence)).collect();
+    Heard { told, extra }
 }
 
 impl Room<'_> {

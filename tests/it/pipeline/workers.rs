@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::load::{Play, SMALL, is_full};
+use super::load::{SMALL, is_full};
+use super::play::Play;
 use super::strikes::{Company, Stalls};
 use super::workload::Scale;
 use crate::support::broker::Broker;
@@ -106,10 +107,10 @@ async fn publish_under_strikes(play: &Play, turns: usize, mut strike: impl Async
 async fn judge(name: &str, mut play: Play, company: Company, stalls: Stalls) {
     play.settles().await;
     println!("{name}: {}; longest stall {:?}", company.done, stalls.longest());
-    play.kills = company.done.cuts.clone();
+    play.cuts = company.done.cuts.clone();
     play.broker.reconnect().await;
     let found = play.judge(name).await;
-    assert!(found.repeats <= play.kills.len() * play.work.scale.rooms);
+    assert!(found.repeats <= play.cuts.len() * play.work.scale.rooms);
 }
 
 #[tokio::test(flavor = "multi_thread")]

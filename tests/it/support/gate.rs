@@ -33,7 +33,8 @@ impl Gate {
                 if is_closed.load(Ordering::SeqCst) {
                     continue;
                 }
-                let server = TcpStream::connect(&upstream).await.expect("the server listens");
+                // Who comes while the server is down is hung up on, as its own machine would do.
+                let Ok(server) = TcpStream::connect(&upstream).await else { continue };
                 let stalled = Arc::clone(&is_stalled);
                 let link = tokio::spawn(async move {
                     let (mut from_client, mut to_client) = client.into_split();
@@ -53,6 +54,11 @@ impl Gate {
     /// Cuts all connections, and every new one at once.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Cuts all connections; new ones come through.
+    pub fn cut(&self) {
         self.links.lock().expect("not poisoned").drain(..).for_each(|link| link.abort());
     }
 

@@ -123,8 +123,14 @@ impl Site {
 
     /// Starts a worker.
     pub fn spawn(&self) -> Worker {
+        self.spawn_with(&[])
+    }
+
+    /// Starts a worker that has these settings of its own, named as in [`Site::with`].
+    pub fn spawn_with(&self, own: &[(&str, String)]) -> Worker {
         let log = self.path(&format!("worker-{}.log", self.started.fetch_add(1, Ordering::Relaxed) + 1));
         let mut command = self.command();
+        command.envs(own.iter().map(|(key, value)| (format!("NOTIFIER__{key}"), value)));
         command.arg("run").stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
         Worker { child: command.spawn().expect("the program starts"), log }
     }

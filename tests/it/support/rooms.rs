@@ -28,6 +28,7 @@ pub struct Hipchat {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Figures {
     pub id: String,
+    pub accepted: u64,
     pub over_limit: u64,
     pub max_in_window: u64,
 }
@@ -53,6 +54,10 @@ impl Posted {
 pub struct Attempt {
     pub at: Timestamp,
     pub status: Option<u16>,
+    /// The number of the message, if the room took it.
+    pub sequence: Option<u64>,
+    /// The fault that was done to the call.
+    pub fault: Option<String>,
 }
 
 impl Hipchat {

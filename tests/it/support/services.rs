@@ -6,18 +6,46 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::broker::eventually;
+
 /// Run by `scripts/services`, until dropped.
 pub struct Services {
     folder: TempDir,
     exports: BTreeMap<String, String>,
 }
 
+/// Which services.
+#[derive(Default)]
+pub struct Wanted {
+    /// Of RabbitMQ.
+    pub nodes: usize,
+    /// RabbitMQ 4, and not the one that is installed.
+    pub four: bool,
+    pub no_postgres: bool,
+    /// Where PostgreSQL has its data if this is root.
+    pub data_of_postgres: Option<PathBuf>,
+}
+
 impl Services {
     /// So many nodes of one cluster, and PostgreSQL.
     pub async fn with_nodes(nodes: usize) -> Self {
+        Self::up(&Wanted { nodes, ..Wanted::default() }).await
+    }
+
+    /// What is wanted.
+    pub async fn up(wanted: &Wanted) -> Self {
         let folder = TempDir::new().expect("a folder");
         let mut up = command(folder.path(), &["up"]);
-        up.env("NOTIFIER_RABBITMQ_NODES", nodes.to_string());
+        up.env("NOTIFIER_RABBITMQ_NODES", wanted.nodes.to_string());
+        if wanted.four {
+            up.env("NOTIFIER_RABBITMQ_VERSION", "4");
+        }
+        if wanted.no_postgres {
+            up.env("NOTIFIER_SERVICES", "rabbitmq");
+        }
+        if let Some(place) = &wanted.data_of_postgres {
+            up.env("TMPDIR", place);
+        }
         let exports = run(up).await;
         let exports = exports.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
         // The shell's own way to write what it must not take for more than text.
@@ -27,7 +55,8 @@ impl Services {
 
     /// The addresses of all nodes, in the order of their numbers.
     pub fn nodes(&self) -> Vec<String> {
-        self.exports["NOTIFIER_TEST_CLUSTER"].split(',').map(str::to_owned).collect()
+        let cluster = self.exports.get("NOTIFIER_TEST_CLUSTER");
+        cluster.unwrap_or(&self.exports["NOTIFIER__AMQP__URL"]).split(',').map(str::to_owned).collect()
     }
 
     /// The address of PostgreSQL.
@@ -40,13 +69,21 @@ impl Services {
         run(command(self.folder.path(), &[verb, what])).await;
     }
 
-    /// The number of the node that leads a queue, asked at another.
+    /// `rabbitmqctl` at one node.
+    pub async fn ctl(&self, node: usize, arguments: &[&str]) {
+        let node = node.to_string();
+        run(command(self.folder.path(), &[&["ctl", node.as_str()][..], arguments].concat())).await;
+    }
+
+    /// The number of the node that leads a queue, asked at the first, as soon as that knows it.
     pub async fn leader(&self, queue: &str) -> usize {
         let list = ["ctl", "--quiet", "list_queues", "name", "leader"];
-        let listed = run(command(self.folder.path(), &list)).await;
-        let line = listed.lines().find(|line| line.starts_with(queue)).expect("the queue is there");
-        let node = line.split_once("notifier").expect("a node").1.split_once('@').expect("a node").0;
-        node.parse().expect("a number")
+        eventually("the queue has a leader", async || {
+            let listed = run(command(self.folder.path(), &list)).await;
+            let line = listed.lines().find(|line| line.starts_with(queue))?;
+            line.split_once("notifier")?.1.split_once('@')?.0.parse().ok()
+        })
+        .await
     }
 }
 
