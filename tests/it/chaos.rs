@@ -28,7 +28,7 @@ use diary::Diary;
 use disk::Disk;
 use lanes::Ground;
 use stalls::{Story, Wait};
-use terms::{CALL, GRACE, LEASE, LOT, Setting, Terms};
+use terms::{CALL, GRACE, LEASE, Setting, Terms};
 
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -144,7 +144,7 @@ async fn places(terms: Terms, play: &Play, postgres: Option<&Postgres>) -> Vec<P
 async fn go_through(ground: &Ground<'_>, lanes: &[schedule::Lane]) {
     let (play, diary, began) = (ground.play, ground.diary, Instant::now());
     let all = async {
-        let publish = play.publish_by(LOT, |lot| diary.confirmed(lot.len(), now()));
+        let publish = play.publish_by(1, |lot| diary.confirmed(lot.len(), now()));
         tokio::join!(publish, join_all(lanes.iter().map(|lane| ground.walk(lane, began))));
         diary.say("no more troubles; waiting until all has ended");
         play.settles().await;

@@ -11,9 +11,8 @@ pub const LEASE: Duration = Duration::from_secs(9);
 pub const CALL: Duration = Duration::from_secs(3);
 /// How long a worker may take to stop; longer than a call.
 pub const GRACE: Duration = Duration::from_secs(6);
-/// Events published a second, and at once.
+/// Events published a second.
 const PACE: f64 = 20.0;
-pub const LOT: usize = 5;
 
 /// What the workers stand on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

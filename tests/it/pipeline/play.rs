@@ -93,6 +93,13 @@ impl Play {
         self.publish_by(CHUNK, |_| {}).await;
     }
 
+    /// The same where nodes of the broker go down. Such a broker may refuse one of the events that it was sent together
+    /// and take the next; published again, the refused one comes behind it. So each is confirmed before the next is
+    /// sent, or nobody could say which order is the right one.
+    pub async fn publish_one_by_one(&self) {
+        self.publish_by(1, |_| {}).await;
+    }
+
     /// The same, so many at a time; `confirmed` hears of each lot, by the places of its events.
     pub async fn publish_by(&self, at_a_time: usize, mut confirmed: impl FnMut(Range<usize>)) {
         let (mut publisher, mut done) = (None, 0);
@@ -103,6 +110,7 @@ impl Play {
             let envelopes: Vec<_> = lot.iter().map(|event| event.envelope.clone()).collect();
             while let Err(why) = self.publish_lot(&mut publisher, &envelopes).await {
                 assert!(self.confirms_lost, "not published: {why}");
+                eprintln!("published again: {}", why.chars().take(300).collect::<String>());
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             confirmed(done..done + lot.len());

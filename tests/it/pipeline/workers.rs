@@ -85,11 +85,11 @@ async fn two_workers_act_as_one() {
     assert!(found.max_in_window + 1 >= full, "no room came near its budget");
 }
 
-/// Publishes the play, and strikes turn by turn for as long as that takes, and so many times at least.
-async fn publish_under_strikes(play: &Play, turns: usize, mut strike: impl AsyncFnMut(usize)) {
+/// Strikes turn by turn for as long as publishing takes, and so many times at least.
+async fn strike_during(publish: impl Future<Output = ()>, turns: usize, mut strike: impl AsyncFnMut(usize)) {
     let published = AtomicBool::new(false);
     let publish = async {
-        play.publish().await;
+        publish.await;
         published.store(true, Ordering::SeqCst);
     };
     let strikes = async {
@@ -122,7 +122,7 @@ async fn three_workers_lose_nothing_whatever_becomes_of_each() {
     let mut company = Company::of(&play.site, 3).await;
     let stalls = Stalls::watch(play.site.store().await);
     let mut rng = Rng::with_seed(play.work.seed);
-    publish_under_strikes(&play, terms.turns, async |turn| {
+    strike_during(play.publish(), terms.turns, async |turn| {
         // A random moment is what is wanted here: nothing is waited for.
         tokio::time::sleep(Duration::from_millis(rng.u64(200..700))).await;
         let whom = rng.usize(..3);
@@ -149,7 +149,7 @@ async fn workers_lose_nothing_when_the_queues_leader_dies_and_the_store_restarts
     let mut company = Company::of(&play.site, 3).await;
     let stalls = Stalls::watch(play.site.store().await);
     let mut rng = Rng::with_seed(play.work.seed);
-    publish_under_strikes(&play, terms.turns / 6, async |turn| {
+    strike_during(play.publish_one_by_one(), terms.turns / 6, async |turn| {
         tokio::time::sleep(Duration::from_millis(rng.u64(500..2_000))).await;
         company.lose_the_leader(&services, &play, rng.usize(..3)).await;
         if turn > 0 {
