@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::peer::Peer;
+
 /// Measures the worker beside bare loops on the RabbitMQ of NOTIFIER__AMQP__URL and the PostgreSQL of
 /// NOTIFIER_TEST_POSTGRES.
 #[derive(Debug, Parser)]
@@ -33,6 +35,9 @@ pub struct Args {
     /// Only these rows
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROWS")]
     pub only: Vec<Row>,
+    /// Beside them, what others would write or pick (node, aio-pika, celery), and the bare post loop
+    #[arg(long)]
+    pub peers: bool,
     /// The worker's log level; its log goes to a file
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
@@ -66,6 +71,12 @@ pub enum Row {
     SentPostgres,
     /// Worker: every event is told, to the sandbox with its validation
     Sandbox,
+    /// Peer: Node with amqplib and undici, to the sink; only with --peers or by name, as all peers
+    Node,
+    /// Peer: Python with aio-pika, aiohttp and uvloop
+    AioPika,
+    /// Peer: a Celery task with requests, of a tenth of the events or of 10,000
+    Celery,
     /// Bare post loop and worker at 100 and at 1,000 events a second
     Latency,
     /// One, two and four workers on PostgreSQL, to rooms that answer after 100 ms
@@ -77,7 +88,7 @@ pub enum Row {
 
 impl Row {
     /// Rows in the order of one round.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Parse,
         Self::Suppressed,
         Self::SuppressedPostgres,
@@ -85,10 +96,35 @@ impl Row {
         Self::Sent,
         Self::SentPostgres,
         Self::Sandbox,
+        Self::Node,
+        Self::AioPika,
+        Self::Celery,
         Self::Latency,
         Self::Scaled,
         Self::Backlog,
     ];
+
+    /// The peer that it measures, if it does.
+    pub fn peer(self) -> Option<Peer> {
+        match self {
+            Self::Node => Some(Peer::Node),
+            Self::AioPika => Some(Peer::AioPika),
+            Self::Celery => Some(Peer::Celery),
+            _ => None,
+        }
+    }
+}
+
+impl Args {
+    /// What is asked for, in the order of one round.
+    pub fn rows(&self) -> Vec<Row> {
+        let asked = |row: &Row| match row.peer() {
+            Some(_) => self.peers,
+            // The peers' ceiling.
+            None => self.only.is_empty() || (self.peers && *row == Row::Post),
+        };
+        Row::ALL.into_iter().filter(|row| self.only.contains(row) || asked(row)).collect()
+    }
 }
 
 /// What a child process of this program is for.

@@ -1,6 +1,7 @@
 //! The runs: who is started, what is published, when the stopwatch is looked at.
 
 mod backlog;
+mod peers;
 mod scaled;
 
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use crate::args::{Args, Row};
 use crate::broker::Broker;
 use crate::database::Database;
 use crate::events::{self, Results};
+use crate::peer::Peer;
 use crate::process;
-use crate::report::{LATENCY, NOT_MEASURED, Report, START, THROUGHPUT};
+use crate::report::{BARE_POST, LATENCY, NOT_MEASURED, Report, START, THROUGHPUT};
 use crate::sink::Sink;
 use crate::worker::{Bare, Sandbox, Setup, Worker};
 
@@ -77,7 +79,7 @@ impl Spent {
     fn so_far(pids: &[u32], database: Option<&Database>) -> anyhow::Result<Self> {
         Ok(Self {
             at: Instant::now(),
-            workers: pids.iter().map(|pid| process::cpu(*pid)).sum::<Result<_, _>>()?,
+            workers: pids.iter().map(|pid| process::cpu_of_family(*pid)).sum::<Result<_, _>>()?,
             database: database.map(Database::cpu).transpose()?.flatten(),
             busy: process::busy()?,
         })
@@ -120,13 +122,12 @@ impl Lab {
 
     /// Runs every row as often as asked for, in turns, so that what disturbs the machine disturbs all rows.
     pub async fn measure(&mut self) -> anyhow::Result<Report> {
+        let rows = self.without_missing_peers(self.args.rows())?;
         for run in 1..=self.args.runs {
-            for row in Row::ALL {
-                if self.args.only.is_empty() || self.args.only.contains(&row) {
-                    eprintln!("bench: run {run} of {}: {row:?}", self.args.runs);
-                    self.broker.purge().await?;
-                    self.row(row).await.with_context(|| format!("run {run}, row {row:?}"))?;
-                }
+            for row in &rows {
+                eprintln!("bench: run {run} of {}: {row:?}", self.args.runs);
+                self.broker.purge().await?;
+                self.row(*row).await.with_context(|| format!("run {run}, row {row:?}"))?;
             }
         }
         Ok(self.report.clone())
@@ -146,6 +147,9 @@ impl Lab {
             Row::Sent => self.sent(Kept::Sqlite).await,
             Row::SentPostgres => self.sent(Kept::Postgres).await,
             Row::Sandbox => self.sandbox().await,
+            Row::Node => self.peer(Peer::Node).await,
+            Row::AioPika => self.peer(Peer::AioPika).await,
+            Row::Celery => self.peer(Peer::Celery).await,
             Row::Latency => {
                 for rate in RATES {
                     self.bare_latency(rate).await?;
@@ -185,7 +189,7 @@ impl Lab {
         let bare = Bare::start(&self.broker.names, self.args.events, Some(&bare_room(&sink)))?;
         let figures = self.throughput(bare.process.pid(), None, Counter::Sink(&sink)).await?;
         sink.check()?;
-        self.report.add(THROUGHPUT, "bare: consume, post, ack", figures);
+        self.report.add(THROUGHPUT, BARE_POST, figures);
         Ok(())
     }
 
@@ -238,37 +242,16 @@ impl Lab {
         Ok(())
     }
 
-    /// Rate, CPU seconds per 100,000, peak memory and the database's CPU seconds per 100,000, from the first event that
-    /// came through to the last.
+    /// The figures of a run that works off the queue.
     async fn throughput(
         &self,
         pid: u32,
         database: Option<&Database>,
         counter: Counter<'_>,
     ) -> anyhow::Result<Vec<f64>> {
-        let events = u64::from(self.args.events);
-        let deadline = Instant::now() + Duration::from_secs(60) + Duration::from_millis(events);
-        let (mut begun, mut count) = (None, 0);
-        while count < events {
-            ensure!(Instant::now() < deadline, "{count} of {events} came through in time");
-            tokio::time::sleep(LOOK).await;
-            count = counter.read().await?;
-            if begun.is_none() && count > 0 {
-                begun = Some((Spent::so_far(&[pid], database)?, count));
-            }
-        }
-        let (begun, first) = begun.context("nothing was measured")?;
-        let spent = Spent::so_far(&[pid], database)?.since(&begun);
-        let peak = process::peak_mib(pid)?;
+        let figures = course(pid, database, counter, self.args.events.into()).await?;
         self.broker.drained(Duration::from_secs(10)).await?;
-        let measured = events - first;
-        let rate = measured as f64 / (spent.at - begun.at).as_secs_f64();
-        Ok(vec![
-            rate,
-            per_100_000(Some(spent.workers), measured),
-            peak,
-            per_100_000(spent.database, measured),
-        ])
+        Ok(figures)
     }
 
     /// p50, p99 and the longest time from publish to post, and the share of one core.
@@ -348,6 +331,32 @@ impl Lab {
             settings: &site.settings,
         }
     }
+}
+
+/// Rate, CPU seconds per 100,000, peak memory and the database's CPU seconds per 100,000, from the first event that came
+/// through to the last; of the process and its children.
+async fn course(
+    pid: u32,
+    database: Option<&Database>,
+    counter: Counter<'_>,
+    events: u64,
+) -> anyhow::Result<Vec<f64>> {
+    let deadline = Instant::now() + Duration::from_secs(60) + Duration::from_millis(events);
+    let (mut begun, mut count) = (None, 0);
+    while count < events {
+        ensure!(Instant::now() < deadline, "{count} of {events} came through in time");
+        tokio::time::sleep(LOOK).await;
+        count = counter.read().await?;
+        if begun.is_none() && count > 0 {
+            begun = Some((Spent::so_far(&[pid], database)?, count));
+        }
+    }
+    let (begun, first) = begun.context("nothing was measured")?;
+    let spent = Spent::so_far(&[pid], database)?.since(&begun);
+    let peak = process::peak_mib_of_family(pid)?;
+    let measured = events - first;
+    let rate = measured as f64 / (spent.at - begun.at).as_secs_f64();
+    Ok(vec![rate, per_100_000(Some(spent.workers), measured), peak, per_100_000(spent.database, measured)])
 }
 
 /// Seconds of CPU for each 100,000; what was not measured has none.

@@ -2,7 +2,8 @@
 //! real PostgreSQL.
 //!
 //! This process is the loader, the sink and the stopwatch. What is measured are child processes: the worker (a
-//! release binary, configured by its environment alone) and the bare loops (this program again, see `bare`).
+//! release binary, configured by its environment alone), the bare loops (this program again, see `bare`) and the peers
+//! (`benches/peers`).
 //! CPU and memory are the kernel's figures of those processes. `scripts/bench` builds and runs all of it;
 //! `docs/performance.md` says how to read what comes out.
 
@@ -12,6 +13,7 @@ mod broker;
 mod database;
 mod events;
 mod lab;
+mod peer;
 mod process;
 mod report;
 mod sink;

@@ -37,17 +37,15 @@ pub fn cpu(pid: u32) -> anyhow::Result<Duration> {
 /// The same of a process and all its children, also those that have ended.
 pub fn cpu_of_family(pid: u32) -> anyhow::Result<Duration> {
     let head = stat(pid)?;
-    let mut sum = head.own + head.children;
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that has just ended counts with its parent the next time.
-        if let Ok(child) = stat(child)
-            && child.parent == pid
-        {
-            sum += child.own;
-        }
-    }
-    Ok(sum)
+    // A child that has just ended counts with its parent the next time.
+    let children: Duration = children(pid)?.into_iter().filter_map(|child| Some(stat(child).ok()?.own)).sum();
+    Ok(head.own + head.children + children)
+}
+
+fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let all =
+        std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(all.filter(|child| stat(*child).is_ok_and(|child| child.parent == pid)).collect())
 }
 
 /// The parent of a process, if it runs here and is called so.
@@ -71,11 +69,25 @@ pub fn busy() -> anyhow::Result<Duration> {
 
 /// The most memory that it ever had resident.
 pub fn peak_mib(pid: u32) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status
+    mib(&std::fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")
+}
+
+/// The same of a process and its children. What they have in common, as they do at this moment, counts once.
+pub fn peak_mib_of_family(pid: u32) -> anyhow::Result<f64> {
+    let mut sum = peak_mib(pid)?;
+    for child in children(pid)? {
+        let pages = std::fs::read_to_string(format!("/proc/{child}/smaps_rollup"))?;
+        sum += peak_mib(child)? - mib(&pages, "Shared_Clean:")? - mib(&pages, "Shared_Dirty:")?;
+    }
+    Ok(sum)
+}
+
+/// A figure in kB of a file of `/proc/PID`.
+fn mib(text: &str, name: &str) -> anyhow::Result<f64> {
+    let kib = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
-        .context("no VmHWM in /proc/PID/status")?;
+        .with_context(|| format!("the kernel does not say {name}"))?;
     Ok(kib.parse::<f64>()? / 1024.0)
 }

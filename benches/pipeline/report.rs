@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::args::Args;
+use crate::peer::Peer;
 
 /// Index of a table in [`Report::tables`].
 pub const THROUGHPUT: usize = 0;
@@ -13,6 +14,9 @@ pub const START: usize = 2;
 pub const SCALED: usize = 3;
 pub const CLAIMS: usize = 4;
 pub const MANY: usize = 5;
+
+/// The row of the ceiling for all that post.
+pub const BARE_POST: &str = "bare: consume, post, ack";
 
 /// The figure of a column that a row has none for; JSON has it as null.
 pub const NOT_MEASURED: f64 = f64::NAN;
@@ -27,6 +31,8 @@ pub struct Report {
     log_level: String,
     binary_mib: f64,
     tables: Vec<Table>,
+    /// What the tables don't say of their rows, or of rows that are not there.
+    remarks: Vec<String>,
     plans: Vec<Plan>,
 }
 
@@ -94,6 +100,7 @@ impl Report {
                 ]),
                 table(&[("ready ms", 0), ("MiB when ready", 1), ("peak MiB", 1), ("messages/s", 0)]),
             ],
+            remarks: Vec::new(),
             plans: Vec::new(),
         })
     }
@@ -101,6 +108,11 @@ impl Report {
     /// Whether a table has a row yet.
     pub fn has(&self, table: usize) -> bool {
         !self.tables[table].rows.is_empty()
+    }
+
+    /// Adds a remark on a row.
+    pub fn remark(&mut self, row: &str, remark: &str) {
+        self.remarks.push(format!("{row}: {remark}"));
     }
 
     /// Adds a plan.
@@ -185,7 +197,7 @@ fn number(value: f64, decimals: usize) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, processor, events, rooms, log_level, binary_mib, tables, plans } = self;
+        let Self { cores, processor, events, rooms, log_level, binary_mib, tables, remarks, plans } = self;
         let runs = tables.iter().flat_map(|t| &t.rows).map(|row| row.runs.len()).min().unwrap_or(0);
         writeln!(f, "{cores} cores ({processor}), shared by broker, database, worker and sink")?;
         writeln!(f, "{events} events, {rooms} rooms, log level {log_level}")?;
@@ -196,11 +208,15 @@ impl fmt::Display for Report {
         let ratios = [
             self.ratio("worker: suppressed", "bare: consume, parse, ack"),
             self.ratio("worker: suppressed, PostgreSQL", "bare: consume, parse, ack"),
-            self.ratio("worker: sent", "bare: consume, post, ack"),
-            self.ratio("worker: sent, PostgreSQL", "bare: consume, post, ack"),
+            self.ratio("worker: sent", BARE_POST),
+            self.ratio("worker: sent, PostgreSQL", BARE_POST),
         ];
-        for ratio in ratios.into_iter().flatten() {
+        let peers = Peer::ALL.map(|peer| self.ratio(peer.row(), BARE_POST));
+        for ratio in ratios.into_iter().chain(peers).flatten() {
             writeln!(f, "{ratio}")?;
+        }
+        for remark in remarks {
+            writeln!(f, "{remark}")?;
         }
         writeln!(f, "binary: {binary_mib:.1} MiB")?;
         for Plan { name, plan } in plans {

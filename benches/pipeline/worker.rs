@@ -17,7 +17,7 @@ use crate::broker;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A child that does not outlive its handle.
-pub struct Process(Child);
+pub struct Process(pub Child);
 
 impl Process {
     pub fn pid(&self) -> u32 {
@@ -25,18 +25,18 @@ impl Process {
     }
 
     /// Asks it to stop, and waits until it has.
-    async fn stop(&mut self) -> anyhow::Result<()> {
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
         let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status()?;
         ensure!(asked.success(), "can't signal process {}", self.pid());
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.0.try_wait()? {
-                ensure!(status.success(), "the worker ended with {status}");
+                ensure!(status.success(), "it ended with {status}");
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        bail!("the worker does not stop");
+        bail!("process {} does not stop", self.pid());
     }
 }
 
@@ -165,7 +165,8 @@ fn address_in(log: &Path) -> anyhow::Result<Option<String>> {
     Ok(None)
 }
 
-fn tail(log: &Path) -> anyhow::Result<String> {
+/// The last lines of a log.
+pub fn tail(log: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(log)?;
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(5)..].join("\n"))
