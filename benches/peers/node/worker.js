@@ -8,13 +8,15 @@ import amqp from "amqplib";
 import { Pool } from "undici";
 
 const PREFETCH = 256;
+// Posts at the same time; the others that are in hand wait for a connection.
+const CONNECTIONS = 64;
 const ATTEMPTS = 8;
 const FIRST_WAIT_MS = 250;
 
 const { AMQP_URL, QUEUE, ROOM_URL, TOKEN } = process.env;
 const room = new URL(ROOM_URL);
-// As many connections as there can be posts; they are kept alive.
-const pool = new Pool(room.origin, { connections: PREFETCH });
+// Its connections are kept alive.
+const pool = new Pool(room.origin, { connections: CONNECTIONS });
 const request = {
   method: "POST",
   path: room.pathname + room.search,
