@@ -1,6 +1,7 @@
 //! What is particular to the PostgreSQL store: who may open it, what is said where it can't be had, and what several
 //! workers do at the same time.
 
+mod locks;
 mod moments;
 
 use std::sync::{Arc, Mutex};
