@@ -597,7 +597,9 @@ impl Ledger {
         for seq in transition.seqs() {
             let Some(pair) = self.seqs.get(seq).cloned() else { continue };
             let touched = self.touched.contains(&pair.1);
-            let throttled = self.registry.get(&pair.1).is_none_or(|kept| kept.wish.throttle.is_some());
+            let kept = self.registry.get(&pair.1);
+            let throttled = kept.is_none_or(|kept| kept.wish.throttle.is_some());
+            let queues = !touched && kept.is_some_and(|kept| kept.wish.queue);
             let Some(note) = self.notes.get_mut(&pair).filter(|note| note.seq == Some(*seq)) else {
                 continue;
             };
@@ -610,6 +612,9 @@ impl Ledger {
             let expected = if gathered || outcome == "sent" { note.reason.as_str() } else { "over-budget" };
             if reason != expected {
                 faults.push(format!("{pair:?} was told as {reason}, and it is {expected}"));
+            }
+            if queues && outcome == "digested" && !gathered {
+                faults.push(format!("{pair:?} was merged with others, and wants to be told alone"));
             }
             let line = (room.clone(), own_line, note.gather.clone());
             let before = self.told.insert(line, (*seq, pair.0.clone()));
