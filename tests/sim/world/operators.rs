@@ -94,7 +94,6 @@ impl World {
             self.note(inner, || {
                 format!("an operator replays {:?} {:?}", envelope.message_id, envelope.headers)
             });
-            inner.ledger.replayed();
             inner.queue.put(envelope);
         }
     }
