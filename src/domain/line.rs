@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::endings;
 use super::envelope::Received;
+use super::event::Event;
 use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use super::integration::{Integration, Overflow};
 use super::pacing::{Budget, LimitHint, Meter, later};
@@ -82,6 +83,8 @@ pub struct Waiting {
     pub plain: bool,
     /// The event itself; shared between the notifications of one event.
     pub received: Arc<Received>,
+    /// The same, read, where that was a moment ago.
+    pub read: Option<Arc<Event>>,
 }
 
 /// What a step spent of a token's budget, and what was learned about it.

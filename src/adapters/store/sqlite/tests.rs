@@ -57,6 +57,7 @@ fn big_event(id: &str) -> DecidedEvent {
     DecidedEvent {
         id: EventId::new(id),
         received: Arc::new(Received { envelope: Envelope::default(), at: Timestamp::UNIX_EPOCH }),
+        read: None,
         notifications: vec![NewNotification {
             integration: IntegrationId::new("a"),
             room: RoomKey::new("r"),
