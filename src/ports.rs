@@ -14,6 +14,7 @@ use url::Url;
 pub use crate::domain::answer::{Answer, AnswerClass};
 pub use crate::domain::changes::Changes;
 use crate::domain::envelope::{Envelope, Received};
+use crate::domain::event::Event;
 use crate::domain::frequency::Streak;
 use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
 pub use crate::domain::intake::{CollationKey, Fate, IntakeState, StreakKey};
@@ -90,6 +91,8 @@ pub struct DecidedEvent {
     pub id: EventId,
     /// Kept only while a notification of it is pending.
     pub received: Arc<Received>,
+    /// The same, read, for who tells it at once.
+    pub read: Option<Arc<Event>>,
     pub notifications: Vec<NewNotification>,
 }
 

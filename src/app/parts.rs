@@ -295,6 +295,7 @@ pub fn dispatch_terms(settings: &Settings) -> anyhow::Result<DispatchTerms> {
         concurrency: settings.dispatch.concurrency,
         line: LINE,
         lease: settings.dispatch.lease,
+        shared: matches!(settings.store.url, StoreUrl::Postgres(_)),
         links: Arc::new(links(settings)?),
     })
 }

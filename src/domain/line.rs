@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::endings;
 use super::envelope::Received;
+use super::event::Event;
 use super::ids::{EventId, GatherKey, IntegrationId, RoomKey, TokenKey};
 use super::integration::{Integration, Overflow};
 use super::pacing::{Budget, LimitHint, Meter, later};
@@ -82,6 +83,8 @@ pub struct Waiting {
     pub plain: bool,
     /// The event itself; shared between the notifications of one event.
     pub received: Arc<Received>,
+    /// The same, read, where that was a moment ago.
+    pub read: Option<Arc<Event>>,
 }
 
 /// What a step spent of a token's budget, and what was learned about it.
@@ -307,21 +310,24 @@ fn choose(line: &RoomLine, candidates: &[Candidate], first: usize, room_left: u3
         let reason = waiting(head).story.reason;
         return together(rest().filter(same_gathering), reason);
     }
-    if waiting(head).plain {
-        // Refused with a card: the same again without. What was told together then stays together.
-        return together(rest().take_while(|candidate| waiting(candidate).plain), SendReason::OverBudget);
-    }
+    let mergeable = |candidate: &Candidate| {
+        candidate.integration.throttle.overflow == Overflow::Digest && waiting(candidate).gather.is_none()
+    };
     let of_head = rest().filter(|candidate| candidate.integration.id == head.integration.id).count();
     let room_is_crowded = rest().count() > room_left as usize;
     let integration_is_crowded = of_head > head.throttle_left as usize;
     let merges = |candidate: &&Candidate| {
         let own = candidate.integration.id == head.integration.id;
-        candidate.integration.throttle.overflow == Overflow::Digest
-            && waiting(candidate).gather.is_none()
-            && !waiting(candidate).plain
-            && (own || room_is_crowded)
+        let as_head = if waiting(head).plain {
+            // Refused with a card: the same again without. What was told together then stays together.
+            waiting(candidate).plain
+        } else {
+            !waiting(candidate).plain && (own || room_is_crowded)
+        };
+        as_head && mergeable(candidate)
     };
-    if (room_is_crowded || integration_is_crowded) && merges(&head) {
+    let crowded = room_is_crowded || integration_is_crowded;
+    if (waiting(head).plain || crowded) && merges(&head) {
         return together(rest().take_while(merges), SendReason::OverBudget);
     }
     Step::Post { take: vec![head.at], shape: Shape::Single }

@@ -142,6 +142,20 @@ fn what_was_refused_with_a_card_is_tried_again_as_it_was() {
 }
 
 #[test]
+fn what_was_refused_with_a_card_takes_nothing_along_that_is_never_merged() {
+    let refused = |letters: &str| {
+        let mut line = line(letters);
+        line.waiting.iter_mut().for_each(|w| w.plain = true);
+        line
+    };
+    assert_eq!(next(&refused("qa"), 1), single(0));
+    assert_eq!(next(&refused("aaqa"), 1), together(&[0, 1], SendReason::OverBudget));
+    let mut before_a_digest = refused("aaba");
+    before_a_digest.waiting[2].gather = Some(GatherKey::new("digest"));
+    assert_eq!(next(&before_a_digest, 1), together(&[0, 1], SendReason::OverBudget));
+}
+
+#[test]
 fn silent_integrations_and_old_notifications_end_before_anything_is_posted() {
     let Step::Drop(ends) = next(&line("apsp"), 1) else { panic!("nothing dropped") };
     let told: Vec<_> = ends.iter().map(|t| (t.seqs().to_vec(), t.outcome().unwrap().1)).collect();

@@ -91,6 +91,7 @@ pub fn line<I: AsRef<str>>(integrations: impl IntoIterator<Item = I>) -> RoomLin
         last_answer: String::new(),
         plain: false,
         received: Arc::new(Received { envelope: Default::default(), at: second(0) }),
+        read: None,
     });
     RoomLine {
         room: RoomKey::new("room"),

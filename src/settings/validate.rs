@@ -314,7 +314,9 @@ fn hipchat(r: &mut Reader) -> Option<HipchatSettings> {
 
 fn dispatch(r: &mut Reader) -> Option<DispatchSettings> {
     let concurrency = r.number("dispatch.concurrency", 1..=4096);
-    let lease = r.duration("dispatch.lease", MILLISECOND..=seconds(60 * 60));
+    // Dispatch takes it for a freeze when it has not looked at the store for a quarter of a lease, and it looks twice a
+    // second where nothing is to be done.
+    let lease = r.duration("dispatch.lease", seconds(4)..=seconds(60 * 60));
     Some(DispatchSettings { concurrency: concurrency? as usize, lease: lease? })
 }
 

@@ -219,8 +219,8 @@ pub fn decide(batch: &[Read], mut state: IntakeState) -> (IntakeChanges, Vec<Eve
                 }
                 let notifications =
                     fates.into_iter().map(|(i, fate)| new_notification(event, &i, fate)).collect();
-                let (id, received) = (event.id.clone(), received.clone());
-                changes.events.push(DecidedEvent { id, received, notifications });
+                let (id, received, read) = (event.id.clone(), received.clone(), Some(event.clone()));
+                changes.events.push(DecidedEvent { id, received, read, notifications });
             }
             Read::Event { .. } | Read::Replay { .. } => {}
         }

@@ -1,5 +1,6 @@
 //! From chosen notifications to the message that tells them.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::formats;
 use crate::worker::catalogue::Snapshot;
 
 /// A notification with all that its message needs.
-type Item<'a> = (Arc<Integration>, Event, &'a Waiting);
+type Item<'a> = (Arc<Integration>, Cow<'a, Event>, &'a Waiting);
 
 /// The message that tells `take` (places in the line), or `None` if it can't be written, which is a fault of
 /// this program: the events were read once before, at intake.
@@ -45,7 +46,7 @@ fn write(
     for at in take {
         let mut item = item(&line.waiting[*at], snapshot)?;
         // Only a run that stands alone lists its failed tests, and hundreds of long lists would fill the memory.
-        if let (Subject::Run(run), 2..) = (&mut item.1.subject, take.len()) {
+        if let (Cow::Owned(Event { subject: Subject::Run(run), .. }), 2..) = (&mut item.1, take.len()) {
             run.failures = Vec::new();
         }
         items.push(item);
@@ -65,7 +66,12 @@ fn write(
 }
 
 fn item<'a>(w: &'a Waiting, snapshot: &Snapshot) -> Option<Item<'a>> {
-    let id = || EventId::new(w.event.as_str());
-    let event = formats::read_event(&w.received.envelope, id).ok()?;
+    let event = match &w.read {
+        Some(event) => Cow::Borrowed(event.as_ref()),
+        None => {
+            let id = || EventId::new(w.event.as_str());
+            Cow::Owned(formats::read_event(&w.received.envelope, id).ok()?)
+        }
+    };
     Some((snapshot.integration(&w.integration)?, event, w))
 }

@@ -46,6 +46,8 @@ pub struct DispatchTerms {
     /// Notifications loaded of one room's line at a time, and so told in one digest at most.
     pub line: usize,
     pub lease: Duration,
+    /// Other workers may have the same store.
+    pub shared: bool,
     pub links: Arc<Links>,
 }
 
@@ -142,7 +144,7 @@ impl Dispatch {
             while tasks.join_next().await.is_some() {}
             now = Moment::now(&*self.clock);
         }
-        if seen.worked_at.may_be_past(self.terms.lease / 2, &now) {
+        if self.terms.shared && seen.worked_at.may_be_past(self.terms.lease / 2, &now) {
             self.let_others_record(stop).await;
             now = Moment::now(&*self.clock);
         }

@@ -181,6 +181,7 @@ impl Bench {
             concurrency: 8,
             line: 100,
             lease: Duration::from_secs(30),
+            shared: true,
             links: Arc::new(Links::postman()),
         };
         Self {

@@ -20,6 +20,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// How late rooms answer when all is well: so that a kill has something to interrupt.
 const USUAL_MS: u64 = 60;
 
+/// How long after a worker has ended it may be seen.
+const SEEN_LATE: Duration = Duration::from_secs(2);
+
 /// All that can be broken.
 pub struct Ground<'a> {
     pub terms: Terms,
@@ -28,7 +31,7 @@ pub struct Ground<'a> {
     pub services: &'a Services,
     pub disk: Option<&'a Disk>,
     pub diary: &'a Diary,
-    /// A worker that starts now can't.
+    /// A worker that starts now, or was started a moment ago, can't.
     pub disk_is_full: AtomicBool,
 }
 
@@ -167,6 +170,8 @@ impl Ground<'_> {
             self.services.does("start", "postgres").await;
         }
         self.store_was_away(from);
+        // Who was started on the full disk may be seen to have ended only now.
+        tokio::time::sleep(SEEN_LATE).await;
         self.disk_is_full.store(false, Ordering::SeqCst);
     }
 

@@ -28,7 +28,7 @@ struct Terms {
 
 impl Terms {
     const SMALL: Self =
-        Self { scale: SMALL, lease: "2500ms", call: "1s", freeze: Duration::from_secs(4), turns: 6 };
+        Self { scale: SMALL, lease: "4s", call: "1s", freeze: Duration::from_secs(5), turns: 6 };
     /// With HipChat's budgets, twelve times as fast: a minute of 5 s.
     const FULL: Self = Self {
         scale: Scale {

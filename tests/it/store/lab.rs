@@ -103,6 +103,7 @@ pub fn decided(id: &str, ms: i64, fates: &[(&str, &str, Fate)]) -> DecidedEvent 
     DecidedEvent {
         id: event(id),
         received: Arc::new(Received { envelope: envelope(id), at: at(ms) }),
+        read: None,
         notifications: fates
             .iter()
             .map(|(who, room_id, fate)| NewNotification {

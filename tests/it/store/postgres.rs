@@ -1,6 +1,7 @@
 //! What is particular to the PostgreSQL store: who may open it, what is said where it can't be had, and what several
 //! workers do at the same time.
 
+mod locks;
 mod moments;
 
 use std::sync::{Arc, Mutex};
@@ -127,6 +128,30 @@ async fn an_older_schema_is_brought_up_to_date_with_what_waits_in_it() {
     let line = desk.claim_one(1).await;
     desk.finish(&line, 2, all_sent(&line, 2)).await;
     assert_eq!(desk.0.gauges(at(3)).await.unwrap().pending, 0);
+}
+
+/// Indexes of a large store take their time, and a start that is cut off would be so each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn bringing_a_schema_up_to_date_may_take_long() {
+    let lab = PostgresLab::new().await;
+    let database = format!("{}_own", lab.postgres.schema);
+    lab.postgres.run(&format!("CREATE DATABASE {database}")).await;
+    let url = lab.postgres.url.replacen("/postgres?", &format!("/{database}?"), 1);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let notes = format!(
+        "CREATE SCHEMA {0}; CREATE TABLE {0}.noted (bound TEXT); CREATE FUNCTION {0}.note() RETURNS event_trigger \
+         AS $$ BEGIN INSERT INTO {0}.noted VALUES (current_setting('statement_timeout')); END $$ LANGUAGE plpgsql; \
+         CREATE EVENT TRIGGER note ON ddl_command_start EXECUTE FUNCTION {0}.note()",
+        lab.postgres.schema
+    );
+    client.batch_execute(&notes).await.unwrap();
+    let store = open_at(&url, Schema::Migrate, lab.cipher()).await.unwrap();
+    let bounds = client.query("SELECT DISTINCT bound FROM noted", &[]).await.unwrap();
+    let bounds: Vec<String> = bounds.iter().map(|row| row.get(0)).collect();
+    assert_eq!(bounds, ["0"]);
+    drop((client, store));
+    lab.postgres.run(&format!("DROP DATABASE {database} WITH (FORCE)")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

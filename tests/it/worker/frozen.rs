@@ -65,6 +65,7 @@ impl OneRoom {
             last_answer: String::new(),
             plain: false,
             received: Arc::new(Received { envelope: envelope("e1", &run("m", true)), at }),
+            read: None,
         };
         let line = RoomLine {
             room: target.room.clone(),

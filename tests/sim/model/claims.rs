@@ -147,6 +147,7 @@ impl Tables {
                 last_answer: note.detail.clone(),
                 plain: note.plain,
                 received,
+                read: None,
             });
         }
         waiting

@@ -187,6 +187,7 @@ impl Tables {
                 plain: false,
                 last_answer: String::new(),
                 received: event.received.clone(),
+                read: event.read.clone(),
             };
             self.in_flight.insert(
                 new.room.clone(),

@@ -204,7 +204,6 @@ pub async fn publish(world: Arc<World>) {
             for envelope in again.drain(..) {
                 let id = envelope.message_id.clone().unwrap_or_default();
                 world.note(&mut inner, || format!("published once more: {id}"));
-                inner.ledger.published_again(&id);
                 inner.queue.put(envelope);
             }
         }

@@ -55,6 +55,8 @@ mutations! {
     LostNewsBelieved = "lost-news-believed",
     /// A pause lets what waits be told.
     PauseKeepsLine = "pause-keeps-line",
+    /// What shall be told one by one is merged where it does not fit.
+    QueueMerged = "queue-merged",
     /// A lease is hardly longer than a call may take, which the settings forbid.
     ShortLease = "short-lease",
     /// A batch is done although a room is still being told of it and nothing is written.

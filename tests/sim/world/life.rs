@@ -217,6 +217,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         concurrency: plan.concurrency,
         line: plan.line,
         lease: if short { plan.timeout + Duration::from_secs(1) } else { plan.lease },
+        shared: plan.shared,
         links: links(),
     };
     let handover = Handover::new(terms.claim(0, 0), clock.clone());

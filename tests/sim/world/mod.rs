@@ -298,7 +298,7 @@ impl World {
         self.skew.fetch_add(by, Ordering::Relaxed);
         let mut inner = self.lock();
         self.note(&mut inner, || format!("the clock jumps by {} s", by / 1_000_000));
-        inner.ledger.clock_jumped(by);
+        inner.ledger.clock_jumped();
     }
 
     /// Looks what of that which is told straight is written by now, and how.

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use hipchat_notifier::domain::ids::IntegrationId;
-use hipchat_notifier::ports::ManagedBy;
+use hipchat_notifier::ports::{Definition, ManagedBy};
 
 use super::backend::at_once;
 use super::broker::DEEDS;
 use super::plan::ROOMS;
 use super::wishes::{Interest, Rule, Wish};
-use super::{Inner, World};
+use super::{Inner, Mutation, World};
 
 impl World {
     /// The integrations that there are at the beginning.
     pub(super) fn establish(&self) {
-        let definitions = self.plan.wishes.iter().map(Wish::definition).collect();
+        let definitions = self.plan.wishes.iter().map(|wish| self.definition(wish)).collect();
         at_once(self.store().apply(definitions, ManagedBy::Operator, self.now())).expect("definitions");
         let mut inner = self.lock();
         for wish in &self.plan.wishes {
@@ -27,9 +27,15 @@ impl World {
 
     fn apply(&self, inner: &mut Inner, wish: Wish) {
         self.note(inner, || format!("an operator applies {wish:?}"));
-        at_once(self.store().apply(vec![wish.definition()], ManagedBy::Operator, self.now()))
+        at_once(self.store().apply(vec![self.definition(&wish)], ManagedBy::Operator, self.now()))
             .expect("a definition");
         inner.ledger.applied(wish);
+    }
+
+    /// What the worker is given.
+    fn definition(&self, wish: &Wish) -> Definition {
+        let merges_all = self.options.mutation == Some(Mutation::QueueMerged);
+        Wish { queue: wish.queue && !merges_all, ..wish.clone() }.definition()
     }
 
     fn deed(&self, inner: &mut Inner) {
@@ -88,7 +94,6 @@ impl World {
             self.note(inner, || {
                 format!("an operator replays {:?} {:?}", envelope.message_id, envelope.headers)
             });
-            inner.ledger.replayed();
             inner.queue.put(envelope);
         }
     }

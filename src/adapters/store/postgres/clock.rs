@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::errors::{Done, Fail};
-use super::link::Link;
+use super::link::{Link, bounded};
 use super::rounds::{Answers, Place, Round, Tx, values};
 use crate::adapters::store::rows::{micros, time};
 use crate::adapters::store::terms::{NOTE_EVERY, TOLERATED};
@@ -61,13 +61,16 @@ impl Clock for DatabaseClock {
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 async fn reckon(link: &Link) -> Done<(Reckoned, Duration)> {
-    let client = link.client().await?;
-    let statement = client.prepare_cached(NOW).await?;
-    let asked = Instant::now();
-    let database = time(client.query_one(&statement, &[]).await?.try_get(0)?);
-    let took = asked.elapsed();
-    // The answer is taken to be from the middle of the wait.
-    Ok((Reckoned { database, here: asked + took / 2 }, took))
+    let asking = async {
+        let client = link.client().await?;
+        let statement = client.prepare_cached(NOW).await?;
+        let asked = Instant::now();
+        let database = time(client.query_one(&statement, &[]).await?.try_get(0)?);
+        let took = asked.elapsed();
+        // The answer is taken to be from the middle of the wait.
+        Ok((Reckoned { database, here: asked + took / 2 }, took))
+    };
+    bounded(asking).await.unwrap_or_else(|_| Err(Fail::Away("it does not tell the time".to_owned())))
 }
 
 /// The times that lie ahead, by table.
@@ -136,4 +139,40 @@ pub async fn set_back(tx: &Tx, now: Timestamp, ours: bool) -> Done<()> {
     round.add(HELD, values![micros(now)]);
     round.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
     round.run_last(tx).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::adapters::store::postgres::address::Address;
+
+    /// Says that a client is in, and then that its first statements are done.
+    async fn welcome(socket: &mut TcpStream) {
+        const READY: &[u8] = b"Z\0\0\0\x05I";
+        let mut buffer = [0; 4096];
+        assert!(socket.read(&mut buffer).await.unwrap() > 0, "it says who it is");
+        socket.write_all(&[b"R\0\0\0\x08\0\0\0\0", READY].concat()).await.unwrap();
+        assert!(socket.read(&mut buffer).await.unwrap() > 0, "it sets up its session");
+        socket.write_all(&[b"C\0\0\0\x08SET\0", READY].concat()).await.unwrap();
+        assert!(socket.read(&mut buffer).await.unwrap() > 0, "it asks for the time");
+    }
+
+    /// Else one connection on which nothing comes any more would leave the time unmeasured from then on.
+    #[tokio::test]
+    async fn a_server_that_does_not_tell_the_time_is_not_waited_for_for_ever() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let way = Address::parse(&format!("postgres://me@127.0.0.1:{port}/d?sslmode=disable")).unwrap();
+        let link = Link::new(way.open().unwrap(), 1, Duration::from_secs(1), "s").unwrap();
+        let asking = tokio::spawn(async move { DatabaseClock::start(&link).await.map(drop) });
+        let (mut socket, _) = server.accept().await.unwrap();
+        welcome(&mut socket).await;
+        // From here on time passes where nothing else happens.
+        tokio::time::pause();
+        let asked = tokio::time::timeout(Duration::from_secs(60), asking).await;
+        assert!(matches!(asked.expect("it ends").unwrap(), Err(Fail::Away(_))));
+    }
 }

@@ -177,9 +177,15 @@ fn broken_connection(error: &tokio_postgres::Error) -> bool {
         cause = found.source();
     }
     let text = error.to_string();
-    ["error connecting to server", "timeout waiting for server", "error communicating with the server"]
-        .iter()
-        .any(|known| text.starts_with(known))
+    // No TLS is one of them: it was spoken when the store was opened.
+    [
+        "error connecting to server",
+        "timeout waiting for server",
+        "error communicating with the server",
+        "error performing TLS handshake",
+    ]
+    .iter()
+    .any(|known| text.starts_with(known))
 }
 
 /// The same error once more: one failed transaction is told to all whose work was in it.
@@ -188,5 +194,34 @@ pub fn repeat(error: &StoreError) -> StoreError {
         StoreError::Unavailable(text) => StoreError::Unavailable(text.clone()),
         StoreError::Refused(text) => StoreError::Refused(text.clone()),
         StoreError::Corrupt(text) => StoreError::Corrupt(text.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::adapters::store::postgres::address::Address;
+
+    /// A server that is starting, or has no process left, may answer the question for TLS by no.
+    #[tokio::test]
+    async fn a_server_that_speaks_no_tls_for_a_moment_is_away_and_not_damaged() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!(
+            "postgres://me:secret@127.0.0.1:{}/d?sslmode=require",
+            server.local_addr().unwrap().port()
+        );
+        let (config, tls) = Address::parse(&url).unwrap().open().unwrap();
+        let answers_no = async {
+            let (mut socket, _) = server.accept().await.unwrap();
+            socket.read_exact(&mut [0; 8]).await.unwrap();
+            socket.write_all(b"N").await.unwrap();
+            socket
+        };
+        let (connected, _socket) = tokio::join!(config.connect(tls), answers_no);
+        let told = Fail::Sql(connected.err().unwrap()).told("s");
+        assert!(matches!(told, StoreError::Unavailable(_)), "{told:?}");
     }
 }

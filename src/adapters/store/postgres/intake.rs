@@ -215,9 +215,10 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
     let mut round = Round::default();
     // Rooms first, as everywhere.
     wake_rooms(&mut round, &batch.ready);
+    let mut opened: i64 = batch.events.iter().map(|(_, told)| told).sum();
     if !batch.exhumed.is_empty() {
         std::mem::take(&mut round).run(tx).await?;
-        exhume(tx, &mut round, &batch.exhumed).await?;
+        opened -= exhume(tx, &mut round, &batch.exhumed).await?;
     }
     batch.insert_events(&mut round);
     batch.insert_notifications(&mut round);
@@ -227,21 +228,21 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
     doubt_streaks(&mut round, &batch.untold);
     batch.write_collations(&mut round, &changes.collations);
     letters::insert(&mut round, &changes.letters);
-    count_open(&mut round, batch.events.iter().map(|(_, told)| told).sum());
     if !batch.ready.is_empty() {
         tell(&mut round, keys, Hint::Rooms);
     }
     if !changes.letters.is_empty() {
         tell(&mut round, keys, Hint::Letters);
     }
+    count_open(&mut round, opened);
     round.run_last(tx).await?;
     Ok(batch.receipt)
 }
 
 /// Dead letters come back: their earlier ends make room for new beginnings. Where the broker has a letter but that is
 /// not written down yet, it leaves the outbox too. Which of them still need their events is known only when their rows
-/// go: a letter may have been confirmed a moment ago.
-async fn exhume(tx: &Tx, round: &mut Round, seqs: &[i64]) -> Done<()> {
+/// go: a letter may have been confirmed a moment ago. Returns how many were still open.
+async fn exhume(tx: &Tx, round: &mut Round, seqs: &[i64]) -> Done<i64> {
     let mut freed: BTreeMap<i64, i64> = BTreeMap::new();
     let sql = "DELETE FROM notifications WHERE seq = ANY($1) RETURNING event_no";
     for row in rows(tx, sql, values![seqs.to_vec()]).await? {
@@ -251,7 +252,7 @@ async fn exhume(tx: &Tx, round: &mut Round, seqs: &[i64]) -> Done<()> {
     }
     let_go(round, &freed);
     round.add("DELETE FROM letters WHERE seq = ANY($1)", values![seqs.to_vec()]);
-    Ok(())
+    Ok(freed.values().sum())
 }
 
 /// All integrations that a batch names.

@@ -61,7 +61,8 @@ const TAKE: &str = "WITH head AS ( \
       t.integration, t.attempts, t.last_status, t.first_attempt_at, t.at \
     FROM taken AS t LEFT JOIN events AS e ON e.no = t.event_no ORDER BY t.id";
 
-/// How long a letter is one worker's, in microseconds: longer than a round of publishing takes.
+/// How long a letter is one worker's, in microseconds: longer than a round of publishing takes, unless the broker is in
+/// trouble and the round begins anew. Then another worker may publish the same.
 const TAKEN_FOR: i64 = 30 * 1_000_000;
 
 /// The oldest letters in the outbox, taken by `worker` at `now`.

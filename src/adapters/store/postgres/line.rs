@@ -201,6 +201,7 @@ fn read_place(row: &Row) -> Result<Place, String> {
         last_answer: row.try_get(17).map_err(shape)?,
         plain: row.try_get(11).map_err(shape)?,
         received: Arc::new(Received { envelope: Default::default(), at: received_at }),
+        read: None,
     };
     Ok(Place {
         room: row.try_get(13).map_err(shape)?,

@@ -2,8 +2,13 @@
 //!
 //! 1. the decision lock of the store,
 //! 2. rooms, by key,
-//! 3. notifications, by number, then events, by number, then letters,
-//! 4. tokens, by key, then what belongs to one held room or one integration.
+//! 3. notifications, by number,
+//! 4. tokens, by key,
+//! 5. events, by number, then letters,
+//! 6. the count of what is open, whose rows connections share.
+//!
+//! What belongs to one held room or one integration comes behind the lock that makes it one's alone: that of the room, or
+//! of decisions.
 //!
 //! Whoever takes several of one kind takes them in that order, in one statement where it can. Claims take rooms
 //! without waiting (`SKIP LOCKED`). So nobody waits in a circle; where a rare way round makes one all the same,

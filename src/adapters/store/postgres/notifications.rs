@@ -272,6 +272,7 @@ impl Ledger {
             insert_letters(round, &self.burials, of);
         }
         doubt_streaks(round, &self.doubted);
+        count_open(round, -self.freed.values().sum::<i64>());
     }
 }
 
@@ -325,7 +326,7 @@ fn insert_letters<'a>(round: &mut Round, burials: &'a [Burial], of: impl Fn(&'a 
     );
 }
 
-/// Counts notifications that have begun to wait, or that wait no more.
+/// Counts notifications that have begun to wait, or that wait no more. Behind the events: connections share rows.
 pub fn count_open(round: &mut Round, more: i64) {
     if more != 0 {
         round.add(
@@ -336,12 +337,11 @@ pub fn count_open(round: &mut Round, more: i64) {
     }
 }
 
-/// So many notifications less need each event; the last one takes its body along.
+/// So many notifications less need each event; the last one takes its body along. They are still to be counted.
 pub fn let_go(round: &mut Round, freed: &BTreeMap<i64, i64>) {
     if freed.is_empty() {
         return;
     }
-    count_open(round, -freed.values().sum::<i64>());
     let nos: Vec<i64> = freed.keys().copied().collect();
     let counts: Vec<i64> = freed.values().copied().collect();
     // One after the other in the order of their numbers, so that two who share events never wait in a circle.

@@ -1,6 +1,7 @@
 //! Opens a store: reaches the server, brings its schema up to date where that is wanted, and makes sure that the key
 //! is the one that the store was begun with. Says what is wrong in a sentence.
 
+use deadpool_postgres::Object;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::errors::{Done, Fail};
@@ -37,7 +38,7 @@ pub async fn is_there(link: &Link) -> Result<bool, StoreError> {
 }
 
 async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
-    let mut client = link.client().await?;
+    let client = link.client().await?;
     let row = client
         .query_one("SELECT current_schema(), hashtextextended(coalesce(current_schema(), ''), 0)", &[])
         .await?;
@@ -68,7 +69,7 @@ async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
             found.map_or("no schema yet".to_owned(), |found| format!("schema {found}")),
         ))),
         _ => {
-            migrate(link, &mut client, &keys).await?;
+            migrate(link, client, &keys).await?;
             Ok(keys)
         }
     }
@@ -94,11 +95,14 @@ async fn found(client: &deadpool_postgres::Client) -> Done<Option<i64>> {
     Ok(client.query_one(newest, &[]).await?.try_get(0)?)
 }
 
-/// Brings the schema up to date; of workers that start at the same time, one does.
-async fn migrate(link: &Link, client: &mut deadpool_postgres::Client, keys: &Keys) -> Done<()> {
+/// Brings the schema up to date; of workers that start at the same time, one does. The connection serves nothing else
+/// afterwards, since its statements may take as long as they need: indexes are built of all that is kept.
+async fn migrate(link: &Link, client: Object, keys: &Keys) -> Done<()> {
+    let mut client = Object::take(client);
+    client.batch_execute("SET statement_timeout = 0").await?;
     // The decision lock, held by the session: migrations are transactions of their own.
     client.query_one("SELECT pg_advisory_lock($1)", &[&keys.decisions]).await?;
-    let done = embedded::migrations::runner().set_grouped(true).run_async(&mut ***client).await;
+    let done = embedded::migrations::runner().set_grouped(true).run_async(&mut *client).await;
     client.query_one("SELECT pg_advisory_unlock($1)", &[&keys.decisions]).await?;
     match done {
         Ok(report) if report.applied_migrations().is_empty() => Ok(()),

@@ -1,7 +1,7 @@
 //! The integrations: their definitions, who may change them, and what a change means for what waits. All that one
 //! change means goes through each statement together, so that a hundred thousand are applied in a few seconds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::pin;
 
 use deadpool_postgres::Client;
@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::errors::Done;
 use super::locks::{Keys, decide_alone};
 use super::notifications::{Ledger, wake_rooms};
-use super::rounds::{Round, Tx, execute, rows, texts, values};
+use super::rounds::{Round, Tx, execute, texts, values};
 use super::standing::{ask_revision, raise_revision, revision_of};
 use crate::adapters::store::cipher::Cipher;
 use crate::adapters::store::kept::{self, Kept, LEFT_OUT, PAUSED, REMOVED, managed_text};
@@ -48,6 +48,8 @@ const ALL: &str = concat!("SELECT ", columns!(), " FROM integrations ORDER BY id
 async fn all(tx: &Tx, keys: &Keys) -> Done<Vec<Kept>> {
     let mut round = Round::default();
     decide_alone(&mut round, keys);
+    // Between its statements a hundred thousand room URLs are decrypted and encrypted.
+    round.add("SELECT set_config('idle_in_transaction_session_timeout', '20s', true)", values![]);
     let asked = round.add(ALL, values![]);
     Ok(round.run(tx).await?.take(asked).iter().map(read).collect::<Result<_, _>>()?)
 }
@@ -142,6 +144,7 @@ pub async fn apply(
         |kept: &&Kept| by == ManagedBy::File && kept.managed_by == ManagedBy::File && !ids.contains(&kept.id);
     let gone: Vec<&Kept> = there.iter().filter(gone).collect();
     applied.changes.removed.extend(gone.iter().map(|kept| kept.id.clone()));
+    changes.looked_at.extend(gone.iter().map(|kept| &kept.room));
     if !applied.changes.is_empty() {
         changes.write(tx, cipher, by, now).await?;
         delete(tx, &gone, LEFT_OUT, now).await?;
@@ -183,30 +186,31 @@ impl<'a> Changes<'a> {
         retell_failing(tx, &self.heard_again).await
     }
 
-    /// A changed throttle may let out what the old one kept. Rooms' locks come before notifications', so those of
-    /// rooms that something moves to are taken here too.
+    /// A changed throttle may let out what the old one kept. Rooms' locks come before throttles' and notifications', so
+    /// those of all rooms that the change concerns are taken here, in one go.
     async fn wake(&self, tx: &Tx, now: Timestamp) -> Done<()> {
         let ids = texts(self.changed.iter().map(|new| new.id.as_str()));
-        let opened = rows(
-            tx,
-            "UPDATE throttles SET closed_until = NULL WHERE integration = ANY($1) AND closed_until IS NOT NULL \
-             RETURNING integration",
-            values![ids],
-        )
-        .await?;
-        let opened: Vec<String> = opened.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        let mut ready = BTreeMap::new();
-        for new in self.changed.iter().filter(|new| opened.iter().any(|id| id == new.id.as_str())) {
-            ready.insert(new.room.as_str().to_owned(), micros(now));
-        }
-        let woken = ready.keys().map(String::as_str);
         let moved = self.moved.values().map(|room| room.as_str());
         let looked_at = || self.looked_at.iter().map(|room| room.as_str());
         let mut round = Round::default();
         round.add(
-            "SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE",
-            values![texts(woken.chain(moved).chain(looked_at()))],
+            "SELECT 1 FROM rooms WHERE room IN (SELECT unnest($1::text[]) UNION ALL SELECT i.room \
+             FROM throttles AS t JOIN integrations AS i ON i.id = t.integration \
+             WHERE t.integration = ANY($2) AND t.closed_until IS NOT NULL) ORDER BY room FOR UPDATE",
+            values![texts(moved.chain(looked_at())), ids.clone()],
         );
+        let opened = round.add(
+            "UPDATE throttles SET closed_until = NULL WHERE integration = ANY($1) AND closed_until IS NOT NULL \
+             RETURNING integration",
+            values![ids],
+        );
+        let opened = round.run(tx).await?.take(opened);
+        let opened: HashSet<&str> = opened.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let mut ready = BTreeMap::new();
+        for new in self.changed.iter().filter(|new| opened.contains(new.id.as_str())) {
+            ready.insert(new.room.as_str().to_owned(), micros(now));
+        }
+        let mut round = Round::default();
         wake_rooms(&mut round, &ready);
         look_again(&mut round, looked_at(), now);
         round.run(tx).await?;
@@ -302,23 +306,21 @@ async fn suppress_waiting(
     Ok(())
 }
 
-/// Looks at the rooms of these again. Before their notifications, as rooms' locks come first.
-async fn look_at(tx: &Tx, of: &[&Kept], now: Timestamp) -> Done<()> {
+/// Looks at the room of one again. Before its notifications, as rooms' locks come first.
+async fn look_at(tx: &Tx, kept: &Kept, now: Timestamp) -> Done<()> {
     let mut round = Round::default();
-    let of_rooms = || of.iter().map(|kept| kept.room.as_str());
-    round
-        .add("SELECT 1 FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE", values![texts(of_rooms())]);
-    look_again(&mut round, of_rooms(), now);
+    let room = kept.room.as_str();
+    round.add("SELECT 1 FROM rooms WHERE room = $1 FOR UPDATE", values![room.to_owned()]);
+    look_again(&mut round, std::iter::once(room), now);
     round.run(tx).await?;
     Ok(())
 }
 
-/// Forgets integrations and all that is kept for them alone. Outcomes stay in the journal.
+/// Forgets integrations and all that is kept for them alone. Outcomes stay in the journal. Their rooms were looked at.
 async fn delete(tx: &Tx, of: &[&Kept], why: &str, now: Timestamp) -> Done<()> {
     if of.is_empty() {
         return Ok(());
     }
-    look_at(tx, of, now).await?;
     let ids: Vec<&IntegrationId> = of.iter().map(|kept| &kept.id).collect();
     suppress_waiting(tx, &ids, SuppressReason::Removed, why, now).await?;
     let ids = texts(ids.iter().map(|id| id.as_str()));
@@ -356,6 +358,7 @@ pub async fn release(tx: &Tx, keys: &Keys) -> Done<Vec<IntegrationId>> {
 /// See `ports::Registry::remove`.
 pub async fn remove(tx: &Tx, keys: &Keys, id: &IntegrationId, now: Timestamp) -> Done<()> {
     let kept = named(tx, keys, id).await?.own()?;
+    look_at(tx, &kept, now).await?;
     delete(tx, &[&kept], REMOVED, now).await?;
     raise_revision(tx, keys).await
 }
@@ -366,7 +369,7 @@ pub async fn pause(tx: &Tx, keys: &Keys, id: &IntegrationId, now: Timestamp) -> 
     if kept.paused {
         return Ok(());
     }
-    look_at(tx, &[&kept], now).await?;
+    look_at(tx, &kept, now).await?;
     execute(tx, "UPDATE integrations SET paused = TRUE WHERE id = $1", values![id.as_str().to_owned()])
         .await?;
     suppress_waiting(tx, &[id], SuppressReason::Paused, PAUSED, now).await?;

@@ -323,6 +323,7 @@ fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
             last_answer: text(row, 13)?.unwrap_or_default(),
             plain: row.get(11)?,
             received: Arc::new(Received { envelope: Default::default(), at: received_at }),
+            read: None,
         },
         event_no: row.get(3)?,
         received_at,

@@ -69,9 +69,9 @@ pub fn sentence(error: &rusqlite::Error, file: &Path) -> StoreError {
         ErrorCode::DiskFull => Unavailable(format!(
             "store {file} can't grow: disk full; free some space, nothing is lost meanwhile"
         )),
-        ErrorCode::SystemIoFailure => {
-            Unavailable(format!("store {file} can't be read or written ({error}); check the disk it is on"))
-        }
+        ErrorCode::SystemIoFailure => Unavailable(format!(
+            "store {file} can't be read or written ({error}); check the disk it is on, and whether it is full"
+        )),
         ErrorCode::ReadOnly => Unavailable(format!(
             "store {file} is read-only: make the file and its folder writable for this user"
         )),

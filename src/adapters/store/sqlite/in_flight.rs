@@ -76,14 +76,17 @@ impl InFlight {
         !self.settled.contains(room) && self.leaving.iter().all(|entry| entry.integration() != integration)
     }
 
-    /// What was written since `mark` is not written after all.
+    /// What was written since `mark` is not written after all. What was settled before is as uncertain as it was.
     pub fn taken_back(&mut self, mark: usize) {
-        if mark == 0 {
-            self.settled.clear();
-        }
         for entry in self.leaving.split_off(mark.min(self.leaving.len())) {
             self.insert(entry);
         }
+    }
+
+    /// Nothing of the transaction was written after all.
+    pub fn lost(&mut self) {
+        self.settled.clear();
+        self.taken_back(0);
     }
 
     /// Calls that are handed out with a token.

@@ -47,6 +47,12 @@ impl Memory {
         self.standings.forget();
         self.in_flight.taken_back(mark);
     }
+
+    /// The whole transaction was taken back.
+    pub fn lost(&mut self) {
+        self.standings.forget();
+        self.in_flight.lost();
+    }
 }
 
 /// Integrations as they stand in the writer's transaction, read once.

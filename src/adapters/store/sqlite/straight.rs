@@ -238,5 +238,6 @@ fn waiting(seq: i64, event: &DecidedEvent, new: &NewNotification, story: Story) 
         plain: false,
         last_answer: String::new(),
         received: event.received.clone(),
+        read: event.read.clone(),
     }
 }

@@ -57,6 +57,7 @@ fn big_event(id: &str) -> DecidedEvent {
     DecidedEvent {
         id: EventId::new(id),
         received: Arc::new(Received { envelope: Envelope::default(), at: Timestamp::UNIX_EPOCH }),
+        read: None,
         notifications: vec![NewNotification {
             integration: IntegrationId::new("a"),
             room: RoomKey::new("r"),
@@ -122,6 +123,12 @@ async fn on_a_full_disk_every_answer_is_true() {
 /// what it was told on the strength of it once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
+    for told_straight in [true, false] {
+        settle_and_hand_out_in_a_transaction_that_is_lost(told_straight).await;
+    }
+}
+
+async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) {
     let f = Fixture::new();
     let (id, now) = (IntegrationId::new("a"), Timestamp::UNIX_EPOCH);
     let definition = Definition {
@@ -134,20 +141,20 @@ async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
     };
     f.store.apply(vec![definition], ManagedBy::Operator, now).await.unwrap();
     let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
-    let take = |event: &str| {
+    let terms = ClaimTerms {
+        rooms: 1,
+        retries: 0,
+        line: 1,
+        lease: Duration::from_secs(30),
+        token_budget: Budget::TOKEN,
+        room_budget: Budget::ROOM,
+    };
+    let take = |event: &str, is_quick: bool| {
         let (got, mut decided) = (lines.clone(), big_event(event));
         let story = Story::plain(SendReason::EveryRun);
         decided.notifications[0].fate = Fate::Tell { story, ready_at: now, gather: None };
-        let terms = ClaimTerms {
-            rooms: 1,
-            retries: 0,
-            line: 1,
-            lease: Duration::from_secs(30),
-            token_budget: Budget::TOKEN,
-            room_budget: Budget::ROOM,
-        };
         let hand = Arc::new(move |line| got.lock().unwrap().push(line));
-        let straight = Straight { terms, now, is_quick: Arc::new(|_| true), hand };
+        let straight = Straight { terms, now, is_quick: Arc::new(move |_| is_quick), hand };
         let changes = IntakeChanges { events: vec![decided], ..IntakeChanges::default() };
         f.store.take_in_telling(IntakeQuery::default(), Box::new(move |_| changes), straight)
     };
@@ -165,10 +172,15 @@ async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
             now,
         })
     };
-    take("e1").await.unwrap();
+    take("e1", told_straight).await.unwrap();
+    if !told_straight {
+        let claimed = f.store.claim_rooms(terms, now).await.unwrap();
+        lines.lock().unwrap().extend(claimed);
+    }
     let line = lines.lock().unwrap().pop().unwrap();
 
-    // Three jobs that come into one group, since the writer is busy; the last of them fails half done.
+    // Four jobs that come into one group, since the writer is busy: one is refused, which takes back what it did alone,
+    // and the last fails half done, which takes back everything.
     let ((begun, is_begun), (go_on, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
     let mut busy = pin!(f.store.writer.run(move |_| {
         begun.send(()).unwrap();
@@ -177,20 +189,24 @@ async fn no_room_is_handed_out_on_the_strength_of_what_may_be_taken_back() {
     }));
     assert!((&mut busy).now_or_never().is_none());
     is_begun.recv().unwrap();
-    let (mut settling, mut taking) = (pin!(told(&line)), pin!(take("e2")));
+    let (mut settling, mut taking) = (pin!(told(&line)), pin!(take("e2", true)));
+    let nobody = IntegrationId::new("nobody");
+    let mut refused = pin!(f.store.pause(&nobody, now));
     let mut failing = pin!(f.store.writer.run(|c| {
         c.execute_batch("UPDATE meta SET value = value + 1")?;
         Err::<(), _>(Fail::corrupt("half done".to_owned()))
     }));
-    assert!((&mut settling).now_or_never().is_none() && (&mut taking).now_or_never().is_none());
-    assert!((&mut failing).now_or_never().is_none());
+    assert!((&mut settling).now_or_never().is_none() && (&mut refused).now_or_never().is_none());
+    assert!((&mut taking).now_or_never().is_none() && (&mut failing).now_or_never().is_none());
     go_on.send(()).unwrap();
     busy.await.unwrap();
+    assert!(matches!(refused.await, Err(StoreError::Refused(_))));
     assert!(settling.await.is_err() && taking.await.is_err() && failing.await.is_err());
 
     assert!(lines.lock().unwrap().is_empty(), "it could not be unsaid");
-    assert_eq!(told(&line).await.unwrap(), Settled::AtRest);
-    take("e2").await.unwrap();
+    let settled = if told_straight { Settled::AtRest } else { Settled::Applied };
+    assert_eq!(told(&line).await.unwrap(), settled);
+    take("e2", true).await.unwrap();
     let line = lines.lock().unwrap().pop().unwrap();
     assert_eq!(told(&line).await.unwrap(), Settled::AtRest);
     assert_eq!((f.outcomes("e1").await, f.outcomes("e2").await), (vec![Outcome::Sent], vec![Outcome::Sent]));

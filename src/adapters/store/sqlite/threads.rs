@@ -249,7 +249,7 @@ impl Writer {
         if failed.is_some() && !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        self.remember(|memory| if failed.is_some() { memory.taken_back(0) } else { memory.committed() });
+        self.remember(|memory| if failed.is_some() { memory.lost() } else { memory.committed() });
         for reply in done {
             reply(failed.as_ref());
         }
