@@ -12,9 +12,28 @@ use url::Url;
 
 use super::sections::{SecretUrl, StoreUrl};
 
+/// How a password is written in a URL.
+const ESCAPED: &str = "in a password \"/\" is written %2F, \"?\" %3F, \"#\" %23 and \"@\" %40";
+
+/// A URL that may have a password. One that is not escaped would be read as a port, a path or parameters in part, and
+/// that part would be shown.
+fn with_password(text: &str) -> Result<Url, String> {
+    let login = text.contains('@');
+    let url = Url::parse(text).map_err(|e| match login {
+        true => format!("not a URL: {e}; {ESCAPED}"),
+        false => format!("not a URL: {e}"),
+    })?;
+    let behind_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let behind_host = behind_scheme.find(['/', '?', '#']).map_or("", |at| &behind_scheme[at..]);
+    if behind_host.contains('@') {
+        return Err(format!("it has an \"@\" behind its host; {ESCAPED}"));
+    }
+    Ok(url)
+}
+
 /// A broker's address.
 pub(super) fn amqp_url(text: &str) -> Result<SecretUrl, String> {
-    let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
+    let url = with_password(text)?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
         return Err("it does not begin with amqp:// or amqps://".to_owned());
     }
@@ -33,12 +52,16 @@ pub(super) fn amqp_url(text: &str) -> Result<SecretUrl, String> {
 /// Where the store is.
 pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
+        let url = with_password(text)?;
         if url.host_str().is_none_or(str::is_empty) {
             return Err("it names no host".to_owned());
         }
         if url.fragment().is_some() {
             return Err("it has a \"#\"; in a password that is written %23".to_owned());
+        }
+        // The client takes the first for the end of the password, and the rest for the host.
+        if text.matches('@').count() > 1 {
+            return Err(format!("it has more than one \"@\"; {ESCAPED}"));
         }
         return Ok(StoreUrl::Postgres(SecretUrl::new(text, &url)));
     }
@@ -57,7 +80,7 @@ pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
 
 /// A proxy's address.
 pub(super) fn proxy_url(text: &str) -> Result<SecretUrl, String> {
-    let url = Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
+    let url = with_password(text)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("it does not begin with http:// or https://".to_owned());
     }

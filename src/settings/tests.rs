@@ -134,6 +134,25 @@ fn secrets_are_in_no_fault_and_no_debug() {
 }
 
 #[test]
+fn a_password_that_is_not_escaped_is_refused_with_how_to_write_it_and_not_shown() {
+    for url in [
+        "://user:4711/hunter2@host/db",
+        "://user:4711?hunter2@host/db",
+        "://user:4711#hunter2@host/db",
+        "://user:hunter2/x@host/db",
+        "://user:hun#ter2/hunter2@host/db",
+    ] {
+        for (key, scheme) in [("AMQP__URL", "amqp"), ("STORE__URL", "postgres"), ("HIPCHAT__PROXY", "http")] {
+            let fault = one_fault(&[(&format!("NOTIFIER__{key}"), &format!("{scheme}{url}"))]);
+            assert!(fault.contains("%2F") && fault.contains("%40"), "{fault}");
+            assert!(!fault.contains("hunter2") && !fault.contains("4711"), "{fault}");
+        }
+    }
+    let fault = one_fault(&[("NOTIFIER__STORE__URL", "postgres://user:4711@hunter2@host/db")]);
+    assert!(fault.contains("more than one \"@\"") && !fault.contains("hunter2"), "{fault}");
+}
+
+#[test]
 fn the_token_of_the_higher_layer_counts() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");

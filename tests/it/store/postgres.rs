@@ -216,6 +216,21 @@ async fn a_store_beside_another_programs_tables_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_make_no_tables_is_told_so() {
+    let lab = PostgresLab::new().await;
+    let client = lab.postgres.client().await;
+    let schema: String = client.query_one("SELECT current_schema()", &[]).await.unwrap().get(0);
+    let guest = format!("guest_of_{schema}");
+    let admit = format!("CREATE ROLE {guest} LOGIN PASSWORD 'pw'; GRANT USAGE ON SCHEMA {schema} TO {guest}");
+    client.batch_execute(&admit).await.unwrap();
+    let (_, rest) = lab.postgres.url.split_once('@').unwrap();
+    let text =
+        refused(open_at(&format!("postgres://{guest}:pw@{rest}"), Schema::Migrate, lab.cipher()).await);
+    client.batch_execute(&format!("DROP OWNED BY {guest}; DROP ROLE {guest}")).await.unwrap();
+    assert!(text.contains(&format!("permission denied for schema {schema}; let the user")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_key_is_refused_before_anything_is_written() {
     let lab = PostgresLab::new().await;
     drop(lab.open(Schema::Migrate).await.unwrap());

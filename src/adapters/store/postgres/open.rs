@@ -3,6 +3,7 @@
 
 use deadpool_postgres::Object;
 use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::error::SqlState;
 
 use super::errors::{Done, Fail};
 use super::link::Link;
@@ -116,20 +117,27 @@ async fn migrate(link: &Link, client: Object, keys: &Keys) -> Done<()> {
 
 /// Digs PostgreSQL's error out of refinery's, so that it is classified as any other.
 fn migration_failure(error: refinery::Error, name: &str) -> Fail {
-    let text = format!(
-        "store {name}: its schema can't be brought up to date: {error}; if the database is another program's too, \
-         give this one a schema of its own by options=-csearch_path%3DNAME in store.url"
-    );
-    match error.kind() {
+    let of_server = match error.kind() {
         refinery::error::Kind::Connection(_, source) => {
-            let code = source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
-            match code {
-                Some(code) if code.code().starts_with("42") => refused(text),
-                _ => Fail::Away(format!("its schema could not be brought up to date: {error}")),
+            match source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error)
+            {
+                Some(said) if said.code().code().starts_with("42") => Some(said),
+                _ => return Fail::Away(format!("its schema could not be brought up to date: {error}")),
             }
         }
-        _ => refused(text),
-    }
+        _ => None,
+    };
+    let why = of_server.map_or_else(|| error.to_string(), |said| said.message().to_owned());
+    let advice = match of_server {
+        Some(said) if *said.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+            "let the user of store.url create tables there (GRANT CREATE ON SCHEMA …, or make it the database's owner)"
+        }
+        _ => {
+            "if the database is another program's too, give this one a schema of its own by \
+             options=-csearch_path%3DNAME in store.url"
+        }
+    };
+    refused(format!("store {name}: its schema can't be brought up to date: {why}; {advice}"))
 }
 
 /// Bound to the known text, as an integration's id is to its room URL; no integration can have it.
