@@ -131,12 +131,16 @@ impl<'a> Session<'a> {
             End::Shutdown => self.finish(true).await,
             End::Lost(why) => {
                 self.terms.health.connecting(why.as_str());
-                self.finish(false).await;
+                // What has come, too: the queue may be gone, and nothing of it would come again.
+                loop {
+                    self.hand_over();
+                    if self.undecided.is_empty() && self.decided.is_empty() {
+                        break;
+                    }
+                    self.finish(false).await;
+                }
             }
-            End::Yielded(_) => {
-                self.undecided = FuturesOrdered::new();
-                self.decided = FuturesOrdered::new();
-            }
+            End::Yielded(_) => self.give_up(),
         }
         end
     }
@@ -165,14 +169,22 @@ impl<'a> Session<'a> {
 
     /// Waits for what the intake has, and acknowledges it where that is wanted and works.
     async fn finish(&mut self, mut acknowledging: bool) {
-        loop {
-            self.hand_over();
-            let Some(decided) = self.undecided.next().await else { break };
-            self.keep(decided);
+        while let Some(decided) = self.undecided.next().await {
+            if self.keep(decided).is_some() {
+                return self.give_up();
+            }
         }
         while let Some(durable) = self.decided.next().await {
             acknowledging = acknowledging && self.acknowledge(durable).await.is_none();
         }
+    }
+
+    /// Drops all that is not durable: what comes after a batch that was given up must not be decided before it.
+    fn give_up(&mut self) {
+        self.batch = Batch::default();
+        self.ahead = None;
+        self.undecided = FuturesOrdered::new();
+        self.decided = FuturesOrdered::new();
     }
 
     /// Closes in bounded time. Closing, and not cancelling first, gives back the rest and the place as the

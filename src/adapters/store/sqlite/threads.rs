@@ -1,14 +1,17 @@
 //! The threads that own the connections. SQLite blocks, so nothing of it runs on the async runtime.
 //!
 //! The writer commits in groups: all that is queued when it looks goes into one transaction, and all are answered
-//! after the commit. So 64 rooms that settle at once cost one sync of the disk. A job that fails takes nobody
-//! else's changes along if it has changed nothing, or runs in a savepoint of its own (`run_apart`). A savepoint
-//! costs a copy of every page that is touched, so what is done for every message has none; if it fails half done,
-//! which takes a full disk or damage, the whole group is taken back and asked to try again.
+//! after the commit. So 64 rooms that settle at once cost one sync of the disk. What can wait a little, since nobody is
+//! kept from anything by it, waits for company, or for a transaction that has to be written anyway.
+//!
+//! A job that fails takes nobody else's changes along if it has changed nothing, or runs in a savepoint of its own
+//! (`run_apart`). A savepoint costs a copy of every page that is touched, so what is done for every message has none;
+//! if it fails half done, which takes a full disk or damage, the whole group is taken back and asked to try again.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,8 +27,8 @@ use crate::ports::StoreError;
 /// the first of them waits.
 const GROUP: usize = 256;
 
-/// A job that can wait does so for others until so long after the group before: each page is written once for all of
-/// them. Only where much is going on is anything still waiting for company then.
+/// What can wait is written so long after what could wait before it was, at the earliest: each page is written once for
+/// all that came meanwhile, and what can't wait seldom finds the writer busy with the disk.
 const COMPANY: Duration = Duration::from_millis(2);
 
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
@@ -91,20 +94,19 @@ impl Lane {
         Self::start("store-reader", connection, file, read_all)
     }
 
-    /// Queues `work` and waits until it is committed. Once queued it runs, even if the caller goes away.
+    /// Queues `work` and waits until it is committed. Once queued it runs, even if the caller goes away. What
+    /// `can_wait` does so a little for company.
     pub async fn run<T: Send + 'static>(
         &self,
+        can_wait: bool,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(false, in_one(work)).await
-    }
-
-    /// The same, in company where there is much to do.
-    pub async fn run_in_company<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.queue(true, in_one(work)).await
+        self.queue(can_wait, move |connection| {
+            let before = connection.total_changes();
+            let result = guarded(|| work(connection));
+            (result, connection.total_changes() == before)
+        })
+        .await
     }
 
     /// The same; if `work` fails, its changes are taken back and nobody else's.
@@ -179,15 +181,6 @@ impl Drop for Lane {
     }
 }
 
-/// Runs `work` as it is, and says whether it has left anything behind if it fails.
-fn in_one<T>(work: impl FnOnce(&Connection) -> Done<T>) -> impl FnOnce(&Connection) -> (Done<T>, bool) {
-    move |connection| {
-        let before = connection.total_changes();
-        let result = guarded(|| work(connection));
-        (result, connection.total_changes() == before)
-    }
-}
-
 /// A panic in a caller's decision must not end the thread that all others depend on.
 fn guarded<T>(work: impl FnOnce() -> Done<T>) -> Done<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -219,22 +212,17 @@ struct Writer {
 impl Writer {
     fn serve(mut self, queue: &Receiver<Job>) {
         let own = identity(&self.file);
-        let mut group = Vec::new();
-        let mut ended = Instant::now();
-        while let Ok(first) = queue.recv() {
-            gather(&mut group, first, queue, ended + COMPANY);
-            let mut waiting = group.drain(..);
+        let mut waiting = Waiting::default();
+        while waiting.receive(queue) {
             // A group starts anew in the middle when the whole transaction is lost (disk full).
-            while waiting.len() > 0 {
+            while waiting.is_due() {
                 // What is written to a file that has no name any more is gone with this process.
-                if identity(&self.file) != own {
-                    let error = moved(&self.file);
-                    waiting.by_ref().for_each(|job| refuse(job, &error));
-                    break;
+                if identity(&self.file) == own {
+                    self.write_group(&mut waiting);
+                } else {
+                    waiting.refuse(&moved(&self.file));
                 }
-                self.write_group(&mut waiting);
             }
-            ended = Instant::now();
         }
         // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
         // fails here is done at the next start.
@@ -242,15 +230,17 @@ impl Writer {
     }
 
     /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
-    fn write_group(&mut self, jobs: &mut std::vec::Drain<'_, Job>) {
+    fn write_group(&mut self, waiting: &mut Waiting) {
         if let Err(error) = self.begin() {
-            let error = sentence(&error, &self.file);
-            jobs.by_ref().for_each(|job| refuse(job, &error));
+            waiting.refuse(&sentence(&error, &self.file));
             return;
         }
         let mut done: Vec<Reply> = Vec::new();
         let mut lost = None;
-        for job in jobs.by_ref() {
+        let (before, due) = (self.connection.total_changes(), waiting.is_patient_due());
+        while done.len() < GROUP
+            && let Some(job) = waiting.next(due || self.connection.total_changes() != before)
+        {
             let mark = self.remember(|memory| memory.in_flight.mark());
             let (reply, half_done) = match (job.work)(Ok(&self.connection)) {
                 Ran::Well(reply) => {
@@ -276,6 +266,7 @@ impl Writer {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         self.remember(|memory| if failed.is_some() { memory.lost() } else { memory.committed() });
+        waiting.written();
         for reply in done {
             reply(failed.as_ref());
         }
@@ -295,18 +286,80 @@ impl Writer {
     }
 }
 
-/// What goes into one transaction: all that is queued, and while all of it can wait what comes until then.
-fn gather(group: &mut Vec<Job>, first: Job, queue: &Receiver<Job>, until: Instant) {
-    let mut can_wait = first.can_wait;
-    group.push(first);
-    while group.len() < GROUP {
-        let next = queue.try_recv().ok().or_else(|| {
-            let wait = until.saturating_duration_since(Instant::now());
-            (can_wait && !wait.is_zero()).then(|| queue.recv_timeout(wait).ok()).flatten()
-        });
-        let Some(job) = next else { return };
-        can_wait &= job.can_wait;
-        group.push(job);
+/// What waits for a transaction.
+#[derive(Default)]
+struct Waiting {
+    urgent: VecDeque<Job>,
+    /// Can wait.
+    patient: VecDeque<Job>,
+    /// Whether some of it is in the transaction under way.
+    has_patient: bool,
+    /// When the last transaction with some of it ended.
+    latest: Option<Instant>,
+    closed: bool,
+}
+
+impl Waiting {
+    /// Takes what is queued, and waits until something has to be done. `false` if nothing ever will.
+    fn receive(&mut self, queue: &Receiver<Job>) -> bool {
+        while !self.is_due() {
+            let next = match self.patience() {
+                _ if self.closed => return false,
+                None => queue.recv().map_err(RecvTimeoutError::from),
+                Some(patience) => queue.recv_timeout(patience),
+            };
+            match next {
+                Ok(job) => self.add(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.closed = true,
+            }
+        }
+        while self.urgent.len() + self.patient.len() < GROUP
+            && let Ok(job) = queue.try_recv()
+        {
+            self.add(job);
+        }
+        true
+    }
+
+    fn add(&mut self, job: Job) {
+        if job.can_wait { self.patient.push_back(job) } else { self.urgent.push_back(job) }
+    }
+
+    fn is_due(&self) -> bool {
+        !self.urgent.is_empty() || self.is_patient_due()
+    }
+
+    fn is_patient_due(&self) -> bool {
+        self.patience().is_some_and(|patience| self.closed || patience.is_zero())
+    }
+
+    /// How long what can wait still does, if there is any.
+    fn patience(&self) -> Option<Duration> {
+        let waited = || self.latest.map_or(COMPANY, |latest| latest.elapsed());
+        (!self.patient.is_empty()).then(|| COMPANY.saturating_sub(waited()))
+    }
+
+    /// The next job of a transaction: what can wait comes after the others, if it is to be in it.
+    fn next(&mut self, with_patient: bool) -> Option<Job> {
+        if let Some(job) = self.urgent.pop_front() {
+            return Some(job);
+        }
+        let job = if with_patient { self.patient.pop_front()? } else { return None };
+        self.has_patient = true;
+        Some(job)
+    }
+
+    /// The transaction has ended.
+    fn written(&mut self) {
+        if std::mem::take(&mut self.has_patient) {
+            self.latest = Some(Instant::now());
+        }
+    }
+
+    /// Answers all that could not be tried.
+    fn refuse(&mut self, error: &StoreError) {
+        self.urgent.drain(..).chain(self.patient.drain(..)).for_each(|job| refuse(job, error));
     }
 }
 
@@ -332,5 +385,61 @@ fn read_all(connection: Connection, file: &Path, queue: &Receiver<Job>) {
             let _ = connection.execute_batch("ROLLBACK");
         }
         reply(failed.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(can_wait: bool) -> Job {
+        Job { work: Box::new(|_| Ran::Well(Box::new(|_| {}))), can_wait }
+    }
+
+    fn next(waiting: &mut Waiting, with_patient: bool) -> Option<bool> {
+        waiting.next(with_patient).map(|job| job.can_wait)
+    }
+
+    #[test]
+    fn what_can_wait_waits_for_company_and_never_for_ever() {
+        let mut waiting = Waiting::default();
+        assert!(!waiting.is_due());
+        waiting.add(job(true));
+        assert!(waiting.is_due(), "nothing was written lately");
+        // Just now, however long this test takes.
+        waiting.latest = Some(Instant::now() + Duration::from_secs(3_600));
+        assert!(!waiting.is_due());
+        waiting.add(job(false));
+        waiting.add(job(true));
+        assert!(waiting.is_due());
+        assert_eq!(next(&mut waiting, false), Some(false));
+        assert_eq!(
+            next(&mut waiting, false),
+            None,
+            "what can wait does not make a transaction a written one"
+        );
+        assert_eq!(next(&mut waiting, true), Some(true), "and joins one that is");
+        waiting.closed = true;
+        assert!(waiting.is_due(), "nobody is left to wait for");
+        assert_eq!(next(&mut waiting, true), Some(true));
+        assert!(!waiting.is_due());
+    }
+
+    #[test]
+    fn a_lane_that_is_closed_does_what_was_queued() {
+        let (jobs, queue) = channel();
+        for can_wait in [true, false, true] {
+            jobs.send(job(can_wait)).unwrap();
+        }
+        drop(jobs);
+        let mut waiting = Waiting::default();
+        let mut done = 0;
+        while waiting.receive(&queue) {
+            while waiting.is_due() {
+                done += usize::from(next(&mut waiting, true).is_some());
+                waiting.written();
+            }
+        }
+        assert_eq!(done, 3);
     }
 }
