@@ -88,7 +88,7 @@ impl<'a> Session<'a> {
             FieldTable::default(),
         );
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
-        turn.end().await;
+        turn.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
         let (ahead, watch) = (None, Watchdog::of(alone));

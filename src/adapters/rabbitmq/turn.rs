@@ -31,7 +31,7 @@ impl Turn {
     /// Waits for a turn, and for no longer than [`PATIENCE`]. A refusal costs a channel and ends nothing else.
     ///
     /// # Errors
-    /// If the connection takes no channel.
+    /// If the broker does not answer: it may give the turn later, and nobody would end it.
     pub async fn wait(connection: &Connection, queue: &str) -> Result<Self, BrokerError> {
         let name = format!("{queue}.subscribing");
         let Ok(queue) = short(&name) else { return Ok(Self { had: None }) };
@@ -39,24 +39,29 @@ impl Turn {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             let channel = link::channel(connection).await?;
-            let declared = channel.queue_declare(queue.clone(), exclusive, FieldTable::default());
-            match tokio::time::timeout_at(until, declared).await {
-                Ok(Ok(_)) => return Ok(Self { had: Some((channel, name)) }),
-                Ok(Err(error)) if fault::reply(&error).is_some_and(|(code, _)| code == RESOURCE_LOCKED) => {
+            let declared =
+                async { Ok(channel.queue_declare(queue.clone(), exclusive, FieldTable::default()).await) };
+            match link::answer("waiting for the turn to subscribe", declared).await? {
+                Ok(_) => return Ok(Self { had: Some((channel, name)) }),
+                Err(error) if fault::reply(&error).is_some_and(|(code, _)| code == RESOURCE_LOCKED) => {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
                 // As where this user may not declare it.
-                Ok(Err(_)) | Err(_) => break,
+                Err(_) => break,
             }
         }
         Ok(Self { had: None })
     }
 
-    /// It is another's turn. What fails here the broker does when the connection ends.
-    pub async fn end(self) {
-        let Some((channel, name)) = self.had else { return };
+    /// It is another's turn.
+    ///
+    /// # Errors
+    /// If the broker does not let go of it: the connection has to end.
+    pub async fn end(self) -> Result<(), BrokerError> {
+        let Some((channel, name)) = self.had else { return Ok(()) };
         let delete = channel.queue_delete(name.into(), QueueDeleteOptions::default());
-        let _ = link::answer("letting others subscribe", delete).await;
+        link::answer("letting others subscribe", delete).await?;
         link::close_channel(&channel).await;
+        Ok(())
     }
 }
