@@ -2,11 +2,15 @@
 //! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
 //!
 //! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
-//! on another: what a lost channel held comes again.
+//! on another: what a lost channel held comes again. Batches are decided one after the other, but several may wait
+//! to be durable; acknowledgements keep their order.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
@@ -61,6 +65,9 @@ pub(super) struct Session<'a> {
     events: Events,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
+    /// Batches that are decided and may not be durable yet, in their order: the last delivery of each, once it is,
+    /// or `None` if that took too long. As many as the prefetch allows.
+    in_hand: FuturesOrdered<BoxFuture<'static, Option<u64>>>,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -91,28 +98,49 @@ impl<'a> Session<'a> {
         turn.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, watch) = (None, Watchdog::of(alone));
-        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
+        let (ahead, in_hand, watch) = (None, FuturesOrdered::new(), Watchdog::of(alone));
+        Ok(Self { terms, connection, channel, side, consumer, events, ahead, in_hand, watch, stands_by: !alone })
     }
 
-    /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
-    /// broker gives back what was not acknowledged.
+    /// Takes in until something ends; the broker gives back what was not acknowledged then. What is in hand is
+    /// waited for, so that as little as may be comes again.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
+        let end = match self.take_in_until(shutdown).await {
+            End::Lost(why) => End::Lost(self.terms.address.redact(&why)),
+            end => end,
+        };
+        match &end {
+            End::Shutdown => {
+                while let Some(durable) = self.in_hand.next().await {
+                    if self.acknowledge(durable).await.is_some() {
+                        break;
+                    }
+                }
+            }
+            End::Lost(why) => {
+                self.terms.health.connecting(why.as_str());
+                while self.in_hand.next().await.is_some() {}
+            }
+            End::Yielded(_) => self.in_hand = FuturesOrdered::new(),
+        }
+        end
+    }
+
+    async fn take_in_until(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
         let look_every = self.terms.options.look_every;
         let mut look = tokio::time::interval_at(Instant::now() + look_every, look_every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let step = tokio::select! {
+            let end = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
                 why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
+                Some(durable) = self.in_hand.next() => self.acknowledge(durable).await,
                 next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
                 _ = look.tick() => self.look().await.map(End::Lost),
             };
-            match step {
-                None => {}
-                Some(End::Lost(why)) => return End::Lost(self.terms.address.redact(&why)),
-                Some(end) => return end,
+            if let Some(end) = end {
+                return end;
             }
         }
     }
@@ -130,11 +158,8 @@ impl<'a> Session<'a> {
         if let Some(last) = last {
             self.watch.delivered();
             self.terms.health.set(SessionState::Consuming);
-            if let Some(end) = self.take_in(batch).await {
+            if let Some(end) = self.take_in(batch, last).await {
                 return Some(end);
-            }
-            if let Err(why) = self.acknowledge(last).await {
-                return Some(End::Lost(end.unwrap_or(why)));
             }
         }
         end.map(End::Lost)
@@ -177,43 +202,41 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
-    /// batches in hand. If that takes too long the batch is dropped, and not tried on while a successor has it.
-    /// Returns how the session ended, if it did.
-    async fn take_in(&mut self, batch: Vec<Received>) -> Option<End> {
+    /// Hands the batch over. It is waited for even if the session ends meanwhile: batches are decided one at a time.
+    /// If that takes too long the batch is dropped, and not tried on while a successor has it. Returns how the
+    /// session ended, if it did.
+    async fn take_in(&mut self, batch: Vec<Received>, last: u64) -> Option<End> {
         let intake = Arc::clone(self.terms.intake);
         let patience = self.terms.options.yield_after;
-        let given_up = async {
-            match patience {
-                None => std::future::pending().await,
-                Some(patience) => {
-                    tokio::time::sleep(patience).await;
-                    End::Yielded(format!(
-                        "a batch could not be made durable within {} s",
-                        patience.as_secs_f64()
-                    ))
-                }
+        let mut taking = pin!(within(patience, intake.take_in(batch)));
+        let (taken, lost) = tokio::select! {
+            biased;
+            taken = &mut taking => (taken, None),
+            why = broken(&mut self.events, self.terms.health) => {
+                self.terms.health.connecting(self.terms.address.redact(&why));
+                (taking.await, Some(End::Lost(why)))
             }
         };
-        let mut taking = intake.take_in(batch);
-        tokio::pin!(given_up);
-        let why = tokio::select! {
-            biased;
-            () = &mut taking => return None,
-            why = broken(&mut self.events, self.terms.health) => why,
-            end = &mut given_up => return Some(end),
-        };
-        self.terms.health.connecting(self.terms.address.redact(&why));
-        tokio::select! {
-            biased;
-            () = taking => Some(End::Lost(why)),
-            end = given_up => Some(end),
-        }
+        let Some(durable) = taken else { return Some(self.given_up()) };
+        self.in_hand.push_back(within(patience, durable).map(move |done| done.map(|()| last)).boxed());
+        lost
     }
 
-    async fn acknowledge(&mut self, last: u64) -> Result<(), String> {
+    /// Acknowledges a batch that is durable, and those behind it that are; or gives up one that did not get so.
+    async fn acknowledge(&mut self, durable: Option<u64>) -> Option<End> {
+        let mut last = durable;
+        while let (Some(_), Some(Some(next))) = (last, self.in_hand.next().now_or_never()) {
+            last = next;
+        }
+        let Some(last) = last else { return Some(self.given_up()) };
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
-        link::answer("acknowledging", acked).await.map_err(|error| error.to_string())
+        let acked = link::answer("acknowledging", acked).await;
+        acked.err().map(|error| End::Lost(error.to_string()))
+    }
+
+    fn given_up(&self) -> End {
+        let patience = self.terms.options.yield_after.unwrap_or_default();
+        End::Yielded(format!("a batch could not be made durable within {} s", patience.as_secs_f64()))
     }
 
     /// Asks the queue whether events wait although this consumer is idle.
@@ -224,6 +247,14 @@ impl<'a> Session<'a> {
                 format!("{} events wait, but none is delivered to the active consumer", standing.messages)
             }),
         }
+    }
+}
+
+/// What `work` gives, or `None` if it takes longer than `patience`, if there is a limit.
+async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match patience {
+        None => Some(work.await),
+        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
     }
 }
 

@@ -114,6 +114,27 @@ async fn a_consumer_that_is_cut_off_while_it_takes_in_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_not_durable_yet_holds_up_acknowledgements_and_nothing_else() {
+    let broker = Broker::fresh().await;
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    for id in ["slow", "quick", "after"] {
+        broker.publish("monitor.acme.1", id, b"{}").await;
+        worker.sees(id).await;
+    }
+    worker.task.abort();
+    assert!(worker.task.await.expect_err("cut off").is_cancelled());
+    broker.depth_becomes(&broker.topology.queue, 3).await;
+
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("after").await;
+    worker.stop.send(true).expect("listens");
+    worker.intake.lets_slow.add_permits(1);
+    worker.task.await.expect("no panic").expect("a clean end");
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
 async fn large_bodies_come_in_batches_of_their_own() {
     let broker = Broker::fresh().await;
     let sizes = [10, 2 << 20, 10, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 10];

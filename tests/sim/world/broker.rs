@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use hipchat_notifier::domain::envelope::{Envelope, Received};
 use hipchat_notifier::ports::TakeIn;
 use hipchat_notifier::worker::intake::Intake;
@@ -94,70 +96,103 @@ impl Queue {
     }
 }
 
-/// A worker's sessions, one after the other. A batch that was begun is waited for even if its session has ended.
+/// A batch as it was delivered.
+struct Delivered {
+    session: u64,
+    count: usize,
+    ids: Vec<String>,
+}
+
+/// A worker's sessions, one after the other. Batches are decided one at a time, and acknowledged in their order when
+/// they are durable. What was begun is waited for even if its session has ended, before a new one has its first.
 pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: Stop) {
-    let early = world.options.mutation == Some(Mutation::AckBeforeCommit);
+    let mut in_hand = FuturesOrdered::new();
+    let mut latest = None;
     while !stop.is_set() {
         life.gate().await;
-        let delivered = {
-            let mut inner = world.lock();
-            match inner.queue.session(life.number) {
-                None => None,
-                Some(session) => {
-                    let most = inner.rng.usize(1..=world.plan.batch);
-                    Some((session, inner.queue.deliver(most)))
-                }
+        if let Some((delivered, received)) = next_batch(&world, &life, latest.filter(|_| !in_hand.is_empty())) {
+            latest = Some(delivered.session);
+            if world.options.mutation == Some(Mutation::AckBeforeCommit) {
+                world.lock().queue.acknowledge(delivered.session, delivered.count);
             }
-        };
-        let Some((session, batch)) = delivered.filter(|(_, batch)| !batch.is_empty()) else {
-            let pause = world.lock().millis(5, 200);
-            tokio::time::sleep(pause).await;
-            continue;
-        };
-        let count = batch.len();
-        let ids: Vec<String> = batch.iter().filter_map(|envelope| envelope.message_id.clone()).collect();
-        let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
-        if early {
-            world.lock().queue.acknowledge(session, count);
-        }
-        world.lock().ledger.batch_received(life.number);
-        if let Some(patience) = world.plan.yield_after {
-            // Where others stand by, a batch that can't be made durable is given up, and the place with it.
-            if tokio::time::timeout(patience, intake.take_in(received)).await.is_err() {
-                {
-                    let mut inner = world.lock();
-                    let returned = if inner.queue.is(session) { inner.queue.break_off() } else { 0 };
-                    world.note(&mut inner, || format!("{life} gives up its place: {returned} come again"));
-                }
-                intake.able().await;
-                continue;
+            world.lock().ledger.batch_received(life.number);
+            let patience = world.plan.yield_after;
+            match within(patience, intake.take_in(received)).await {
+                Some(durable) => in_hand.push_back(async move { (delivered, within(patience, durable).await) }),
+                None => give_up(&world, &life, &intake, delivered.session).await,
+            }
+        } else if let Some((delivered, durable)) = in_hand.next().await {
+            match durable {
+                Some(()) => acknowledge(&world, &life, &delivered).await,
+                None => give_up(&world, &life, &intake, delivered.session).await,
             }
         } else {
-            intake.take_in(received).await;
+            let pause = world.lock().millis(5, 200);
+            tokio::time::sleep(pause).await;
         }
-        world.strike(&life);
-        life.gate().await;
-        let lost = {
-            let mut inner = world.lock();
-            let lost = inner.chance(world.plan.rates.session) || !inner.queue.is(session);
-            if !lost {
-                for id in inner.ledger.told_and_unwritten(&ids) {
-                    world.fault(&mut inner, format!("{id} is acknowledged, and nothing of it is written"));
-                }
-                inner.queue.acknowledge(session, count);
-            } else if inner.queue.is(session) {
-                let returned = inner.queue.break_off();
-                world.note(&mut inner, || {
-                    format!("an acknowledgement of {life} is lost: {returned} come again")
-                });
+    }
+    while let Some((delivered, Some(()))) = in_hand.next().await {
+        acknowledge(&world, &life, &delivered).await;
+    }
+}
+
+/// What the broker has for `life`, if it is the active one; while something of `session` is in hand that may wait, and
+/// what comes by another one does.
+fn next_batch(world: &World, life: &Life, session: Option<u64>) -> Option<(Delivered, Vec<Received>)> {
+    let mut inner = world.lock();
+    if session.is_some_and(|session| !inner.queue.is(session) || inner.rng.bool()) {
+        return None;
+    }
+    let session = inner.queue.session(life.number)?;
+    let most = inner.rng.usize(1..=world.plan.batch);
+    let batch = inner.queue.deliver(most);
+    let ids = batch.iter().filter_map(|envelope| envelope.message_id.clone()).collect();
+    let delivered = Delivered { session, count: batch.len(), ids };
+    let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
+    (delivered.count > 0).then_some((delivered, received))
+}
+
+async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match patience {
+        None => Some(work.await),
+        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
+    }
+}
+
+/// Where others stand by, a batch that can't be made durable is given up, and the place with it.
+async fn give_up(world: &World, life: &Life, intake: &Intake, session: u64) {
+    {
+        let mut inner = world.lock();
+        let returned = if inner.queue.is(session) { inner.queue.break_off() } else { 0 };
+        world.note(&mut inner, || format!("{life} gives up its place: {returned} come again"));
+    }
+    intake.able().await;
+}
+
+/// Acknowledges a batch, or loses its session in doing so.
+async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) {
+    world.strike(life);
+    life.gate().await;
+    let lost = {
+        let mut inner = world.lock();
+        let lost = inner.chance(world.plan.rates.session) || !inner.queue.is(delivered.session);
+        if !lost {
+            for id in inner.ledger.told_and_unwritten(&delivered.ids) {
+                world.fault(&mut inner, format!("{id} is acknowledged, and nothing of it is written"));
             }
-            lost
-        };
-        world.strike(&life);
-        if lost {
-            let wait = world.lock().millis(50, 1_000);
-            tokio::time::sleep(wait).await;
+            inner.queue.acknowledge(delivered.session, delivered.count);
+        } else if inner.queue.is(delivered.session) {
+            let returned = inner.queue.break_off();
+            world.note(&mut inner, || {
+                format!("an acknowledgement of {life} is lost: {returned} come again")
+            });
         }
+        lost
+    };
+    world.strike(life);
+    if lost {
+        let wait = world.lock().millis(50, 1_000);
+        tokio::time::sleep(wait).await;
     }
 }
 
