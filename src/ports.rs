@@ -58,10 +58,11 @@ pub type Durable = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Where deliveries go: the worker's intake.
 #[async_trait]
 pub trait TakeIn: Send + Sync {
-    /// Takes one batch in, in order. When this returns the batch is decided, and the next may be taken in; when what
-    /// it returns has ended the batch is durable, and may be acknowledged. Both keep trying until then, so there is
-    /// no error. Whoever drops either before has given the batch up: it is not tried any more, and each of its events
-    /// is whole in the store or not at all, or is told just now.
+    /// Takes one batch in. When this returns the batch is decided; when what it returns has ended the batch is
+    /// durable, and may be acknowledged. Both keep trying until then, so there is no error. Whoever drops either
+    /// before has given the batch up: it is not tried any more, and each of its events is whole in the store or not
+    /// at all, or is told just now. Batches are decided in the order in which they are first polled, however many
+    /// there are at once.
     async fn take_in(&self, batch: Vec<Received>) -> Durable;
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.

@@ -34,20 +34,34 @@ pub struct Intake {
     pub burial: Arc<Bell>,
     /// Where quick rooms are told straight from here; `None`: everything is written down first.
     pub handover: Option<Arc<Handover>>,
+    pub turns: Turns,
+}
+
+/// Who reads and who decides. A batch takes its turn to decide before it ends its turn to read, and both are given in
+/// the order in which they are asked for: so batches are decided in their order, and one is read while the one before
+/// it is decided.
+#[derive(Default)]
+pub struct Turns {
+    reading: tokio::sync::Mutex<()>,
+    deciding: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
 impl TakeIn for Intake {
     /// Waits for the store, however long it takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) -> Durable {
+        let reading = self.turns.reading.lock().await;
         // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
         // now. If it can't be read, by what is known.
         if let Ok(true) = self.catalogue.refresh().await {
             self.dispatch.ring();
         }
         let snapshot = self.catalogue.now();
+        let parts = batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot)));
+        let _deciding = self.turns.deciding.lock().await;
+        drop(reading);
         let mut in_hand = Vec::new();
-        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
+        for part in parts {
             in_hand.extend(self.take_part(&part).await);
         }
         self.written(in_hand)

@@ -2,16 +2,17 @@
 //! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
 //!
 //! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
-//! on another: what a lost channel held comes again. Batches are decided one after the other, but several may wait
-//! to be durable; acknowledgements keep their order.
+//! on another: what a lost channel held comes again. The intake decides batches one after the other, but while one is
+//! decided the next is read, and several may wait to be durable; acknowledgements keep their order.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -25,7 +26,7 @@ use super::topology::{self, short};
 use super::turn::Turn;
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
-use crate::ports::{BrokerError, Clock, TakeIn};
+use crate::ports::{BrokerError, Clock, Durable, TakeIn};
 
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
@@ -54,6 +55,12 @@ pub(super) struct Terms<'a> {
 
 type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
+/// A batch's last delivery, and what says when the batch is durable.
+type Decided = (u64, Durable);
+
+/// Batches that the intake has at most before they are decided: one that is, and the next, which it reads meanwhile.
+const UNDECIDED: usize = 2;
+
 /// An established session.
 pub(super) struct Session<'a> {
     terms: Terms<'a>,
@@ -63,11 +70,15 @@ pub(super) struct Session<'a> {
     side: Channel,
     consumer: Consumer,
     events: Events,
+    /// What has come since the latest batch was handed over.
+    batch: Batch,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
-    /// Batches that are decided and may not be durable yet, in their order: the last delivery of each, once it is,
-    /// or `None` if that took too long. As many as the prefetch allows.
-    in_hand: FuturesOrdered<BoxFuture<'static, Option<u64>>>,
+    /// Batches that are not decided yet, in their order.
+    undecided: FuturesOrdered<BoxFuture<'static, Option<Decided>>>,
+    /// Batches that are decided and may not be durable yet, in their order: the last delivery of each, once it is.
+    /// As many as the prefetch allows.
+    decided: FuturesOrdered<BoxFuture<'static, Option<u64>>>,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -98,30 +109,39 @@ impl<'a> Session<'a> {
         turn.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, in_hand, watch) = (None, FuturesOrdered::new(), Watchdog::of(alone));
-        Ok(Self { terms, connection, channel, side, consumer, events, ahead, in_hand, watch, stands_by: !alone })
+        Ok(Self {
+            terms,
+            connection,
+            channel,
+            side,
+            consumer,
+            events,
+            batch: Batch::default(),
+            ahead: None,
+            undecided: FuturesOrdered::new(),
+            decided: FuturesOrdered::new(),
+            watch: Watchdog::of(alone),
+            stands_by: !alone,
+        })
     }
 
-    /// Takes in until something ends; the broker gives back what was not acknowledged then. What is in hand is
-    /// waited for, so that as little as may be comes again.
+    /// Takes in until something ends; the broker gives back what was not acknowledged then. What the intake has is
+    /// waited for, so that as little as may be comes again, and nothing of it is tried on after that.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
         let end = match self.take_in_until(shutdown).await {
             End::Lost(why) => End::Lost(self.terms.address.redact(&why)),
             end => end,
         };
         match &end {
-            End::Shutdown => {
-                while let Some(durable) = self.in_hand.next().await {
-                    if self.acknowledge(durable).await.is_some() {
-                        break;
-                    }
-                }
-            }
+            End::Shutdown => self.finish(true).await,
             End::Lost(why) => {
                 self.terms.health.connecting(why.as_str());
-                while self.in_hand.next().await.is_some() {}
+                self.finish(false).await;
             }
-            End::Yielded(_) => self.in_hand = FuturesOrdered::new(),
+            End::Yielded(_) => {
+                self.undecided = FuturesOrdered::new();
+                self.decided = FuturesOrdered::new();
+            }
         }
         end
     }
@@ -131,17 +151,32 @@ impl<'a> Session<'a> {
         let mut look = tokio::time::interval_at(Instant::now() + look_every, look_every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.hand_over();
+            let has_room = self.ahead.is_none() && !self.batch.is_full(self.terms.options.batch);
             let end = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
                 why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
-                Some(durable) = self.in_hand.next() => self.acknowledge(durable).await,
-                next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
+                Some(decided) = self.undecided.next() => self.keep(decided),
+                Some(durable) = self.decided.next() => self.acknowledge(durable).await,
+                next = self.consumer.next(), if has_room => self.gather(next),
                 _ = look.tick() => self.look().await.map(End::Lost),
             };
             if let Some(end) = end {
                 return end;
             }
+        }
+    }
+
+    /// Waits for what the intake has, and acknowledges it where that is wanted and works.
+    async fn finish(&mut self, mut acknowledging: bool) {
+        loop {
+            self.hand_over();
+            let Some(decided) = self.undecided.next().await else { break };
+            self.keep(decided);
+        }
+        while let Some(durable) = self.decided.next().await {
+            acknowledging = acknowledging && self.acknowledge(durable).await.is_none();
         }
     }
 
@@ -152,80 +187,68 @@ impl<'a> Session<'a> {
         link::close(&self.connection).await;
     }
 
-    /// Takes in one delivery and those that are here with it.
-    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
-        let Chunk { batch, last, end } = self.gather(first);
-        if let Some(last) = last {
-            self.watch.delivered();
-            self.terms.health.set(SessionState::Consuming);
-            if let Some(end) = self.take_in(batch, last).await {
-                return Some(end);
-            }
-        }
-        end.map(End::Lost)
-    }
-
-    /// What is here already, up to the size of a batch; waits for nothing.
-    fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Chunk {
-        let mut chunk = Chunk { batch: Vec::new(), last: None, end: None };
-        let (mut next, mut bytes) = (first, 0);
+    /// Adds a delivery to the batch, and those that are here with it, as far as they fit; waits for nothing.
+    fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
+        let mut next = first;
         loop {
             match next {
-                Some(Ok(delivery)) if !chunk.batch.is_empty() && is_over(bytes, delivery.data.len()) => {
+                Some(Ok(delivery)) if !self.batch.takes(delivery.data.len()) => {
                     self.ahead = Some(delivery);
-                    return chunk;
+                    return None;
                 }
-                Some(Ok(delivery)) => {
-                    bytes += delivery.data.len();
-                    chunk.last = Some(delivery.delivery_tag);
-                    let at = self.terms.clock.now();
-                    chunk.batch.push(Received { envelope: wire::envelope(delivery), at });
-                }
-                Some(Err(error)) => {
-                    chunk.end = Some(fault::words(&error));
-                    return chunk;
-                }
+                Some(Ok(delivery)) => self.add(delivery),
+                Some(Err(error)) => return Some(End::Lost(fault::words(&error))),
                 None => {
-                    chunk.end =
-                        Some("the broker cancelled the consumer (the queue was deleted or moved)".into());
-                    return chunk;
+                    let why = "the broker cancelled the consumer (the queue was deleted or moved)";
+                    return Some(End::Lost(why.into()));
                 }
             }
-            let alone = chunk.batch.len() == 1 && bytes > ALONE_BYTES;
-            if chunk.batch.len() >= self.terms.options.batch || bytes >= BATCH_BYTES || alone {
-                return chunk;
+            if self.batch.is_full(self.terms.options.batch) {
+                return None;
             }
-            match self.consumer.next().now_or_never() {
-                Some(ready) => next = ready,
-                None => return chunk,
-            }
+            next = self.consumer.next().now_or_never()?;
         }
     }
 
-    /// Hands the batch over. It is waited for even if the session ends meanwhile: batches are decided one at a time.
-    /// If that takes too long the batch is dropped, and not tried on while a successor has it. Returns how the
-    /// session ended, if it did.
-    async fn take_in(&mut self, batch: Vec<Received>, last: u64) -> Option<End> {
+    fn add(&mut self, delivery: Delivery) {
+        self.watch.delivered();
+        self.terms.health.set(SessionState::Consuming);
+        self.batch.add(delivery, self.terms.clock.now());
+    }
+
+    /// Hands the batch over where the intake has nothing else to decide, or where it is large enough to be read
+    /// while another is decided: of many small ones each would cost a transaction.
+    fn hand_over(&mut self) {
+        let most = self.terms.options.batch;
+        let is_large = self.ahead.is_some() || self.batch.is_full(most.div_ceil(2));
+        if self.batch.events.is_empty()
+            || self.undecided.len() >= UNDECIDED
+            || !(self.undecided.is_empty() || is_large)
+        {
+            return;
+        }
+        let Batch { events, last, .. } = std::mem::take(&mut self.batch);
+        if let Some(delivery) = self.ahead.take() {
+            self.add(delivery);
+        }
         let intake = Arc::clone(self.terms.intake);
-        let patience = self.terms.options.yield_after;
-        let mut taking = pin!(within(patience, intake.take_in(batch)));
-        let (taken, lost) = tokio::select! {
-            biased;
-            taken = &mut taking => (taken, None),
-            why = broken(&mut self.events, self.terms.health) => {
-                self.terms.health.connecting(self.terms.address.redact(&why));
-                (taking.await, Some(End::Lost(why)))
-            }
-        };
-        let Some(durable) = taken else { return Some(self.given_up()) };
-        self.in_hand.push_back(within(patience, durable).map(move |done| done.map(|()| last)).boxed());
-        lost
+        let taking = async move { (last, intake.take_in(events).await) };
+        self.undecided.push_back(within(self.terms.options.yield_after, taking).boxed());
+    }
+
+    /// Keeps a batch that is decided until it is durable; or gives up one that was not decided in time, so that it is
+    /// not tried on while a successor has it.
+    fn keep(&mut self, decided: Option<Decided>) -> Option<End> {
+        let Some((last, durable)) = decided else { return Some(self.given_up()) };
+        let durable = durable.map(move |()| last);
+        self.decided.push_back(within(self.terms.options.yield_after, durable).boxed());
+        None
     }
 
     /// Acknowledges a batch that is durable, and those behind it that are; or gives up one that did not get so.
     async fn acknowledge(&mut self, durable: Option<u64>) -> Option<End> {
         let mut last = durable;
-        while let (Some(_), Some(Some(next))) = (last, self.in_hand.next().now_or_never()) {
+        while let (Some(_), Some(Some(next))) = (last, self.decided.next().now_or_never()) {
             last = next;
         }
         let Some(last) = last else { return Some(self.given_up()) };
@@ -258,25 +281,33 @@ async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) ->
     }
 }
 
-/// The next delivery. Nothing is lost if this is dropped before it is done.
-async fn next(ahead: &mut Option<Delivery>, consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
-    match ahead.take() {
-        Some(delivery) => Some(Ok(delivery)),
-        None => consumer.next().await,
+/// Deliveries that are taken in together.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Received>,
+    /// Of all bodies.
+    bytes: usize,
+    /// The tag of the last delivery.
+    last: u64,
+}
+
+impl Batch {
+    fn add(&mut self, delivery: Delivery, at: Timestamp) {
+        self.bytes += delivery.data.len();
+        self.last = delivery.delivery_tag;
+        self.events.push(Received { envelope: wire::envelope(delivery), at });
     }
-}
 
-/// Whether a body of `more` bytes is too large for a batch that has `bytes` already.
-fn is_over(bytes: usize, more: usize) -> bool {
-    more > ALONE_BYTES || bytes + more > BATCH_BYTES
-}
+    /// Whether it may have a body of so many bytes beside what it has.
+    fn takes(&self, bytes: usize) -> bool {
+        self.events.is_empty() || (bytes <= ALONE_BYTES && self.bytes + bytes <= BATCH_BYTES)
+    }
 
-struct Chunk {
-    batch: Vec<Received>,
-    /// The tag of the last delivery in `batch`.
-    last: Option<u64>,
-    /// Why nothing comes after it.
-    end: Option<String>,
+    /// Whether it may have nothing more, with `most` events at most.
+    fn is_full(&self, most: usize) -> bool {
+        let alone = self.events.len() == 1 && self.bytes > ALONE_BYTES;
+        self.events.len() >= most || self.bytes >= BATCH_BYTES || alone
+    }
 }
 
 /// Notices a consumer that is subscribed and gets nothing while the queue grows. Whoever stands by gets nothing

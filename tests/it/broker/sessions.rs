@@ -11,7 +11,7 @@ async fn events_come_in_order_and_are_acknowledged_only_when_durable() {
     let worker = Worker::start(broker.options(), 0);
     worker.sees("m-0").await;
     worker.stop.send(true).expect("listens");
-    worker.intake.lets.add_permits(1);
+    worker.intake.lets.add_permits(2);
     let first = worker.intake.clone();
     worker.task.await.expect("no panic").expect("a clean end");
     let taken = first.seen.lock().expect("not poisoned").len();

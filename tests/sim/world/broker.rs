@@ -9,7 +9,7 @@ use fastrand::Rng;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use hipchat_notifier::domain::envelope::{Envelope, Received};
-use hipchat_notifier::ports::TakeIn;
+use hipchat_notifier::ports::{Durable, TakeIn};
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::wake::Stop;
 
@@ -103,35 +103,58 @@ struct Delivered {
     ids: Vec<String>,
 }
 
-/// A worker's sessions, one after the other. Batches are decided one at a time, and acknowledged in their order when
-/// they are durable. What was begun is waited for even if its session has ended, before a new one has its first.
+/// A worker's sessions, one after the other. The intake has two batches at most that it has not decided; batches are
+/// acknowledged in their order when they are durable. What was begun is waited for even if its session has ended,
+/// before a new one has its first.
 pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: Stop) {
-    let mut in_hand = FuturesOrdered::new();
-    let mut latest = None;
+    let (mut undecided, mut decided) = (FuturesOrdered::new(), FuturesOrdered::new());
+    let (patience, mut latest) = (world.plan.yield_after, None);
     while !stop.is_set() {
         life.gate().await;
-        if let Some((delivered, received)) = next_batch(&world, &life, latest.filter(|_| !in_hand.is_empty())) {
+        let session = latest.filter(|_| !undecided.is_empty() || !decided.is_empty());
+        if undecided.len() < 2
+            && let Some((delivered, received)) = next_batch(&world, &life, session)
+        {
             latest = Some(delivered.session);
             if world.options.mutation == Some(Mutation::AckBeforeCommit) {
                 world.lock().queue.acknowledge(delivered.session, delivered.count);
             }
             world.lock().ledger.batch_received(life.number);
-            let patience = world.plan.yield_after;
-            match within(patience, intake.take_in(received)).await {
-                Some(durable) => in_hand.push_back(async move { (delivered, within(patience, durable).await) }),
-                None => give_up(&world, &life, &intake, delivered.session).await,
+            let taking = within(patience, intake.take_in(received));
+            undecided.push_back(async move { (delivered, taking.await) });
+            continue;
+        }
+        let given_up = tokio::select! {
+            biased;
+            Some((delivered, taken)) = undecided.next() => match taken {
+                Some(durable) => {
+                    decided.push_back(durable_within(delivered, durable, patience));
+                    None
+                }
+                None => Some(delivered),
+            },
+            Some((delivered, durable)) = decided.next() => match durable {
+                Some(()) => {
+                    acknowledge(&world, &life, &delivered).await;
+                    None
+                }
+                None => Some(delivered),
+            },
+            else => {
+                let pause = world.lock().millis(5, 200);
+                tokio::time::sleep(pause).await;
+                None
             }
-        } else if let Some((delivered, durable)) = in_hand.next().await {
-            match durable {
-                Some(()) => acknowledge(&world, &life, &delivered).await,
-                None => give_up(&world, &life, &intake, delivered.session).await,
-            }
-        } else {
-            let pause = world.lock().millis(5, 200);
-            tokio::time::sleep(pause).await;
+        };
+        if let Some(delivered) = given_up {
+            (undecided, decided) = (FuturesOrdered::new(), FuturesOrdered::new());
+            give_up(&world, &life, &intake, delivered.session).await;
         }
     }
-    while let Some((delivered, Some(()))) = in_hand.next().await {
+    while let Some((delivered, Some(durable))) = undecided.next().await {
+        decided.push_back(durable_within(delivered, durable, patience));
+    }
+    while let Some((delivered, Some(()))) = decided.next().await {
         acknowledge(&world, &life, &delivered).await;
     }
 }
@@ -150,6 +173,14 @@ fn next_batch(world: &World, life: &Life, session: Option<u64>) -> Option<(Deliv
     let delivered = Delivered { session, count: batch.len(), ids };
     let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
     (delivered.count > 0).then_some((delivered, received))
+}
+
+async fn durable_within(
+    delivered: Delivered,
+    durable: Durable,
+    patience: Option<Duration>,
+) -> (Delivered, Option<()>) {
+    (delivered, within(patience, durable).await)
 }
 
 async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
@@ -183,9 +214,7 @@ async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) {
             inner.queue.acknowledge(delivered.session, delivered.count);
         } else if inner.queue.is(delivered.session) {
             let returned = inner.queue.break_off();
-            world.note(&mut inner, || {
-                format!("an acknowledgement of {life} is lost: {returned} come again")
-            });
+            world.note(&mut inner, || format!("an acknowledgement of {life} is lost: {returned} come again"));
         }
         lost
     };

@@ -227,7 +227,7 @@ impl Store for SqliteStore {
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         let memory = Arc::clone(&self.memory);
-        self.writer.run(move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
+        self.writer.run_in_company(move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
     }
 
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -23,10 +24,21 @@ use crate::ports::StoreError;
 /// the first of them waits.
 const GROUP: usize = 256;
 
+/// A job that can wait does so for others until so long after the group before: each page is written once for all of
+/// them. Only where much is going on is anything still waiting for company then.
+const COMPANY: Duration = Duration::from_millis(2);
+
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
 type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// Runs inside the transaction, or learns why there is none.
-type Job = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+
+/// Work that waits for a transaction.
+struct Job {
+    work: Work,
+    /// Whether nobody is kept from anything while this waits a little.
+    can_wait: bool,
+}
 
 /// What became of a job.
 enum Ran {
@@ -84,12 +96,15 @@ impl Lane {
         &self,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(move |connection| {
-            let before = connection.total_changes();
-            let result = guarded(|| work(connection));
-            (result, connection.total_changes() == before)
-        })
-        .await
+        self.queue(false, in_one(work)).await
+    }
+
+    /// The same, in company where there is much to do.
+    pub async fn run_in_company<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.queue(true, in_one(work)).await
     }
 
     /// The same; if `work` fails, its changes are taken back and nobody else's.
@@ -97,7 +112,7 @@ impl Lane {
         &self,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(move |connection| {
+        self.queue(false, move |connection| {
             let in_savepoint = || {
                 command(connection, "SAVEPOINT job")?;
                 let result = work(connection)?;
@@ -120,11 +135,12 @@ impl Lane {
     /// Queues what says its result, and whether it has left nothing behind if that is none.
     async fn queue<T: Send + 'static>(
         &self,
+        can_wait: bool,
         work: impl FnOnce(&Connection) -> (Done<T>, bool) + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let file = self.file.clone();
-        let job: Job = Box::new(move |connection| {
+        let work: Work = Box::new(move |connection| {
             let (result, clean) = match connection {
                 Ok(connection) => {
                     let (result, clean) = work(connection);
@@ -148,7 +164,7 @@ impl Lane {
             }
         });
         let closed = || StoreError::Unavailable(format!("store {} is closed", self.file.display()));
-        self.jobs.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
+        self.jobs.as_ref().ok_or_else(closed)?.send(Job { work, can_wait }).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 }
@@ -160,6 +176,15 @@ impl Drop for Lane {
             // A thread that panicked has nothing more to close.
             let _ = thread.join();
         }
+    }
+}
+
+/// Runs `work` as it is, and says whether it has left anything behind if it fails.
+fn in_one<T>(work: impl FnOnce(&Connection) -> Done<T>) -> impl FnOnce(&Connection) -> (Done<T>, bool) {
+    move |connection| {
+        let before = connection.total_changes();
+        let result = guarded(|| work(connection));
+        (result, connection.total_changes() == before)
     }
 }
 
@@ -195,9 +220,9 @@ impl Writer {
     fn serve(mut self, queue: &Receiver<Job>) {
         let own = identity(&self.file);
         let mut group = Vec::new();
+        let mut ended = Instant::now();
         while let Ok(first) = queue.recv() {
-            group.push(first);
-            group.extend(queue.try_iter().take(GROUP - 1));
+            gather(&mut group, first, queue, ended + COMPANY);
             let mut waiting = group.drain(..);
             // A group starts anew in the middle when the whole transaction is lost (disk full).
             while waiting.len() > 0 {
@@ -209,6 +234,7 @@ impl Writer {
                 }
                 self.write_group(&mut waiting);
             }
+            ended = Instant::now();
         }
         // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
         // fails here is done at the next start.
@@ -226,7 +252,7 @@ impl Writer {
         let mut lost = None;
         for job in jobs.by_ref() {
             let mark = self.remember(|memory| memory.in_flight.mark());
-            let (reply, half_done) = match job(Ok(&self.connection)) {
+            let (reply, half_done) = match (job.work)(Ok(&self.connection)) {
                 Ran::Well(reply) => {
                     done.push(reply);
                     continue;
@@ -269,9 +295,24 @@ impl Writer {
     }
 }
 
+/// What goes into one transaction: all that is queued, and while all of it can wait what comes until then.
+fn gather(group: &mut Vec<Job>, first: Job, queue: &Receiver<Job>, until: Instant) {
+    let mut can_wait = first.can_wait;
+    group.push(first);
+    while group.len() < GROUP {
+        let next = queue.try_recv().ok().or_else(|| {
+            let wait = until.saturating_duration_since(Instant::now());
+            (can_wait && !wait.is_zero()).then(|| queue.recv_timeout(wait).ok()).flatten()
+        });
+        let Some(job) = next else { return };
+        can_wait &= job.can_wait;
+        group.push(job);
+    }
+}
+
 /// Answers a job that could not be tried.
 fn refuse(job: Job, error: &StoreError) {
-    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Err(error));
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Err(error));
     reply(None);
 }
 
@@ -285,7 +326,7 @@ fn read_all(connection: Connection, file: &Path, queue: &Receiver<Job>) {
             refuse(job, &sentence(&error, file));
             continue;
         }
-        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Ok(&connection));
+        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Ok(&connection));
         let failed = command(&connection, "COMMIT").err().map(|error| sentence(&error, file));
         if failed.is_some() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
