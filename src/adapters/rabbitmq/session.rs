@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::health::{BrokerHealth, SessionState};
 use super::options::{Address, BrokerOptions};
 use super::topology::{self, short};
+use super::turn::Turn;
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
 use crate::ports::{BrokerError, Clock, Durable, TakeIn};
@@ -87,10 +88,13 @@ impl<'a> Session<'a> {
     /// Connects, declares and subscribes.
     pub async fn open(terms: Terms<'a>) -> Result<Self, BrokerError> {
         let connection = link::open(terms.options, terms.address, "intake").await?;
-        let events: Events = Box::pin(connection.events_listener());
         let BrokerOptions { topology, prefetch, .. } = terms.options;
         topology::declare(&connection, topology).await?;
+        // Counting and subscribing are one step, or two workers would each think that it is alone.
+        let turn = Turn::wait(&connection, &topology.queue).await?;
         let side = link::channel(&connection).await?;
+        // Not before the turn: being refused one is no end of the session.
+        let events: Events = Box::pin(connection.events_listener());
         let standing = count(&side, &topology.queue).await?;
         let channel = link::channel(&connection).await?;
         let qos = channel.basic_qos(*prefetch, BasicQosOptions::default());
@@ -102,6 +106,7 @@ impl<'a> Session<'a> {
             FieldTable::default(),
         );
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
+        turn.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
         Ok(Self {
