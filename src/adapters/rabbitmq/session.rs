@@ -276,6 +276,10 @@ impl<'a> Session<'a> {
 
     /// Asks the queue whether events wait although this consumer is idle.
     async fn look(&mut self) -> Option<String> {
+        if !(self.batch.events.is_empty() && self.undecided.is_empty() && self.decided.is_empty()) {
+            // It may be all that the prefetch allows.
+            self.watch.delivered();
+        }
         match count(&self.side, &self.terms.options.topology.queue).await {
             Err(error) => Some(error.to_string()),
             Ok(standing) => self.watch.starved(standing.messages).then(|| {

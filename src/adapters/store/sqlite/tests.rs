@@ -158,9 +158,9 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
         let changes = IntakeChanges { events: vec![decided], ..IntakeChanges::default() };
         f.store.take_in_telling(IntakeQuery::default(), Box::new(move |_| changes), straight)
     };
-    let told = |line: &RoomLine| {
+    let settlement = |line: &RoomLine| {
         let (seq, reason) = (line.waiting[0].seq, SendReason::EveryRun);
-        f.store.settle(Settlement {
+        Settlement {
             room: line.room.clone(),
             claim: line.claim,
             transitions: vec![Transition::Sent { seq, reason, at: now, status: 204 }],
@@ -170,8 +170,9 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
             closed: Vec::new(),
             then: Then::Release { due: None },
             now,
-        })
+        }
     };
+    let told = |line: &RoomLine| f.store.settle(settlement(line));
     take("e1", told_straight).await.unwrap();
     if !told_straight {
         let claimed = f.store.claim_rooms(terms, now).await.unwrap();
@@ -189,7 +190,10 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
     }));
     assert!((&mut busy).now_or_never().is_none());
     is_begun.recv().unwrap();
-    let (mut settling, mut taking) = (pin!(told(&line)), pin!(take("e2", true)));
+    // Not waiting for company, or it would come last.
+    let (memory, s) = (f.store.memory.clone(), settlement(&line));
+    let mut settling = pin!(f.store.writer.run(false, move |c| settle::settle(c, &mut recall(&memory), &s)));
+    let mut taking = pin!(take("e2", true));
     let nobody = IntegrationId::new("nobody");
     let mut refused = pin!(f.store.pause(&nobody, now));
     let mut failing = pin!(f.store.writer.run(false, |c| {
