@@ -24,7 +24,7 @@ use crate::worker::burial::Burial;
 use crate::worker::catalogue::Catalogue;
 use crate::worker::dispatch::{Dispatch, DispatchTerms};
 use crate::worker::handover::Handover;
-use crate::worker::intake::{Intake, Turns};
+use crate::worker::intake::{Intake, Turn};
 use crate::worker::janitor::Janitor;
 use crate::worker::places::Places;
 use crate::worker::trouble::Trouble;
@@ -225,7 +225,7 @@ impl Running {
             dispatch: dispatch.clone(),
             burial: burial.clone(),
             handover: Some(handover),
-            turns: Turns::default(),
+            turn: Turn::default(),
         });
         let options = parts::broker_options(&self.settings)?;
         let (clock, health) = (self.parts.clock.clone(), self.health.clone());

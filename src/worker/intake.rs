@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
@@ -34,34 +35,32 @@ pub struct Intake {
     pub burial: Arc<Bell>,
     /// Where quick rooms are told straight from here; `None`: everything is written down first.
     pub handover: Option<Arc<Handover>>,
-    pub turns: Turns,
+    pub turn: Turn,
 }
 
-/// Who reads and who decides. A batch takes its turn to decide before it ends its turn to read, and both are given in
-/// the order in which they are asked for: so batches are decided in their order, and one is read while the one before
-/// it is decided.
+/// The turn to decide. It is given in the order in which batches ask for it, which they do when they have been read; so
+/// they are decided in their order, and one is read while the one before it is decided.
 #[derive(Default)]
-pub struct Turns {
-    reading: tokio::sync::Mutex<()>,
-    deciding: tokio::sync::Mutex<()>,
-}
+pub struct Turn(tokio::sync::Mutex<()>);
 
 #[async_trait]
 impl TakeIn for Intake {
     /// Waits for the store, however long it takes to be there again.
     async fn take_in(&self, batch: Vec<Received>) -> Durable {
-        let reading = self.turns.reading.lock().await;
+        let by = self.catalogue.now();
+        let mut read: Vec<Read> = batch.into_iter().map(|received| batch::read(received, &by)).collect();
+        let _turn = self.turn.0.lock().await;
         // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
         // now. If it can't be read, by what is known.
         if let Ok(true) = self.catalogue.refresh().await {
             self.dispatch.ring();
         }
-        let snapshot = self.catalogue.now();
-        let parts = batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot)));
-        let _deciding = self.turns.deciding.lock().await;
-        drop(reading);
+        let now = self.catalogue.now();
+        if !Arc::ptr_eq(&by, &now) {
+            read = read.into_iter().map(|read| batch::read(read.into_received(), &now)).collect();
+        }
         let mut in_hand = Vec::new();
-        for part in parts {
+        for part in batch::parts(read) {
             in_hand.extend(self.take_part(&part).await);
         }
         self.written(in_hand)
@@ -135,14 +134,17 @@ impl Intake {
             return Box::pin(std::future::ready(()));
         }
         let (store, metrics, trouble) = (self.store.clone(), self.metrics.clone(), self.trouble.clone());
-        Box::pin(async move {
+        // A task, so that what takes long is written down in time, whatever the caller is about.
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
             for in_hand in in_hand {
                 while let Err(error) = store.written(in_hand).await {
                     failed(&metrics, &trouble, &error);
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
-        })
+        });
+        Box::pin(async move { while writing.join_next().await.is_some() {} })
     }
 
     /// One try to commit a batch.

@@ -33,7 +33,7 @@ use hipchat_notifier::worker::burial::{Burial, Owed};
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::handover::Handover;
-use hipchat_notifier::worker::intake::{Intake, Turns};
+use hipchat_notifier::worker::intake::{Intake, Turn};
 use hipchat_notifier::worker::moment::Moment;
 use hipchat_notifier::worker::places::Places;
 use hipchat_notifier::worker::trouble::Trouble;
@@ -193,7 +193,7 @@ impl Bench {
                 dispatch: dispatch_bell.clone(),
                 burial: burial_bell.clone(),
                 handover: None,
-                turns: Turns::default(),
+                turn: Turn::default(),
             },
             dispatch: Dispatch {
                 store: seen.clone(),

@@ -119,7 +119,9 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             if world.options.mutation == Some(Mutation::AckBeforeCommit) {
                 world.lock().queue.acknowledge(delivered.session, delivered.count);
             }
-            world.lock().ledger.batch_received(life.number);
+            if undecided.is_empty() {
+                world.lock().ledger.batch_received(life.number);
+            }
             let taking = within(patience, intake.take_in(received));
             undecided.push_back(async move { (delivered, taking.await) });
             continue;
@@ -128,6 +130,8 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             biased;
             Some((delivered, taken)) = undecided.next() => match taken {
                 Some(durable) => {
+                    // It is the next one's turn, if there is one, and its integrations are looked at now.
+                    world.lock().ledger.batch_received(life.number);
                     decided.push_back(durable_within(delivered, durable, patience));
                     None
                 }
