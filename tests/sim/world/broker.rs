@@ -126,7 +126,8 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             undecided.push_back(async move { (delivered, taking.await) });
             continue;
         }
-        let given_up = tokio::select! {
+        let mut lost = false;
+        let mut given_up = tokio::select! {
             biased;
             Some((delivered, taken)) = undecided.next() => match taken {
                 Some(durable) => {
@@ -139,7 +140,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             },
             Some((delivered, durable)) = decided.next() => match durable {
                 Some(()) => {
-                    acknowledge(&world, &life, &delivered).await;
+                    lost = !acknowledge(&world, &life, &delivered).await;
                     None
                 }
                 None => Some(delivered),
@@ -150,6 +151,19 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
                 None
             }
         };
+        if lost {
+            while given_up.is_none()
+                && let Some((delivered, taken)) = undecided.next().await
+            {
+                match taken {
+                    Some(durable) => decided.push_back(durable_within(delivered, durable, patience)),
+                    None => given_up = Some(delivered),
+                }
+            }
+            while given_up.is_none() && decided.next().await.is_some() {}
+            let wait = world.lock().millis(50, 1_000);
+            tokio::time::sleep(wait).await;
+        }
         if let Some(delivered) = given_up {
             (undecided, decided) = (FuturesOrdered::new(), FuturesOrdered::new());
             give_up(&world, &life, &intake, delivered.session).await;
@@ -204,8 +218,8 @@ async fn give_up(world: &World, life: &Life, intake: &Intake, session: u64) {
     intake.able().await;
 }
 
-/// Acknowledges a batch, or loses its session in doing so.
-async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) {
+/// Acknowledges a batch, or loses its session in doing so. Returns whether it is acknowledged.
+async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) -> bool {
     world.strike(life);
     life.gate().await;
     let lost = {
@@ -223,10 +237,7 @@ async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) {
         lost
     };
     world.strike(life);
-    if lost {
-        let wait = world.lock().millis(50, 1_000);
-        tokio::time::sleep(wait).await;
-    }
+    !lost
 }
 
 /// Sessions break off, also in the middle of a batch.
