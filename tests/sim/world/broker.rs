@@ -155,6 +155,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
             while given_up.is_none()
                 && let Some((delivered, taken)) = undecided.next().await
             {
+                world.lock().ledger.batch_received(life.number);
                 match taken {
                     Some(durable) => decided.push_back(durable_within(delivered, durable, patience)),
                     None => given_up = Some(delivered),
@@ -170,6 +171,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
         }
     }
     while let Some((delivered, Some(durable))) = undecided.next().await {
+        world.lock().ledger.batch_received(life.number);
         decided.push_back(durable_within(delivered, durable, patience));
     }
     while let Some((delivered, Some(()))) = decided.next().await {
