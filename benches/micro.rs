@@ -65,7 +65,7 @@ fn integration() -> Integration {
         id: IntegrationId::new("orders"),
         name: "Orders".to_owned(),
         team: None,
-        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::DEFAULT },
+        interest: Interest::MonitorResults { monitors: Box::default(), rule: RunRule::DEFAULT },
         room: RoomKey::new("https://acme.hipchat.com/v2/room/42"),
         token: TokenKey::new("token"),
         throttle: Throttle::default(),

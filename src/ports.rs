@@ -474,6 +474,9 @@ pub struct Applied {
     pub taken_over: Vec<IntegrationId>,
 }
 
+/// Is given integrations one after another.
+pub type Each = Box<dyn FnMut(Stored) + Send>;
+
 /// The integrations and their states. All changes raise the revision, which workers watch.
 #[async_trait]
 pub trait Registry: Send + Sync {
@@ -484,9 +487,12 @@ pub trait Registry: Send + Sync {
     /// can be decrypted: the key is another one, and going on with it would silence them all.
     async fn list(&self) -> Result<Vec<Stored>, StoreError>;
 
-    /// The same, but what waits may be left uncounted (`pending` is 0 then): for who reads them at every change.
-    async fn integrations(&self) -> Result<Vec<Stored>, StoreError> {
-        self.list().await
+    /// Hands the same to `each`, one after another and as they were at one moment, so that all of them need never be
+    /// held at once: for who reads them at every change. What waits may be left uncounted (`pending` is 0 then), and
+    /// what was handed out before an error is to be dropped.
+    async fn integrations(&self, mut each: Each) -> Result<(), StoreError> {
+        self.list().await?.into_iter().for_each(&mut each);
+        Ok(())
     }
 
     /// Stores `definitions` in one transaction. `File`: what the file held before and holds no more is

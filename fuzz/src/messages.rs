@@ -144,7 +144,7 @@ fn integration(u: &mut Unstructured<'_>) -> Result<Integration> {
         name: text(u)?,
         team: None,
         interest: match u.arbitrary()? {
-            true => Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::DEFAULT },
+            true => Interest::MonitorResults { monitors: Box::default(), rule: RunRule::DEFAULT },
             false => Interest::TeamActivity {
                 filters: Box::default(),
                 rule: ActivityRule::Each { collate: ActivityRule::DEFAULT_COLLATE },

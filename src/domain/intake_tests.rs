@@ -17,7 +17,7 @@ fn failed_run(region: Option<&str>) -> Event {
 }
 
 fn changes() -> Integration {
-    integration(Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::Changes })
+    integration(Interest::MonitorResults { monitors: Box::default(), rule: RunRule::Changes })
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_paused_or_suspended_integration_hears_nothing_and_its_streak_stays() {
 #[test]
 fn silence_is_explained_with_the_count_and_the_rule() {
     let rule = RunRule::FailuresThenSuccess { failures: 1 };
-    let one = integration(Interest::MonitorResults { monitors: Vec::new(), rule });
+    let one = integration(Interest::MonitorResults { monitors: Box::default(), rule });
     let mut state = IntakeState::default();
     state.decide(&failed_run(None), &one, second(0));
     let Fate::Suppress { reason, detail } = state.decide(&failed_run(None), &one, second(0)) else {

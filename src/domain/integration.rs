@@ -28,7 +28,7 @@ pub struct Integration {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Interest {
     /// `kind = "monitor-results"`.
-    MonitorResults { monitors: Vec<Glob>, rule: RunRule },
+    MonitorResults { monitors: Box<[Glob]>, rule: RunRule },
     /// `kind = "team-activity"`.
     TeamActivity { filters: Box<ActivityFilters>, rule: ActivityRule },
 }
@@ -184,13 +184,13 @@ const MATCHED: usize = 1_024;
 pub struct Glob {
     pattern: Box<str>,
     /// `None`: the pattern has no wildcard and stands for itself.
-    wild: Option<WildMatch>,
+    wild: Option<Box<WildMatch>>,
 }
 
 impl Glob {
     /// Any text is a valid pattern.
     pub fn new(pattern: &str) -> Self {
-        let wild = pattern.contains(['*', '?']).then(|| WildMatch::new(pattern));
+        let wild = pattern.contains(['*', '?']).then(|| Box::new(WildMatch::new(pattern)));
         Self { pattern: pattern.into(), wild }
     }
 

@@ -23,7 +23,7 @@ pub fn integration(id: &str) -> Integration {
         id: IntegrationId::new(id),
         name: id.into(),
         team: None,
-        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::All },
+        interest: Interest::MonitorResults { monitors: Box::default(), rule: RunRule::All },
         room: RoomKey::new("room"),
         token: TokenKey::new("token"),
         throttle: Throttle::default(),

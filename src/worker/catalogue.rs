@@ -4,7 +4,7 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::domain::event::{Event, Subject};
@@ -60,7 +60,7 @@ struct Entry {
 #[derive(Default)]
 struct Interested {
     /// Monitor results of exactly these monitors.
-    monitors: HashMap<String, Vec<Arc<Integration>>>,
+    monitors: HashMap<Box<str>, Vec<Arc<Integration>>>,
     /// Monitor results by pattern, or of every monitor.
     runs: Vec<Arc<Integration>>,
     activities: Vec<Arc<Integration>>,
@@ -73,28 +73,9 @@ impl Snapshot {
         stored: impl IntoIterator<Item = impl Borrow<Stored>>,
         open: &Open,
     ) -> (Self, Vec<Unusable>) {
-        let mut snapshot = Self { revision: Some(revision), ..Self::default() };
-        let mut faults = Vec::new();
-        let mut teams = HashSet::new();
-        for stored in stored {
-            let stored = stored.borrow();
-            let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
-            match open(stored) {
-                Ok(Opened { mut integration, target: Ok(mut target) }) => {
-                    // What is the same for many, or known by two names, is kept once.
-                    target.room = integration.room.clone();
-                    integration.team = integration.team.map(|team| kept_once(&mut teams, team));
-                    snapshot.add(integration, Some(target));
-                }
-                Ok(Opened { mut integration, target: Err(reason) }) => {
-                    faults.push(unusable(&reason));
-                    integration.state = IntegrationState::Suspended { reason };
-                    snapshot.add(integration, None);
-                }
-                Err(fault) => faults.push(unusable(&fault)),
-            }
-        }
-        (snapshot, faults)
+        let mut building = Building::default();
+        stored.into_iter().for_each(|stored| building.add(stored.borrow(), open));
+        building.finish(revision)
     }
 
     fn add(&mut self, integration: Integration, target: Option<RoomTarget>) {
@@ -107,7 +88,10 @@ impl Snapshot {
                 match exact {
                     Some(uids) if !uids.is_empty() => {
                         for uid in uids {
-                            team.monitors.entry(uid.to_owned()).or_default().push(integration.clone());
+                            // Most have one, and a vector that grows by itself begins with room for four.
+                            let of_monitor =
+                                team.monitors.entry(uid.into()).or_insert_with(|| Vec::with_capacity(1));
+                            of_monitor.push(integration.clone());
                         }
                     }
                     _ => team.runs.push(integration.clone()),
@@ -128,7 +112,7 @@ impl Snapshot {
                     wanting.extend(team.activities.iter().filter(|i| i.wants(event)).cloned())
                 }
                 Subject::Run(run) => {
-                    let exact = team.monitors.get(&run.monitor_uid).into_iter().flatten();
+                    let exact = team.monitors.get(run.monitor_uid.as_str()).into_iter().flatten();
                     wanting.extend(exact.chain(&team.runs).filter(|i| i.wants(event)).cloned());
                 }
             }
@@ -191,6 +175,39 @@ impl Snapshot {
     }
 }
 
+/// A snapshot in the making.
+#[derive(Default)]
+struct Building {
+    snapshot: Snapshot,
+    faults: Vec<Unusable>,
+    teams: HashSet<TeamId>,
+}
+
+impl Building {
+    /// One that can't be opened is only told of.
+    fn add(&mut self, stored: &Stored, open: &Open) {
+        let unusable = |why: &str| Unusable { id: stored.definition.id.clone(), why: why.to_owned() };
+        match open(stored) {
+            Ok(Opened { mut integration, target: Ok(mut target) }) => {
+                // What is the same for many, or known by two names, is kept once.
+                target.room = integration.room.clone();
+                integration.team = integration.team.map(|team| kept_once(&mut self.teams, team));
+                self.snapshot.add(integration, Some(target));
+            }
+            Ok(Opened { mut integration, target: Err(reason) }) => {
+                self.faults.push(unusable(&reason));
+                integration.state = IntegrationState::Suspended { reason };
+                self.snapshot.add(integration, None);
+            }
+            Err(fault) => self.faults.push(unusable(&fault)),
+        }
+    }
+
+    fn finish(self, revision: u64) -> (Snapshot, Vec<Unusable>) {
+        (Snapshot { revision: Some(revision), ..self.snapshot }, self.faults)
+    }
+}
+
 /// The one of `kept` that is equal; this one, from now on, if there is none.
 fn kept_once(kept: &mut HashSet<TeamId>, team: TeamId) -> TeamId {
     if let Some(known) = kept.get(&team) {
@@ -203,7 +220,7 @@ fn kept_once(kept: &mut HashSet<TeamId>, team: TeamId) -> TeamId {
 /// The current snapshot, shared by all parts of the worker.
 pub struct Catalogue {
     registry: Arc<dyn Registry>,
-    open: Box<Open>,
+    open: Arc<Open>,
     current: RwLock<Arc<Snapshot>>,
     /// One reads at a time, so that each change is told once.
     reading: tokio::sync::Mutex<()>,
@@ -215,7 +232,7 @@ impl Catalogue {
     pub fn new(registry: Arc<dyn Registry>, open: Box<Open>) -> Self {
         Self {
             registry,
-            open,
+            open: open.into(),
             current: RwLock::default(),
             reading: Default::default(),
             changed: Bell::default(),
@@ -225,7 +242,7 @@ impl Catalogue {
     /// The integrations as they are now.
     pub fn now(&self) -> Arc<Snapshot> {
         // A poisoned lock still holds a whole snapshot: it is only ever replaced.
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads the store again if its revision has grown, and tells the log what has changed. Returns whether it
@@ -246,15 +263,24 @@ impl Catalogue {
         if old.revision == Some(revision) {
             return Ok(None);
         }
-        let stored = self.registry.integrations().await?;
-        let (snapshot, faults) = Snapshot::build(revision, stored, &*self.open);
+        let (snapshot, faults) = self.read().await?.finish(revision);
         for fault in faults {
             let integration_id = fault.id.as_str();
             tracing::error!(integration_id, "{fault}; nothing is told to it until this is mended");
         }
         let changes = snapshot.changes_since(&old);
-        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(snapshot);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         Ok(Some(changes))
+    }
+
+    /// Opened one by one as they are read: as they are stored, all together are larger than what is made of them.
+    async fn read(&self) -> Result<Building, StoreError> {
+        let building = Arc::new(Mutex::new(Building::default()));
+        let (into, open) = (building.clone(), self.open.clone());
+        let add = move |stored| into.lock().unwrap_or_else(PoisonError::into_inner).add(&stored, &*open);
+        self.registry.integrations(Box::new(add)).await?;
+        let mut building = building.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *building))
     }
 
     /// Asks the watching loop to look at once: something in this process has changed an integration.

@@ -56,7 +56,7 @@ macro_rules! conformance {
             waits: what_gathers_says_until_when_and_for_what, a_place_in_line_says_what_keeps_it,
                 what_has_ended_is_nowhere_and_what_is_given_up_in_the_outbox;
             lives: nothing_is_stranded_whatever_happens;
-            registry: apply_adds_changes_and_leaves_alone, the_file_owns_what_it_holds, what_a_file_managed_that_is_gone_is_operators,
+            registry: apply_adds_changes_and_leaves_alone, they_are_handed_out_one_by_one_as_they_are_listed, the_file_owns_what_it_holds, what_a_file_managed_that_is_gone_is_operators,
                 what_an_operator_may_not_do, pausing_suppresses_what_waits, removing_suppresses_and_forgets,
                 a_new_room_takes_the_line_along,
                 a_room_that_rests_is_looked_at_again_after_a_change, a_new_room_knows_nothing_of_what_fails, a_new_url_lifts_a_suspension,

@@ -81,7 +81,8 @@ pub fn parse_room_url(text: &str, egress: &Egress) -> Result<RoomTarget, RoomUrl
     let clean_path = format!("{}/v2/room/{}/notification", path.base, path.room);
     endpoint.set_path(&clean_path);
     egress.check(&endpoint)?;
-    Ok(RoomTarget { room: RoomKey::new(key), endpoint, token })
+    // A copy has no room to spare for what was cut off. There may be a hundred thousand.
+    Ok(RoomTarget { room: RoomKey::new(key), endpoint: endpoint.clone(), token })
 }
 
 /// Names the token's budget: a short SHA-256 fingerprint of the server and the token, in hex. One token on

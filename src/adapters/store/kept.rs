@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::cipher::Cipher;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::integration::IntegrationState;
-use crate::ports::{Definition, ManagedBy, StoreError, Stored};
+use crate::ports::{Definition, Each, ManagedBy, StoreError, Stored};
 
 /// What `explain` adds to `integration-paused`.
 pub const PAUSED: &str = "the integration was paused while this waited";
@@ -142,6 +142,37 @@ pub fn listed(
         kept.into_stored(cipher, waiting.unsigned_abs())
     };
     Ok(kept.into_iter().map(stored).collect())
+}
+
+/// Hands integrations out one after another.
+pub struct HandingOut<'a> {
+    cipher: &'a Cipher,
+    each: Each,
+    /// What [`check_key`] says of those so far, if there are some.
+    key: Option<Result<(), StoreError>>,
+}
+
+impl<'a> HandingOut<'a> {
+    /// Nothing yet.
+    pub fn new(cipher: &'a Cipher, each: Each) -> Self {
+        Self { cipher, each, key: None }
+    }
+
+    /// The next one.
+    pub fn next(&mut self, kept: Kept) {
+        if !matches!(self.key, Some(Ok(()))) {
+            let key = check_key(std::slice::from_ref(&kept), self.cipher);
+            if key.is_ok() || self.key.is_none() {
+                self.key = Some(key);
+            }
+        }
+        (self.each)(kept.into_stored(self.cipher, 0));
+    }
+
+    /// Refuses what [`check_key`] does.
+    pub fn end(self) -> Result<(), StoreError> {
+        self.key.unwrap_or(Ok(()))
+    }
 }
 
 /// Refuses if there are integrations and no room URL of theirs can be decrypted: then it is the key that is

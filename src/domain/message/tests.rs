@@ -26,7 +26,7 @@ fn at(text: &str) -> Timestamp {
 fn integration(detail: Detail, ping: Ping) -> Integration {
     Integration {
         name: "Checkout on call".to_owned(),
-        interest: Interest::MonitorResults { monitors: Vec::new(), rule: RunRule::DEFAULT },
+        interest: Interest::MonitorResults { monitors: Box::default(), rule: RunRule::DEFAULT },
         message: MessageStyle { detail, ping },
         ..samples::integration("checkout-on-call")
     }

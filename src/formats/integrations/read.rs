@@ -1,6 +1,6 @@
 //! From the file's TOML to definitions, with every fault of the file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -31,8 +31,44 @@ pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 /// A week: what is told later is history.
 pub(super) const LONGEST_PERIOD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Reads the whole file.
+/// A longer file is read in parts of about this many bytes. Parsed, a text takes twenty times its memory.
+const PART: usize = 64 * 1024;
+/// Begins an integration's table.
+const BEGINNING: &str = "[[integrations]]";
+
+/// Reads a file.
 pub(super) fn read(text: &str, sources: &SecretSources<'_>) -> Result<Vec<Definition>, IntegrationFaults> {
+    let in_parts = if text.len() > PART { read_in_parts(text, sources) } else { None };
+    in_parts.map_or_else(|| read_whole(text, sources), Ok)
+}
+
+/// What [`read_whole`] reads of a file without a fault. `None`: there may be one, which only the whole file shows.
+///
+/// Something that stands before the first integration, a list of them perhaps, is the whole file's matter, too. Parts
+/// end before lines that look like the beginning of an integration. If one is not, because it stands in a string
+/// or in a list, then the part before it ends within that string or list, which is a fault.
+fn read_in_parts(text: &str, sources: &SecretSources<'_>) -> Option<Vec<Definition>> {
+    let said = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    text.lines().map(str::trim_start).find(said)?.strip_prefix(BEGINNING)?;
+    let (mut definitions, mut ids) = (Vec::new(), HashSet::new());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let from = rest.floor_char_boundary(PART);
+        let beginning =
+            rest[from..].match_indices(BEGINNING).find(|(at, _)| rest[..from + at].ends_with('\n'));
+        let end = beginning.map_or(rest.len(), |(at, _)| from + at);
+        let part;
+        (part, rest) = rest.split_at(end);
+        let read = read_whole(part, sources).ok()?;
+        if !read.iter().all(|definition| ids.insert(definition.id.clone())) {
+            return None;
+        }
+        definitions.extend(read);
+    }
+    Some(definitions)
+}
+
+fn read_whole(text: &str, sources: &SecretSources<'_>) -> Result<Vec<Definition>, IntegrationFaults> {
     let mut report = Report::new(text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {

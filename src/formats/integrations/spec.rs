@@ -178,7 +178,7 @@ impl IntegrationSpec {
     pub(super) fn interest(&self) -> Result<Interest, String> {
         match self.kind.as_str() {
             MONITOR_RESULTS => Ok(Interest::MonitorResults {
-                monitors: globs(&self.monitors),
+                monitors: globs(&self.monitors).into(),
                 rule: self.notify.run_rule()?,
             }),
             TEAM_ACTIVITY => Ok(Interest::TeamActivity {

@@ -48,7 +48,10 @@ fn an_integration_that_says_little_gets_the_defaults() {
     let monitors = integration("kind = \"monitor-results\"");
     assert_eq!(monitors.name, "a");
     assert_eq!(monitors.team, None);
-    assert_eq!(monitors.interest, Interest::MonitorResults { monitors: vec![], rule: RunRule::DEFAULT });
+    assert_eq!(
+        monitors.interest,
+        Interest::MonitorResults { monitors: Box::default(), rule: RunRule::DEFAULT }
+    );
     assert_eq!(monitors.throttle, Throttle::default());
     assert_eq!(monitors.message, MessageStyle::default());
     let activity = integration("kind = \"team-activity\"");
@@ -117,7 +120,7 @@ fn stored_json_of_a_later_version_is_read_as_far_as_it_is_understood() {
     let later = r#"{"version":2,"id":"a","name":"A","kind":"monitor-results","colour":"red",
         "notify":{"on":"failures","quietly":true},"throttle":{"overflow":"queue","burst":3}}"#;
     let read = stored_json(later).unwrap();
-    assert_eq!(read.interest, Interest::MonitorResults { monitors: vec![], rule: RunRule::Failures });
+    assert_eq!(read.interest, Interest::MonitorResults { monitors: Box::default(), rule: RunRule::Failures });
     assert_eq!(read.throttle.overflow, Overflow::Queue);
 
     let unknown = later.replace("\"failures\"", "\"hourly\"");
@@ -254,7 +257,7 @@ proptest! {
             id: IntegrationId::new(&id),
             name,
             team: team.map(TeamId::new),
-            interest: Interest::MonitorResults { monitors: vec![], rule },
+            interest: Interest::MonitorResults { monitors: Box::default(), rule },
             room: definition.room.clone(),
             token: definition.token.clone(),
             throttle: Throttle { budget, overflow },

@@ -12,7 +12,7 @@ use hipchat_notifier::domain::story::Story;
 use hipchat_notifier::ports::{
     ClaimTerms, DecidedEvent, Definition, Fate, InHand, IntakeChanges, IntakeQuery, IntakeReceipt,
     IntakeState, JournalEntry, ManagedBy, NewNotification, RoomLine, Settled, Settlement, Storage,
-    StoreError, Straight, StreakKey, Then, Transition,
+    StoreError, Stored, Straight, StreakKey, Then, Transition,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -154,6 +154,13 @@ impl Desk {
         let definitions = definitions.map(|(id, room, token)| definition(id, room, token));
         desk.0.apply(definitions.into(), ManagedBy::Operator, at(0)).await.unwrap();
         desk
+    }
+
+    /// All integrations, as they are handed out one by one.
+    pub async fn handed_out(&self) -> Result<Vec<Stored>, StoreError> {
+        let (give, take) = std::sync::mpsc::channel();
+        self.0.integrations(Box::new(move |stored| give.send(stored).unwrap())).await?;
+        Ok(take.iter().collect())
     }
 
     pub async fn take(&self, events: Vec<DecidedEvent>) -> IntakeReceipt {

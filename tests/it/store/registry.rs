@@ -4,7 +4,8 @@ use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::integration::IntegrationState;
 use hipchat_notifier::domain::reason::Belief;
 use hipchat_notifier::ports::{
-    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, StreakKey, Then, Transition,
+    Applied, Definition, IntakeChanges, IntakeQuery, ManagedBy, StoreError, Stored, StreakKey, Then,
+    Transition,
 };
 use secrecy::ExposeSecret;
 
@@ -68,6 +69,23 @@ pub async fn apply_adds_changes_and_leaves_alone(lab: &dyn Lab) {
     assert_eq!(stored[0].definition.room, room("1"));
     assert_eq!(stored[0].definition.token.as_str(), "fingerprint-other");
     assert_eq!((stored[0].managed_by, stored[0].definition.paused), (ManagedBy::Operator, false));
+}
+
+pub async fn they_are_handed_out_one_by_one_as_they_are_listed(lab: &dyn Lab) {
+    let desk = Desk(lab.worker().await.unwrap());
+    assert_eq!(desk.handed_out().await.unwrap().len(), 0);
+    let desk = Desk::new(lab).await;
+    apply(&desk, vec![paused("f", "5", "t")], ManagedBy::File).await;
+    suspend(&desk, 1).await;
+    let seen = |all: Vec<Stored>| -> Vec<_> {
+        let url = |stored: &Stored| stored.definition.room_url.expose_secret().to_owned();
+        all.into_iter()
+            .map(|stored| (url(&stored), format!("{:?}", Stored { pending: 0, ..stored })))
+            .collect()
+    };
+    let listed = seen(desk.0.list().await.unwrap());
+    assert_eq!(listed.len(), 5);
+    assert_eq!(seen(desk.handed_out().await.unwrap()), listed);
 }
 
 pub async fn the_file_owns_what_it_holds(lab: &dyn Lab) {

@@ -254,7 +254,10 @@ async fn another_key_is_refused_by_name() {
     let store = SqliteStore::open(&lab.path(), Role::Worker, cipher).unwrap();
     let text = store.list().await.unwrap_err().to_string();
     assert!(text.contains("integration a:") && text.contains("other.key"), "{text}");
-    let again = store.apply(vec![definition("a", "1", "t")], ManagedBy::Operator, at(1)).await;
+    let desk = Desk(store);
+    let text = desk.handed_out().await.unwrap_err().to_string();
+    assert!(text.contains("integration a:") && text.contains("other.key"), "{text}");
+    let again = desk.0.apply(vec![definition("a", "1", "t")], ManagedBy::Operator, at(1)).await;
     assert!(again.is_err(), "nothing is written over what it can't read");
 }
 
@@ -262,14 +265,14 @@ async fn another_key_is_refused_by_name() {
 async fn one_room_url_that_cannot_be_read_suspends_its_integration_alone() {
     let lab = SqliteLab::new();
     let desk = Desk::new(&lab).await;
-    damage(&lab, "UPDATE integrations SET room_url = x'00' WHERE id = 'b'");
-    let stored = desk.0.list().await.unwrap();
-    assert_eq!(stored.len(), 4);
-    for one in stored {
+    damage(&lab, "UPDATE integrations SET room_url = x'00' WHERE id = 'a'");
+    let (listed, handed_out) = (desk.0.list().await.unwrap(), desk.handed_out().await.unwrap());
+    assert_eq!((listed.len(), handed_out.len()), (4, 4));
+    for one in listed.into_iter().chain(handed_out) {
         match one.definition.id.as_str() {
-            "b" => {
+            "a" => {
                 let reason = one.unreadable.expect("it is said why");
-                assert!(reason.contains("integration b: its room URL can't be decrypted"), "{reason}");
+                assert!(reason.contains("integration a: its room URL can't be decrypted"), "{reason}");
                 assert_eq!(one.state, IntegrationState::Suspended { reason });
             }
             _ => assert_eq!((one.state, one.unreadable), (IntegrationState::Active, None)),

@@ -49,7 +49,7 @@ use self::settler::Settler;
 use super::cipher::Cipher;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
-    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, Hint, IntakeQuery, IntakeReceipt, Journal,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Each, Gauges, Hint, IntakeQuery, IntakeReceipt, Journal,
     JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
     Stored,
 };
@@ -241,8 +241,8 @@ impl Registry for PostgresStore {
         reading!(self.link, |c| registry::list(c, &self.cipher))
     }
 
-    async fn integrations(&self) -> Result<Vec<Stored>, StoreError> {
-        reading!(self.link, |c| registry::integrations(c, &self.cipher))
+    async fn integrations(&self, each: Each) -> Result<(), StoreError> {
+        reading!(self.link, |c| registry::integrations(c, &self.cipher, each))
     }
 
     async fn apply(

@@ -16,12 +16,12 @@ use super::notifications::{Ledger, wake_rooms};
 use super::rounds::{Round, Tx, execute, texts, values};
 use super::standing::{ask_revision, raise_revision, revision_of};
 use crate::adapters::store::cipher::Cipher;
-use crate::adapters::store::kept::{self, Kept, LEFT_OUT, PAUSED, REMOVED, managed_text};
+use crate::adapters::store::kept::{self, HandingOut, Kept, LEFT_OUT, PAUSED, REMOVED, managed_text};
 use crate::adapters::store::rows::micros;
 use crate::adapters::store::state::Ending;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::reason::{Outcome, SuppressReason};
-use crate::ports::{Applied, Definition, ManagedBy, Stored};
+use crate::ports::{Applied, Definition, Each, ManagedBy, Stored};
 
 macro_rules! columns {
     () => {
@@ -77,24 +77,28 @@ pub async fn list(c: &Client, cipher: &Cipher) -> Done<Vec<Stored>> {
     for row in c.query(&counts, &[]).await? {
         pending.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    Ok(kept::listed(read_all(c).await?, pending, cipher)?)
+    let mut all = Vec::new();
+    read_each(c, |kept| all.push(kept)).await?;
+    Ok(kept::listed(all, pending, cipher)?)
 }
 
-/// All integrations, by id. How much waits for each is not counted, as that takes the longer the more it is.
-pub async fn integrations(c: &Client, cipher: &Cipher) -> Done<Vec<Stored>> {
-    Ok(kept::listed(read_all(c).await?, BTreeMap::new(), cipher)?)
+/// See `ports::Registry::integrations`. How much waits for each is not counted, as that takes the longer the more it
+/// is.
+pub async fn integrations(c: &Client, cipher: &Cipher, each: Each) -> Done<()> {
+    let mut handing_out = HandingOut::new(cipher, each);
+    read_each(c, |kept| handing_out.next(kept)).await?;
+    Ok(handing_out.end()?)
 }
 
 /// Read as they come: as rows, a hundred thousand are larger than in any other form.
-async fn read_all(c: &Client) -> Done<Vec<Kept>> {
+async fn read_each(c: &Client, mut each: impl FnMut(Kept)) -> Done<()> {
     let statement = c.prepare_cached(ALL).await?;
     let none: [&(dyn ToSql + Sync); 0] = [];
     let mut coming = pin!(c.query_raw(&statement, none).await?);
-    let mut all = Vec::new();
     while let Some(row) = coming.try_next().await? {
-        all.push(read(&row)?);
+        each(read(&row)?);
     }
-    Ok(all)
+    Ok(())
 }
 
 /// What an `apply` comes to.

@@ -43,9 +43,9 @@ use super::cipher::Cipher;
 use super::terms::WRITE_DOWN_AFTER;
 use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
-    Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,
-    JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
-    Stored, Straight, Then,
+    Applied, AtWork, ClaimTerms, Decide, Definition, Each, Gauges, InHand, IntakeQuery, IntakeReceipt,
+    Journal, JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store,
+    StoreError, Stored, Straight, Then,
 };
 
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
@@ -293,6 +293,11 @@ impl Registry for SqliteStore {
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let cipher = Arc::clone(&self.cipher);
         self.reader.run(false, move |c| registry::list(c, &cipher)).await
+    }
+
+    async fn integrations(&self, each: Each) -> Result<(), StoreError> {
+        let cipher = Arc::clone(&self.cipher);
+        self.reader.run(false, move |c| registry::integrations(c, &cipher, each)).await
     }
 
     async fn apply(

@@ -9,11 +9,11 @@ use super::errors::Done;
 use super::notifications::{suppress_waiting, waiting_of, wake_room};
 use super::standing::{raise_revision, revision};
 use crate::adapters::store::cipher::Cipher;
-use crate::adapters::store::kept::{self, Difference, Kept, PAUSED, managed_text};
+use crate::adapters::store::kept::{self, Difference, HandingOut, Kept, PAUSED, managed_text};
 use crate::adapters::store::rows::micros;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::reason::SuppressReason;
-use crate::ports::{Applied, Definition, ManagedBy, StoreError, Stored};
+use crate::ports::{Applied, Definition, Each, ManagedBy, StoreError, Stored};
 
 const COLUMNS: &str = "id, json, room_url, room, token, paused, suspended, managed_by";
 
@@ -56,6 +56,16 @@ pub fn list(c: &Connection, cipher: &Cipher) -> Done<Vec<Stored>> {
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(kept::listed(all(c)?, pending, cipher)?)
+}
+
+/// See `ports::Registry::integrations`.
+pub fn integrations(c: &Connection, cipher: &Cipher, each: Each) -> Done<()> {
+    let mut handing_out = HandingOut::new(cipher, each);
+    let mut all = c.prepare_cached(&format!("SELECT {COLUMNS} FROM integrations ORDER BY id"))?;
+    for kept in all.query_map([], read)? {
+        handing_out.next(kept?);
+    }
+    Ok(handing_out.end()?)
 }
 
 /// Stores definitions; see `ports::Registry::apply`.
