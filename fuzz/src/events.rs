@@ -154,8 +154,10 @@ fn is_the_same_in_a_cloud_event(body: &[u8]) {
     let text = text.trim_start_matches('\u{feff}');
     let alone = Envelope { body: body.to_vec(), ..Envelope::default() };
     let Ok(event) = read(&alone) else { return };
-    if event.id.as_str() != MADE || body.len() + WRAPPING > MAX_BODY_BYTES || nests_deeply(text) {
-        // In a CloudEvent already, or too large or deep for a second one.
+    let is_wrapped = text.contains("specversion")
+        || serde_json::from_str::<Value>(text).is_ok_and(|value| !value["specversion"].is_null());
+    if is_wrapped || body.len() + WRAPPING > MAX_BODY_BYTES || nests_deeply(text) {
+        // In a CloudEvent already, though maybe in one without an id, or too large or deep for a second one.
         return;
     }
     let kind = match event.subject {
