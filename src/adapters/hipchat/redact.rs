@@ -45,21 +45,20 @@ impl<'a> Redactor<'a> {
         if self.is_in(&shown) { WITHHELD.to_owned() } else { shown }
     }
 
-    /// Whether a piece of the token is in `text`, whatever stands between its letters and digits.
+    /// Whether a piece of the token is in `text`, whatever stands between its letters and digits, and however it is
+    /// escaped over.
     fn is_in(&self, text: &str) -> bool {
         let pieces = pieces(self.token.expose_secret());
-        let has_piece = |text: &[u8]| folded(text).windows(PIECE).any(|window| pieces.contains(window));
-        let mut text = text.to_owned();
+        let mut texts = HashSet::from([text.to_owned()]);
         for _ in 0..DECODINGS {
-            // What comes after a backslash is a line break of JSON's, or itself.
-            let without_backslashes = without_markup(&text.replace('\\', " "));
-            let readings = [text.as_str(), &without_markup(&text), &without_backslashes];
-            if readings.iter().any(|reading| has_piece(reading.as_bytes()))
-                || from_hex(&text).iter().any(|reading| has_piece(reading))
-            {
+            if texts.iter().any(|text| shows(text, &pieces)) {
                 return true;
             }
-            text = unescaped(&percent_decode_str(&text).decode_utf8_lossy());
+            let decoded = |text: &String| {
+                let decoded = percent_decode_str(text).decode_utf8_lossy().into_owned();
+                [unescaped(&decoded), unescaped(text), decoded]
+            };
+            texts = texts.iter().flat_map(decoded).collect();
         }
         false
     }
@@ -81,6 +80,16 @@ impl<'a> Redactor<'a> {
         }
         hidden
     }
+}
+
+/// Whether one of `pieces` is in `text` as it is, without what a browser does not show, or in hex.
+fn shows(text: &str, pieces: &HashSet<Vec<u8>>) -> bool {
+    let has_piece = |text: &[u8]| folded(text).windows(PIECE).any(|window| pieces.contains(window));
+    // What comes after a backslash is a line break of JSON's, or itself.
+    let without_backslashes = without_markup(&text.replace('\\', " "));
+    let readings = [text, &without_markup(text), &without_backslashes];
+    readings.iter().any(|reading| has_piece(reading.as_bytes()))
+        || from_hex(text).iter().any(|reading| has_piece(reading))
 }
 
 /// All that is looked for: each run of [`PIECE`] letters and digits of the token, as it is, in hex and in base64.
@@ -322,6 +331,8 @@ mod tests {
             TOKEN.chars().map(|c| format!("<i>\\{c}</i>")).collect(),
             numbers(&|c| format!("<b>\\u{{{c:x}}}</b>")),
             percent(&numbers(&|c| format!("&#{c};"))),
+            // "Chars012" where nobody takes the last of it for an escape.
+            "&#67;&#104;&#97;&#114;&#115;%012".to_owned(),
             numbers(&|c| format!("\\U{c:08x}")),
             numbers(&|c| format!("\\U{c:04X}")),
             numbers(&|c| format!("<i>\\U{c:08X}</i>")),
