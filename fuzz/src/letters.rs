@@ -130,7 +130,7 @@ fn anybodys(u: &mut Unstructured<'_>) -> Result<()> {
         properties = properties.with_message_id(short(u)?).with_content_type(short(u)?);
         properties = properties.with_expiration(short(u)?).with_user_id(short(u)?);
     }
-    let body = text(u)?.into_bytes();
+    let body = body(u)?;
     let letter = delivery_of(properties, &name(u)?, &name(u)?, &body);
     let seen = summary(&letter);
     for shown in [&seen.detail, &seen.id].into_iter().chain(&seen.event_id).chain(&seen.integration_id) {
@@ -193,7 +193,7 @@ fn letter(u: &mut Unstructured<'_>) -> Result<Letter> {
     Ok(Letter {
         id: u.arbitrary()?,
         envelope: Envelope {
-            body: text(u)?.into_bytes(),
+            body: body(u)?,
             message_id: if u.arbitrary()? { Some(short(u)?.to_string()) } else { None },
             content_type: if u.arbitrary()? { Some(short(u)?.to_string()) } else { None },
             headers,
@@ -209,6 +209,14 @@ fn letter(u: &mut Unstructured<'_>) -> Result<Letter> {
         first_attempt_at: Timestamp::from_second(u.int_in_range(-9_999_999_999..=99_999_999_999)?).ok(),
         at: Timestamp::from_second(u.int_in_range(0..=9_999_999_999)?).unwrap_or(Timestamp::UNIX_EPOCH),
     })
+}
+
+/// Anything, or an event that brings its id along.
+fn body(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    if u.ratio(3, 4)? {
+        return Ok(text(u)?.into_bytes());
+    }
+    Ok(serde_json::json!({"specversion": "1.0", "id": text(u)?, "data": {}}).to_string().into_bytes())
 }
 
 /// What fits a short string of AMQP.
