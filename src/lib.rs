@@ -8,7 +8,7 @@
 //!
 //! 1. [`adapters::rabbitmq`] has a session with the broker. It hands small batches of deliveries, as
 //!    [`Received`](domain::envelope::Received) envelopes, to [`worker::intake`], and acknowledges a batch when
-//!    intake returns.
+//!    intake says that it is durable.
 //! 2. Intake ([`worker::batch`]) reads each envelope with [`formats::read_event`] into a
 //!    [`domain::event::Event`]. What can't be read becomes a letter for the dead-letter queue.
 //!    [`worker::catalogue`] says which integrations want the event.

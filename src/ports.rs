@@ -4,6 +4,7 @@
 //! domain value; no seam knows SQL, AMQP or HTTP.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -51,13 +52,18 @@ pub trait Readiness: Send + Sync {
     async fn ready(&self) -> Result<(), String>;
 }
 
+/// What is left to wait for of a batch that was taken in: it ends when the whole batch is durable.
+pub type Durable = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Where deliveries go: the worker's intake.
 #[async_trait]
 pub trait TakeIn: Send + Sync {
-    /// Takes one batch in, in order. Returns only when the whole batch is durable and may be acknowledged;
-    /// until then it keeps trying, so there is no error. Whoever drops this before has given the batch up: it is
-    /// not tried any more, and each of its events is whole in the store or not at all, or is told just now.
-    async fn take_in(&self, batch: Vec<Received>);
+    /// Takes one batch in. When this returns the batch is decided; when what it returns has ended the batch is
+    /// durable, and may be acknowledged. Both keep trying until then, so there is no error. Whoever drops either
+    /// before has given the batch up: it is not tried any more, and each of its events is whole in the store or not
+    /// at all, or is told just now. Batches are decided in the order in which they are first polled, however many
+    /// there are at once.
+    async fn take_in(&self, batch: Vec<Received>) -> Durable;
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.
     async fn able(&self);

@@ -24,7 +24,7 @@ use crate::worker::burial::Burial;
 use crate::worker::catalogue::Catalogue;
 use crate::worker::dispatch::{Dispatch, DispatchTerms};
 use crate::worker::handover::Handover;
-use crate::worker::intake::Intake;
+use crate::worker::intake::{Intake, Turn};
 use crate::worker::janitor::Janitor;
 use crate::worker::places::Places;
 use crate::worker::trouble::Trouble;
@@ -41,7 +41,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => Metrics::default(),
     };
     let metrics = Arc::new(metrics);
-    let first = match start::prepare(&settings, &metrics).await {
+    // From here on, so that a stop that comes during the start is a clean one too.
+    let mut signals = StopSignals::new()?;
+    let prepared = tokio::select! {
+        prepared = start::prepare(&settings, &metrics) => prepared,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping: the worker was still starting");
+            return Ok(());
+        }
+    };
+    let first = match prepared {
         Err(error) if !start::is_away(&settings, &error) => return Err(error),
         other => other,
     };
@@ -62,7 +71,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Ok(prepared) => prepared,
         Err(away) => {
             tracing::info!(%http, "worker waits for its store");
-            let Some(prepared) = gate.wait(&settings, &metrics, away).await? else { return Ok(()) };
+            let Some(prepared) = gate.wait(&settings, &metrics, away, &mut signals).await? else {
+                return Ok(());
+            };
             prepared
         }
     };
@@ -77,7 +88,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let claiming = Arc::new(Trouble::new("the store", parts.clock.clone()));
     gate.open(vec![health.clone(), store_trouble.clone(), claiming.clone(), Arc::new(parts.clone())]);
     let running = Running { settings, parts, metrics, catalogue, health, store_trouble, claiming, stop };
-    running.until_stopped(tasks, file, switch).await
+    running.until_stopped(tasks, file, switch, signals).await
 }
 
 /// What the endpoints show.
@@ -116,6 +127,7 @@ impl Running {
         mut tasks: JoinSet<()>,
         file: Option<IntegrationsFile>,
         switch: StopSwitch,
+        mut signals: StopSignals,
     ) -> anyhow::Result<()> {
         let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
         let terms = dispatch_terms(&self.settings)?;
@@ -125,7 +137,6 @@ impl Running {
         self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;
         let consumer = self.consumer(handover, &dispatch_bell, &burial_bell)?;
         tokio::pin!(consumer);
-        let mut signals = StopSignals::new()?;
         let consumed = tokio::select! {
             ended = &mut consumer => Some(ended.map_err(parts::from_broker)),
             signal = signals.next() => {
@@ -214,6 +225,7 @@ impl Running {
             dispatch: dispatch.clone(),
             burial: burial.clone(),
             handover: Some(handover),
+            turn: Turn::default(),
         });
         let options = parts::broker_options(&self.settings)?;
         let (clock, health) = (self.parts.clock.clone(), self.health.clone());

@@ -96,9 +96,9 @@ impl Gate {
         settings: &Settings,
         metrics: &Arc<Metrics>,
         first: anyhow::Error,
+        signals: &mut StopSignals,
     ) -> anyhow::Result<Option<Prepared>> {
         let mut reconnect = Reconnect::new();
-        let mut signals = StopSignals::new()?;
         let mut error = first;
         loop {
             self.opening.failed("open it", &format!("{error:#}"));

@@ -55,6 +55,17 @@ impl Read {
         }
     }
 
+    /// The delivery, to be read anew.
+    pub fn into_received(self) -> Received {
+        match self {
+            Self::Event { received, .. } | Self::Replay { received, .. } => Arc::unwrap_or_clone(received),
+            Self::Undecidable(letter) => {
+                let Letter { envelope, at, .. } = Arc::unwrap_or_clone(letter);
+                Received { envelope, at }
+            }
+        }
+    }
+
     /// How many notifications it makes, if it was not known before.
     fn notifications(&self) -> usize {
         match self {

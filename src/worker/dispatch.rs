@@ -153,12 +153,13 @@ impl Dispatch {
 
     /// Works off a room on its place.
     async fn occupy(self: Arc<Self>, place: Place, held: Held, stop: Stop) {
-        let work = async {
+        // In a box: it is large, and would be copied each time the task is moved before it begins.
+        let work = Box::pin(async {
             // Where something is left, or came meanwhile, it may be due.
             if self.work_off(held, &stop).await != Progress::AtRest {
                 self.wake.ring();
             }
-        };
+        });
         place.hold(work, || self.handover.bell.ring()).await;
     }
 

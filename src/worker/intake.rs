@@ -1,16 +1,18 @@
 //! From a batch of deliveries to durable outcomes and pending notifications.
 //!
 //! Gather: parse, match, and say what must be known. Decide: inside the store's transaction, event by event
-//! in the order of their arrival ([`batch`] has both). Apply: one commit. Only then may the batch be acknowledged.
+//! in the order of their arrival ([`batch`] has both). Apply: one commit. Only then may the batch be acknowledged,
+//! and if some of it is told straight, when that is written too; the next batch need not wait for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
+use crate::ports::{Durable, InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::handover::Handover;
@@ -33,21 +35,35 @@ pub struct Intake {
     pub burial: Arc<Bell>,
     /// Where quick rooms are told straight from here; `None`: everything is written down first.
     pub handover: Option<Arc<Handover>>,
+    pub turn: Turn,
 }
+
+/// The turn to decide. It is given in the order in which batches ask for it, which they do when they have been read; so
+/// they are decided in their order, and one is read while the one before it is decided.
+#[derive(Default)]
+pub struct Turn(tokio::sync::Mutex<()>);
 
 #[async_trait]
 impl TakeIn for Intake {
-    /// Returns when the whole batch is durable, however long the store takes to be there again.
-    async fn take_in(&self, batch: Vec<Received>) {
+    /// Waits for the store, however long it takes to be there again.
+    async fn take_in(&self, batch: Vec<Received>) -> Durable {
+        let by = self.catalogue.now();
+        let mut read: Vec<Read> = batch.into_iter().map(|received| batch::read(received, &by)).collect();
+        let _turn = self.turn.0.lock().await;
         // Who changes an integration, or resumes one, often publishes or replays right after: decide by what holds
         // now. If it can't be read, by what is known.
         if let Ok(true) = self.catalogue.refresh().await {
             self.dispatch.ring();
         }
-        let snapshot = self.catalogue.now();
-        for part in batch::parts(batch.into_iter().map(|received| batch::read(received, &snapshot))) {
-            self.take_part(&part).await;
+        let now = self.catalogue.now();
+        if !Arc::ptr_eq(&by, &now) {
+            read = read.into_iter().map(|read| batch::read(read.into_received(), &now)).collect();
         }
+        let mut in_hand = Vec::new();
+        for part in batch::parts(read) {
+            in_hand.extend(self.take_part(&part).await);
+        }
+        self.written(in_hand)
     }
 
     /// Takes nothing in, until that works: a transaction like any other, with the lock that each of them needs.
@@ -56,7 +72,7 @@ impl TakeIn for Intake {
             let nothing = Box::new(|_| IntakeChanges::default());
             match self.store.take_in(IntakeQuery::default(), nothing).await {
                 Ok(_) => return self.trouble.worked(),
-                Err(error) => self.failed(&error),
+                Err(error) => failed(&self.metrics, &self.trouble, &error),
             }
             tokio::time::sleep(STORE_RETRY).await;
         }
@@ -64,11 +80,10 @@ impl TakeIn for Intake {
 }
 
 impl Intake {
-    /// Returns when this part of a batch is durable.
-    async fn take_part(&self, batch: &Arc<[Read]>) {
+    /// Returns when this part of a batch is durable, but for what is in hand of it.
+    async fn take_part(&self, batch: &Arc<[Read]>) -> Option<InHand> {
         let fault = match self.commit(batch, self.handover.as_ref()).await {
-            Ok(None) => return,
-            Ok(Some(in_hand)) => return self.written(in_hand).await,
+            Ok(in_hand) => return in_hand,
             Err(fault) => fault,
         };
         // One event of the batch trips the store or a decision over: find it, so that the others go on.
@@ -84,6 +99,7 @@ impl Intake {
                 }
             }
         }
+        None
     }
 
     /// Commits a batch, waiting for as long as the store is out of reach.
@@ -102,7 +118,7 @@ impl Intake {
                     return Ok(in_hand);
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    failed(&self.metrics, &self.trouble, &error);
                     if !matches!(error, StoreError::Unavailable(_)) {
                         return Err(error);
                     }
@@ -113,16 +129,22 @@ impl Intake {
     }
 
     /// Waits until what is in hand is durable, however long it takes.
-    async fn written(&self, in_hand: InHand) {
-        while let Err(error) = self.store.written(in_hand).await {
-            self.failed(&error);
-            tokio::time::sleep(STORE_RETRY).await;
+    fn written(&self, in_hand: Vec<InHand>) -> Durable {
+        if in_hand.is_empty() {
+            return Box::pin(std::future::ready(()));
         }
-    }
-
-    fn failed(&self, error: &StoreError) {
-        self.metrics.store_errors.inc();
-        self.trouble.failed("take events in", error);
+        let (store, metrics, trouble) = (self.store.clone(), self.metrics.clone(), self.trouble.clone());
+        // A task, so that what takes long is written down in time, whatever the caller is about.
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
+            for in_hand in in_hand {
+                while let Err(error) = store.written(in_hand).await {
+                    failed(&metrics, &trouble, &error);
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        });
+        Box::pin(async move { while writing.join_next().await.is_some() {} })
     }
 
     /// One try to commit a batch.
@@ -160,4 +182,9 @@ impl Intake {
         }
         Ok(receipt.in_hand)
     }
+}
+
+fn failed(metrics: &Metrics, trouble: &Trouble, error: &StoreError) {
+    metrics.store_errors.inc();
+    trouble.failed("take events in", error);
 }

@@ -18,7 +18,7 @@ use hipchat_notifier::adapters::rabbitmq::{
 use hipchat_notifier::domain::envelope::{Envelope, Received};
 use hipchat_notifier::domain::ids::{EventId, IntegrationId};
 use hipchat_notifier::domain::reason::DeadLetterReason;
-use hipchat_notifier::ports::{BrokerError, Letter, LetterBox, TakeIn};
+use hipchat_notifier::ports::{BrokerError, Durable, Letter, LetterBox, TakeIn};
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
@@ -29,24 +29,34 @@ use crate::support::broker::{Broker, Producer, eventually};
 use crate::support::log::Log;
 use crate::support::proxy::{NESTED, NOT_UTF8, Proxy};
 
-/// Records what it is given, and makes it durable when the test lets it.
+/// Records what it is given, and decides it when the test lets it; that is durable then, but for one event.
 struct Recorder {
     seen: Mutex<Vec<Received>>,
     /// The sizes of the bodies of each batch.
     batches: Mutex<Vec<Vec<usize>>>,
+    /// Batches that may be decided.
     lets: Semaphore,
+    /// Batches with the event `slow` that may become durable.
+    lets_slow: Arc<Semaphore>,
 }
 
 #[async_trait]
 impl TakeIn for Recorder {
-    async fn take_in(&self, batch: Vec<Received>) {
+    async fn take_in(&self, batch: Vec<Received>) -> Durable {
         let sizes = batch.iter().map(|received| received.envelope.body.len()).collect();
         self.batches.lock().expect("not poisoned").push(sizes);
+        let slow = batch.iter().any(|received| received.envelope.message_id.as_deref() == Some("slow"));
         self.seen.lock().expect("not poisoned").extend(batch);
         self.lets.acquire().await.expect("never closed").forget();
+        let lets_slow = self.lets_slow.clone();
+        Box::pin(async move {
+            if slow {
+                lets_slow.acquire().await.expect("never closed").forget();
+            }
+        })
     }
 
-    /// When one more batch may become durable.
+    /// When one more batch may be decided.
     async fn able(&self) {
         let _ = self.lets.acquire().await.expect("never closed");
     }
@@ -61,12 +71,13 @@ struct Worker {
 }
 
 impl Worker {
-    /// With `lets` batches that may become durable.
+    /// With `lets` batches that may be decided.
     fn start(options: BrokerOptions, lets: usize) -> Self {
         let intake = Arc::new(Recorder {
             seen: Mutex::default(),
             batches: Mutex::default(),
             lets: Semaphore::new(lets),
+            lets_slow: Arc::new(Semaphore::new(0)),
         });
         let health = Arc::new(BrokerHealth::new());
         let (stop, shutdown) = watch::channel(false);

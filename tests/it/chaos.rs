@@ -5,13 +5,13 @@
 mod crew;
 mod diary;
 mod disk;
+mod ends;
 mod lanes;
 mod schedule;
 mod stalls;
 mod terms;
 mod trouble;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -76,15 +76,8 @@ async fn whatever_breaks_nothing_is_lost() {
     let crew =
         Crew { places: places(terms, &play, postgres.as_ref()).await, site: &play.site, diary: &diary };
     crew.start().await;
-    let ground = Ground {
-        terms,
-        play: &play,
-        crew: &crew,
-        services: &services,
-        disk: disk.as_ref(),
-        diary: &diary,
-        disk_is_full: AtomicBool::new(false),
-    };
+    let ground =
+        Ground { terms, play: &play, crew: &crew, services: &services, disk: disk.as_ref(), diary: &diary };
     ground.mend_rooms().await;
     go_through(&ground, &lanes).await;
     crew.stop().await;
@@ -150,10 +143,9 @@ async fn go_through(ground: &Ground<'_>, lanes: &[schedule::Lane]) {
         play.settles().await;
         diary.say("all has ended");
     };
-    let may_end = || ground.disk_is_full.load(Ordering::SeqCst);
     tokio::select! {
         () = all => {}
-        () = ground.crew.look_after(may_end) => {}
+        () = ground.crew.look_after() => {}
         () = follow(play, diary) => {}
     }
 }

@@ -33,7 +33,7 @@ use hipchat_notifier::worker::burial::{Burial, Owed};
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::handover::Handover;
-use hipchat_notifier::worker::intake::Intake;
+use hipchat_notifier::worker::intake::{Intake, Turn};
 use hipchat_notifier::worker::moment::Moment;
 use hipchat_notifier::worker::places::Places;
 use hipchat_notifier::worker::trouble::Trouble;
@@ -193,6 +193,7 @@ impl Bench {
                 dispatch: dispatch_bell.clone(),
                 burial: burial_bell.clone(),
                 handover: None,
+                turn: Turn::default(),
             },
             dispatch: Dispatch {
                 store: seen.clone(),
@@ -247,7 +248,7 @@ impl Bench {
     }
 
     async fn take_envelope(&self, envelope: Envelope) {
-        self.intake.take_in(vec![Received { envelope, at: self.clock.now() }]).await;
+        self.intake.take_in(vec![Received { envelope, at: self.clock.now() }]).await.await;
     }
 
     /// Works off what is due now, and buries what is to be buried.

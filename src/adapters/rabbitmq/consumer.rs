@@ -20,7 +20,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// An outage is told when it begins, and then once in this time.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
-/// Takes in until `shutdown` turns true: then the batch in hand is finished and acknowledged, and the rest given
+/// Takes in until `shutdown` turns true: then what the intake has is finished and acknowledged, and the rest given
 /// back. A broker that is away is waited for.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ pub mod publisher;
 mod session;
 pub mod topology;
 mod transport;
+mod turn;
 mod wire;
 
 pub use consumer::consume;

@@ -2,12 +2,17 @@
 //! anything of it ends, all of it ends, and [`super::consumer`] makes a new one.
 //!
 //! Events are acknowledged on the channel that they came by, after the intake has made them durable, and never
-//! on another: what a lost channel held comes again.
+//! on another: what a lost channel held comes again. The intake decides batches one after the other, but while one is
+//! decided the next is read, and several may wait to be durable; acknowledgements keep their order.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -18,9 +23,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::health::{BrokerHealth, SessionState};
 use super::options::{Address, BrokerOptions};
 use super::topology::{self, short};
+use super::turn::Turn;
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
-use crate::ports::{BrokerError, Clock, TakeIn};
+use crate::ports::{BrokerError, Clock, Durable, TakeIn};
 
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
@@ -49,6 +55,12 @@ pub(super) struct Terms<'a> {
 
 type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
+/// A batch's last delivery, and what says when the batch is durable.
+type Decided = (u64, Durable);
+
+/// Batches that the intake has at most before they are decided: one that is, and the next, which it reads meanwhile.
+const UNDECIDED: usize = 2;
+
 /// An established session.
 pub(super) struct Session<'a> {
     terms: Terms<'a>,
@@ -58,8 +70,15 @@ pub(super) struct Session<'a> {
     side: Channel,
     consumer: Consumer,
     events: Events,
+    /// What has come since the latest batch was handed over.
+    batch: Batch,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
+    /// Batches that are not decided yet, in their order.
+    undecided: FuturesOrdered<BoxFuture<'static, Option<Decided>>>,
+    /// Batches that are decided and may not be durable yet, in their order: the last delivery of each, once it is.
+    /// As many as the prefetch allows.
+    decided: FuturesOrdered<BoxFuture<'static, Option<u64>>>,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -69,10 +88,13 @@ impl<'a> Session<'a> {
     /// Connects, declares and subscribes.
     pub async fn open(terms: Terms<'a>) -> Result<Self, BrokerError> {
         let connection = link::open(terms.options, terms.address, "intake").await?;
-        let events: Events = Box::pin(connection.events_listener());
         let BrokerOptions { topology, prefetch, .. } = terms.options;
         topology::declare(&connection, topology).await?;
+        // Counting and subscribing are one step, or two workers would each think that it is alone.
+        let turn = Turn::wait(&connection, &topology.queue).await?;
         let side = link::channel(&connection).await?;
+        // Not before the turn: being refused one is no end of the session.
+        let events: Events = Box::pin(connection.events_listener());
         let standing = count(&side, &topology.queue).await?;
         let channel = link::channel(&connection).await?;
         let qos = channel.basic_qos(*prefetch, BasicQosOptions::default());
@@ -84,32 +106,90 @@ impl<'a> Session<'a> {
             FieldTable::default(),
         );
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
+        turn.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
-        let (ahead, watch) = (None, Watchdog::of(alone));
-        Ok(Self { terms, connection, channel, side, consumer, events, ahead, watch, stands_by: !alone })
+        Ok(Self {
+            terms,
+            connection,
+            channel,
+            side,
+            consumer,
+            events,
+            batch: Batch::default(),
+            ahead: None,
+            undecided: FuturesOrdered::new(),
+            decided: FuturesOrdered::new(),
+            watch: Watchdog::of(alone),
+            stands_by: !alone,
+        })
     }
 
-    /// Takes in until something ends. Only the error of an operation that was under way is waited for; the
-    /// broker gives back what was not acknowledged.
+    /// Takes in until something ends; the broker gives back what was not acknowledged then. What the intake has is
+    /// waited for, so that as little as may be comes again, and nothing of it is tried on after that.
     pub async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
+        let end = match self.take_in_until(shutdown).await {
+            End::Lost(why) => End::Lost(self.terms.address.redact(&why)),
+            end => end,
+        };
+        match &end {
+            End::Shutdown => self.finish(true).await,
+            End::Lost(why) => {
+                self.terms.health.connecting(why.as_str());
+                // What has come, too: the queue may be gone, and nothing of it would come again.
+                loop {
+                    self.hand_over();
+                    if self.undecided.is_empty() && self.decided.is_empty() {
+                        break;
+                    }
+                    self.finish(false).await;
+                }
+            }
+            End::Yielded(_) => self.give_up(),
+        }
+        end
+    }
+
+    async fn take_in_until(&mut self, shutdown: &mut watch::Receiver<bool>) -> End {
         let look_every = self.terms.options.look_every;
         let mut look = tokio::time::interval_at(Instant::now() + look_every, look_every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let step = tokio::select! {
+            self.hand_over();
+            let has_room = self.ahead.is_none() && !self.batch.is_full(self.terms.options.batch);
+            let end = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
                 why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
-                next = next(&mut self.ahead, &mut self.consumer) => self.deliver(next).await,
+                Some(decided) = self.undecided.next() => self.keep(decided),
+                Some(durable) = self.decided.next() => self.acknowledge(durable).await,
+                next = self.consumer.next(), if has_room => self.gather(next),
                 _ = look.tick() => self.look().await.map(End::Lost),
             };
-            match step {
-                None => {}
-                Some(End::Lost(why)) => return End::Lost(self.terms.address.redact(&why)),
-                Some(end) => return end,
+            if let Some(end) = end {
+                return end;
             }
         }
+    }
+
+    /// Waits for what the intake has, and acknowledges it where that is wanted and works.
+    async fn finish(&mut self, mut acknowledging: bool) {
+        while let Some(decided) = self.undecided.next().await {
+            if self.keep(decided).is_some() {
+                return self.give_up();
+            }
+        }
+        while let Some(durable) = self.decided.next().await {
+            acknowledging = acknowledging && self.acknowledge(durable).await.is_none();
+        }
+    }
+
+    /// Drops all that is not durable: what comes after a batch that was given up must not be decided before it.
+    fn give_up(&mut self) {
+        self.batch = Batch::default();
+        self.ahead = None;
+        self.undecided = FuturesOrdered::new();
+        self.decided = FuturesOrdered::new();
     }
 
     /// Closes in bounded time. Closing, and not cancelling first, gives back the rest and the place as the
@@ -119,100 +199,87 @@ impl<'a> Session<'a> {
         link::close(&self.connection).await;
     }
 
-    /// Takes in one delivery and those that are here with it.
-    async fn deliver(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
-        let Chunk { batch, last, end } = self.gather(first);
-        if let Some(last) = last {
-            self.watch.delivered();
-            self.terms.health.set(SessionState::Consuming);
-            if let Some(end) = self.take_in(batch).await {
-                return Some(end);
-            }
-            if let Err(why) = self.acknowledge(last).await {
-                return Some(End::Lost(end.unwrap_or(why)));
-            }
-        }
-        end.map(End::Lost)
-    }
-
-    /// What is here already, up to the size of a batch; waits for nothing.
-    fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Chunk {
-        let mut chunk = Chunk { batch: Vec::new(), last: None, end: None };
-        let (mut next, mut bytes) = (first, 0);
+    /// Adds a delivery to the batch, and those that are here with it, as far as they fit; waits for nothing.
+    fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
+        let mut next = first;
         loop {
             match next {
-                Some(Ok(delivery)) if !chunk.batch.is_empty() && is_over(bytes, delivery.data.len()) => {
+                Some(Ok(delivery)) if !self.batch.takes(delivery.data.len()) => {
                     self.ahead = Some(delivery);
-                    return chunk;
+                    return None;
                 }
-                Some(Ok(delivery)) => {
-                    bytes += delivery.data.len();
-                    chunk.last = Some(delivery.delivery_tag);
-                    let at = self.terms.clock.now();
-                    chunk.batch.push(Received { envelope: wire::envelope(delivery), at });
-                }
-                Some(Err(error)) => {
-                    chunk.end = Some(fault::words(&error));
-                    return chunk;
-                }
+                Some(Ok(delivery)) => self.add(delivery),
+                Some(Err(error)) => return Some(End::Lost(fault::words(&error))),
                 None => {
-                    chunk.end =
-                        Some("the broker cancelled the consumer (the queue was deleted or moved)".into());
-                    return chunk;
+                    let why = "the broker cancelled the consumer (the queue was deleted or moved)";
+                    return Some(End::Lost(why.into()));
                 }
             }
-            let alone = chunk.batch.len() == 1 && bytes > ALONE_BYTES;
-            if chunk.batch.len() >= self.terms.options.batch || bytes >= BATCH_BYTES || alone {
-                return chunk;
+            if self.batch.is_full(self.terms.options.batch) {
+                return None;
             }
-            match self.consumer.next().now_or_never() {
-                Some(ready) => next = ready,
-                None => return chunk,
-            }
+            next = self.consumer.next().now_or_never()?;
         }
     }
 
-    /// Hands the batch over. It is waited for even if the session ends meanwhile: the intake must not have two
-    /// batches in hand. If that takes too long the batch is dropped, and not tried on while a successor has it.
-    /// Returns how the session ended, if it did.
-    async fn take_in(&mut self, batch: Vec<Received>) -> Option<End> {
+    fn add(&mut self, delivery: Delivery) {
+        self.watch.delivered();
+        self.terms.health.set(SessionState::Consuming);
+        self.batch.add(delivery, self.terms.clock.now());
+    }
+
+    /// Hands the batch over where the intake has nothing else to decide, or where it is large enough to be read
+    /// while another is decided: of many small ones each would cost a transaction.
+    fn hand_over(&mut self) {
+        let most = self.terms.options.batch;
+        let is_large = self.ahead.is_some() || self.batch.is_full(most.div_ceil(2));
+        if self.batch.events.is_empty()
+            || self.undecided.len() >= UNDECIDED
+            || !(self.undecided.is_empty() || is_large)
+        {
+            return;
+        }
+        let Batch { events, last, .. } = std::mem::take(&mut self.batch);
+        if let Some(delivery) = self.ahead.take() {
+            self.add(delivery);
+        }
         let intake = Arc::clone(self.terms.intake);
-        let patience = self.terms.options.yield_after;
-        let given_up = async {
-            match patience {
-                None => std::future::pending().await,
-                Some(patience) => {
-                    tokio::time::sleep(patience).await;
-                    End::Yielded(format!(
-                        "a batch could not be made durable within {} s",
-                        patience.as_secs_f64()
-                    ))
-                }
-            }
-        };
-        let mut taking = intake.take_in(batch);
-        tokio::pin!(given_up);
-        let why = tokio::select! {
-            biased;
-            () = &mut taking => return None,
-            why = broken(&mut self.events, self.terms.health) => why,
-            end = &mut given_up => return Some(end),
-        };
-        self.terms.health.connecting(self.terms.address.redact(&why));
-        tokio::select! {
-            biased;
-            () = taking => Some(End::Lost(why)),
-            end = given_up => Some(end),
-        }
+        let taking = async move { (last, intake.take_in(events).await) };
+        self.undecided.push_back(within(self.terms.options.yield_after, taking).boxed());
     }
 
-    async fn acknowledge(&mut self, last: u64) -> Result<(), String> {
+    /// Keeps a batch that is decided until it is durable; or gives up one that was not decided in time, so that it is
+    /// not tried on while a successor has it.
+    fn keep(&mut self, decided: Option<Decided>) -> Option<End> {
+        let Some((last, durable)) = decided else { return Some(self.given_up()) };
+        let durable = durable.map(move |()| last);
+        self.decided.push_back(within(self.terms.options.yield_after, durable).boxed());
+        None
+    }
+
+    /// Acknowledges a batch that is durable, and those behind it that are; or gives up one that did not get so.
+    async fn acknowledge(&mut self, durable: Option<u64>) -> Option<End> {
+        let mut last = durable;
+        while let (Some(_), Some(Some(next))) = (last, self.decided.next().now_or_never()) {
+            last = next;
+        }
+        let Some(last) = last else { return Some(self.given_up()) };
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
-        link::answer("acknowledging", acked).await.map_err(|error| error.to_string())
+        let acked = link::answer("acknowledging", acked).await;
+        acked.err().map(|error| End::Lost(error.to_string()))
+    }
+
+    fn given_up(&self) -> End {
+        let patience = self.terms.options.yield_after.unwrap_or_default();
+        End::Yielded(format!("a batch could not be made durable within {} s", patience.as_secs_f64()))
     }
 
     /// Asks the queue whether events wait although this consumer is idle.
     async fn look(&mut self) -> Option<String> {
+        if !(self.batch.events.is_empty() && self.undecided.is_empty() && self.decided.is_empty()) {
+            // It may be all that the prefetch allows.
+            self.watch.delivered();
+        }
         match count(&self.side, &self.terms.options.topology.queue).await {
             Err(error) => Some(error.to_string()),
             Ok(standing) => self.watch.starved(standing.messages).then(|| {
@@ -222,25 +289,41 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The next delivery. Nothing is lost if this is dropped before it is done.
-async fn next(ahead: &mut Option<Delivery>, consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
-    match ahead.take() {
-        Some(delivery) => Some(Ok(delivery)),
-        None => consumer.next().await,
+/// What `work` gives, or `None` if it takes longer than `patience`, if there is a limit.
+async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match patience {
+        None => Some(work.await),
+        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
     }
 }
 
-/// Whether a body of `more` bytes is too large for a batch that has `bytes` already.
-fn is_over(bytes: usize, more: usize) -> bool {
-    more > ALONE_BYTES || bytes + more > BATCH_BYTES
+/// Deliveries that are taken in together.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Received>,
+    /// Of all bodies.
+    bytes: usize,
+    /// The tag of the last delivery.
+    last: u64,
 }
 
-struct Chunk {
-    batch: Vec<Received>,
-    /// The tag of the last delivery in `batch`.
-    last: Option<u64>,
-    /// Why nothing comes after it.
-    end: Option<String>,
+impl Batch {
+    fn add(&mut self, delivery: Delivery, at: Timestamp) {
+        self.bytes += delivery.data.len();
+        self.last = delivery.delivery_tag;
+        self.events.push(Received { envelope: wire::envelope(delivery), at });
+    }
+
+    /// Whether it may have a body of so many bytes beside what it has.
+    fn takes(&self, bytes: usize) -> bool {
+        self.events.is_empty() || (bytes <= ALONE_BYTES && self.bytes + bytes <= BATCH_BYTES)
+    }
+
+    /// Whether it may have nothing more, with `most` events at most.
+    fn is_full(&self, most: usize) -> bool {
+        let alone = self.events.len() == 1 && self.bytes > ALONE_BYTES;
+        self.events.len() >= most || self.bytes >= BATCH_BYTES || alone
+    }
 }
 
 /// Notices a consumer that is subscribed and gets nothing while the queue grows. Whoever stands by gets nothing

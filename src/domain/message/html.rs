@@ -72,31 +72,33 @@ impl Phrase {
     /// In bold.
     #[must_use]
     pub fn bold(self) -> Self {
-        self.wrapped("<b>", "</b>")
+        self.wrapped(&["<b>"], "</b>")
     }
 
     /// In italics.
     #[must_use]
     pub fn italic(self) -> Self {
-        self.wrapped("<i>", "</i>")
+        self.wrapped(&["<i>"], "</i>")
     }
 
     /// As a link, where there is somewhere to go.
     #[must_use]
     pub fn link(self, to: Option<&Href>) -> Self {
         match to {
-            Some(href) => self.wrapped(&format!("<a href=\"{}\">", href.escaped()), "</a>"),
+            Some(href) => self.wrapped(&["<a href=\"", href.escaped(), "\">"], "</a>"),
             None => self,
         }
     }
 
     /// Tags around nothing would be nothing to see, so there are none.
-    fn wrapped(self, open: &str, close: &str) -> Self {
+    fn wrapped(self, open: &[&str], close: &str) -> Self {
         if self.is_empty() {
             return self;
         }
-        let units = self.units + text::units(open) + text::units(close);
-        Self { html: format!("{open}{}{close}", self.html), units, plain: self.plain }
+        let units =
+            self.units + open.iter().map(|part| text::units(part)).sum::<usize>() + text::units(close);
+        let html = [&open.concat(), self.html.as_str(), close].concat();
+        Self { html, units, plain: self.plain }
     }
 
     /// This, then that.
@@ -113,8 +115,12 @@ impl Phrase {
 
     /// This, then our own words.
     #[must_use]
-    pub fn say(self, words: &str) -> Self {
-        self.then(Self::text(words))
+    pub fn say(mut self, words: &str) -> Self {
+        let before = self.html.len();
+        escape_into(&mut self.html, words);
+        self.units += text::units(&self.html[before..]);
+        self.plain.push_str(words);
+        self
     }
 
     /// The parts that have something in them, with `separator` between.
@@ -160,6 +166,11 @@ fn escaped(c: char) -> Option<&'static str> {
 /// `text` escaped for an attribute's value or for text.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 8);
+    escape_into(&mut out, text);
+    out
+}
+
+fn escape_into(out: &mut String, text: &str) {
     let mut rest = text;
     // What has to be escaped is of one byte, so that what lies between is copied in one piece.
     while let Some((at, entity)) = rest.bytes().enumerate().find_map(|(at, b)| Some((at, escaped(b.into())?)))
@@ -169,7 +180,6 @@ pub(super) fn escape(text: &str) -> String {
         rest = &rest[at + 1..];
     }
     out.push_str(rest);
-    out
 }
 
 /// A part of a page from top to bottom.
@@ -207,7 +217,7 @@ pub fn page(
     // The widest ending: a number has never more digits than the total.
     let ending = more(total).units().max(cut_short.units()) + tail.as_ref().map_or(0, Phrase::units);
 
-    let mut page = Page { html: String::new(), units: 0, place: Place::Start };
+    let mut page = Page { html: String::with_capacity(USUAL), units: 0, place: Place::Start };
     let (told, cut) = page.fill(blocks, limit.saturating_sub(ending + ENDING_TAGS));
     match (total.saturating_sub(told), cut) {
         (0, false) => {}
@@ -220,6 +230,9 @@ pub fn page(
     }
     page.finish()
 }
+
+/// Bytes of most messages: less often grown, less often copied.
+const USUAL: usize = 1_024;
 
 /// The most that an ending's own tags take: an item or a line for what is left, and a line for the tail.
 const ENDING_TAGS: usize = 32;

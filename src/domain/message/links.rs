@@ -35,8 +35,8 @@ impl Href {
         // `https://postman.co@evil.example/` goes to evil.example and does not look it.
         let plain =
             matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
-        let (url, escaped) = (String::from(url.clone()), escape(url.as_str()));
-        (plain && text::units(&escaped) <= LONGEST).then_some(Self { url, escaped })
+        let escaped = escape(url.as_str());
+        (plain && text::units(&escaped) <= LONGEST).then(|| Self { url: url.into(), escaped })
     }
 
     /// The address as it is.

@@ -8,10 +8,12 @@ async fn events_come_in_order_and_are_acknowledged_only_when_durable() {
     for n in 0..500 {
         broker.publish("monitor.acme.1", &format!("m-{n}"), b"{}").await;
     }
-    let worker = Worker::start(broker.options(), 0);
+    let small = BrokerOptions { batch: 100, ..broker.options() };
+    let worker = Worker::start(small, 0);
     worker.sees("m-0").await;
     worker.stop.send(true).expect("listens");
-    worker.intake.lets.add_permits(1);
+    // One is decided, and one was read meanwhile.
+    worker.intake.lets.add_permits(2);
     let first = worker.intake.clone();
     worker.task.await.expect("no panic").expect("a clean end");
     let taken = first.seen.lock().expect("not poisoned").len();
@@ -111,6 +113,27 @@ async fn a_consumer_that_is_cut_off_while_it_takes_in_acknowledges_nothing() {
     worker.task.abort();
     assert!(worker.task.await.expect_err("cut off").is_cancelled());
     broker.depth_becomes(&broker.topology.queue, 3).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_durable_yet_holds_up_acknowledgements_and_nothing_else() {
+    let broker = Broker::fresh().await;
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    for id in ["slow", "quick", "after"] {
+        broker.publish("monitor.acme.1", id, b"{}").await;
+        worker.sees(id).await;
+    }
+    worker.task.abort();
+    assert!(worker.task.await.expect_err("cut off").is_cancelled());
+    broker.depth_becomes(&broker.topology.queue, 3).await;
+
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.sees("after").await;
+    worker.stop.send(true).expect("listens");
+    worker.intake.lets_slow.add_permits(1);
+    worker.task.await.expect("no panic").expect("a clean end");
+    broker.depth_becomes(&broker.topology.queue, 0).await;
 }
 
 #[tokio::test]

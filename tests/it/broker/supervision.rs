@@ -107,6 +107,46 @@ async fn a_worker_that_stands_by_is_not_taken_for_a_starved_one() {
     standby.stop().await;
 }
 
+/// All count the consumers of a queue that has none, and one of them is to be the active one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_workers_that_start_at_the_same_moment_one_says_that_it_consumes() {
+    for round in 0..10 {
+        let broker = Broker::fresh().await;
+        let workers: Vec<Worker> =
+            (0..6).map(|_| Worker::start(broker.options(), Semaphore::MAX_PERMITS)).collect();
+        for worker in &workers {
+            worker.is_ready().await;
+        }
+        let consuming = |worker: &&Worker| worker.health.state() == SessionState::Consuming;
+        let active: Vec<&Worker> = workers.iter().filter(consuming).collect();
+        assert_eq!(active.len(), 1, "round {round}");
+        broker.publish("monitor.acme.1", "m-1", b"{}").await;
+        active[0].sees("m-1").await;
+        assert_eq!(workers.iter().filter(consuming).count(), 1, "it was the one, round {round}");
+        for worker in workers {
+            worker.stop().await;
+        }
+    }
+}
+
+/// As if one had frozen in the middle of it.
+#[tokio::test]
+async fn a_turn_to_subscribe_that_another_never_ends_is_not_waited_for_long() {
+    let broker = Broker::fresh().await;
+    let log = Log::catch();
+    let other = broker.connection().create_channel().await.expect("a channel");
+    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let turn = format!("{}.subscribing", broker.topology.queue);
+    other.queue_declare(turn.as_str().into(), exclusive, FieldTable::default()).await.expect("declared");
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "m-1", b"{}").await;
+    worker.sees("m-1").await;
+    worker.stop().await;
+    let text = log.text();
+    assert!(!text.contains("session with RabbitMQ ended"), "a refusal ends no session: {text}");
+}
+
 /// A peer that takes every connection and holds it open without a word. Attempts are not kept: each would hold a
 /// thread and a socket for as long as the peer likes.
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::diary::{Diary, Impossible};
+use super::ends::{is_excused, last_words, was_killed, was_too_young_to_stop};
 use super::terms::GRACE;
 use crate::pipeline::{Cut, now};
 use crate::support::gate::Gate;
-use crate::support::process::{Site, Worker};
+use crate::support::process::{End, Site, Worker};
 
 /// How often it is looked whether a worker has ended.
 const LOOK: Duration = Duration::from_millis(500);
@@ -58,21 +59,50 @@ impl Crew<'_> {
         }
     }
 
+    /// Starts another in the place of one that has ended by itself, as an orchestrator would.
+    fn renew(&self, whom: usize, held: &mut Option<Worker>) {
+        let Some(end) = held.as_mut().and_then(Worker::ended) else { return };
+        self.ended_by_itself(whom, &end);
+        *held = Some(self.spawn(&self.places[whom]));
+        self.was_away(end.ended);
+    }
+
+    fn ended_by_itself(&self, whom: usize, end: &End) {
+        self.diary.cut(whom, Cut::at(end.ended));
+        let (status, words) = (end.status, last_words(end));
+        let lived = end.ended.duration_since(end.started).as_secs_f64();
+        let ended = self.diary.seconds_at(end.ended);
+        let says = format!(
+            "worker {whom} ended by itself at {ended:.1} s after {lived:.1} s with {status}, and said last: {words}"
+        );
+        if is_excused(end, &self.diary.disk_full()) {
+            self.diary.count("starts refused by a full disk");
+            self.diary.say(&says);
+        } else {
+            self.diary.amiss(says);
+        }
+    }
+
     /// Kills one as a crash would, and starts another after a while.
     pub async fn kill(&self, whom: usize, away: Duration) {
         let place = &self.places[whom];
-        let mut worker = place.worker.lock().await;
-        worker.take().expect("it is there").kill();
-        let from = now();
-        self.diary.cut(whom, Cut::at(from));
+        let mut held = place.worker.lock().await;
+        self.renew(whom, &mut held);
+        let end = held.take().expect("it is there").kill();
+        if was_killed(&end) {
+            self.diary.cut(whom, Cut::at(end.ended));
+        } else {
+            self.ended_by_itself(whom, &end);
+        }
         tokio::time::sleep(away).await;
-        *worker = Some(self.spawn(place));
-        self.was_away(from);
+        *held = Some(self.spawn(place));
+        self.was_away(end.ended);
     }
 
     /// Freezes one.
     pub async fn freeze(&self, whom: usize, lasts: Duration) {
-        let held = self.places[whom].worker.lock().await;
+        let mut held = self.places[whom].worker.lock().await;
+        self.renew(whom, &mut held);
         let worker = held.as_ref().expect("it is there");
         let from = now();
         worker.signal("STOP");
@@ -86,11 +116,9 @@ impl Crew<'_> {
     pub async fn replace(&self, whom: usize) {
         let place = &self.places[whom];
         let mut held = place.worker.lock().await;
+        self.renew(whom, &mut held);
         let from = now();
-        let (status, took) = held.as_mut().expect("it is there").terminate().await;
-        if !status.success() {
-            self.diary.amiss(format!("a worker that was told to stop ended with {status}"));
-        }
+        let took = self.told_to_stop(whom, held.as_mut().expect("it is there")).await;
         if took > GRACE {
             // What was still under way then was cut off.
             self.diary.cut(whom, Cut { from, to: now() });
@@ -99,37 +127,37 @@ impl Crew<'_> {
         self.was_away(from);
     }
 
-    /// Starts again what ends by itself. `may_end` says whether there is a reason to.
-    pub async fn look_after(&self, may_end: impl Fn() -> bool) {
+    /// Stops one, which has to end well. Returns how long that took.
+    async fn told_to_stop(&self, whom: usize, worker: &mut Worker) -> Duration {
+        let (status, took) = worker.terminate().await;
+        if !status.success() {
+            let end = worker.ended().expect("waited for");
+            if !was_too_young_to_stop(&end) {
+                // It may have been about to end by itself.
+                self.ended_by_itself(whom, &end);
+            }
+        }
+        took
+    }
+
+    /// Starts again what ends by itself.
+    pub async fn look_after(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
             for (whom, place) in self.places.iter().enumerate() {
-                // Whoever holds it is doing something to it.
-                let Ok(mut held) = place.worker.try_lock() else { continue };
-                let Some(worker) = held.as_mut() else { continue };
-                let Some(status) = worker.ended() else { continue };
-                let log = worker.log();
-                let last = log.lines().last().unwrap_or("nothing");
-                let says = format!("worker {whom} ended by itself with {status}, and said last: {last}");
-                if may_end() {
-                    self.diary.say(&says)
-                } else {
-                    self.diary.amiss(says)
+                // Whoever holds it is doing something to it, and looks first.
+                if let Ok(mut held) = place.worker.try_lock() {
+                    self.renew(whom, &mut held);
                 }
-                self.diary.cut(whom, Cut::at(now()));
-                *held = Some(self.spawn(place));
             }
         }
     }
 
     /// Stops all.
     pub async fn stop(&self) {
-        for place in &self.places {
+        for (whom, place) in self.places.iter().enumerate() {
             let mut worker = place.worker.lock().await.take().expect("it is there");
-            let (status, _) = worker.terminate().await;
-            if !status.success() {
-                self.diary.amiss(format!("a worker ended with {status}"));
-            }
+            self.told_to_stop(whom, &mut worker).await;
         }
     }
 }

@@ -27,6 +27,8 @@ struct Pages {
     /// When a worker, or each, could record nothing.
     unrecorded: Vec<(Option<usize>, Span)>,
     impossible: Vec<(Impossible, Span)>,
+    /// When no worker could start, for its disk was full; the last time may go on.
+    disk_full: Vec<(Timestamp, Option<Timestamp>)>,
     /// When events were confirmed, by their places.
     confirmed: Vec<Timestamp>,
     /// What must not happen.
@@ -77,6 +79,22 @@ impl Diary {
 
     pub fn impossible(&self, what: Impossible, span: Span) {
         self.pages().impossible.push((what, span));
+    }
+
+    /// From now on no worker can start, since its disk is full.
+    pub fn disk_fills(&self, from: Timestamp) {
+        self.pages().disk_full.push((from, None));
+    }
+
+    pub fn disk_is_whole(&self, to: Timestamp) {
+        if let Some((_, open @ None)) = self.pages().disk_full.last_mut() {
+            *open = Some(to);
+        }
+    }
+
+    /// When workers' disk was full until now.
+    pub fn disk_full(&self) -> Vec<Span> {
+        self.pages().disk_full.iter().map(|(from, to)| (*from, to.unwrap_or_else(now))).collect()
     }
 
     /// So many more events are confirmed.

@@ -1,6 +1,5 @@
 //! Carries out what the schedule says, each trouble to its end: what it broke is whole again when it is over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -20,9 +19,6 @@ const SOON: Duration = Duration::from_secs(2);
 /// How late rooms answer when all is well: so that a kill has something to interrupt.
 const USUAL_MS: u64 = 60;
 
-/// How long after a worker has ended it may be seen.
-const SEEN_LATE: Duration = Duration::from_secs(2);
-
 /// All that can be broken.
 pub struct Ground<'a> {
     pub terms: Terms,
@@ -31,8 +27,6 @@ pub struct Ground<'a> {
     pub services: &'a Services,
     pub disk: Option<&'a Disk>,
     pub diary: &'a Diary,
-    /// A worker that starts now, or was started a moment ago, can't.
-    pub disk_is_full: AtomicBool,
 }
 
 impl Ground<'_> {
@@ -160,19 +154,21 @@ impl Ground<'_> {
 
     async fn fill_disk(&self, lasts: Duration, whom: Option<usize>) {
         let disk = self.disk.expect("only drawn where there is one");
+        let shared = self.terms.setting.is_shared();
         let from = now();
-        self.disk_is_full.store(true, Ordering::SeqCst);
+        if !shared {
+            // A worker waits for a shared store that does not take it; one of its own it can't start on.
+            self.diary.disk_fills(from);
+        }
         disk.fill();
         self.wait_out(lasts, whom).await;
         disk.empty();
-        if self.terms.setting.is_shared() {
+        self.diary.disk_is_whole(now());
+        if shared {
             // It ends where it can't write down what it has promised.
             self.services.does("start", "postgres").await;
         }
         self.store_was_away(from);
-        // Who was started on the full disk may be seen to have ended only now.
-        tokio::time::sleep(SEEN_LATE).await;
-        self.disk_is_full.store(false, Ordering::SeqCst);
     }
 
     async fn fail_rooms(&self, fails: Fails, lasts: Duration, only: Option<usize>, at: Duration) {

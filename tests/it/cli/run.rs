@@ -66,6 +66,15 @@ async fn it_stops_cleanly_when_asked() {
     waiting.is_not_ready().await;
     waiting.signal("TERM");
     assert_eq!(waiting.ended().await.code(), Some(0), "also while it waits for the broker");
+
+    // A store that takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("postgres://notifier@{}/notifier", silent.local_addr().expect("bound"));
+    let mut starting = lab.start(&[("store.url", &url), ("secrets.key", &"0".repeat(64))]);
+    let _held = silent.accept().await.expect("it asks");
+    starting.signal("TERM");
+    assert_eq!(starting.ended().await.code(), Some(0), "also while it starts");
+    starting.says(&["stopping: the worker was still starting", "SIGTERM"]).await;
 }
 
 #[tokio::test]

@@ -4,21 +4,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hipchat_notifier::adapters::store::cipher::Cipher;
 use hipchat_notifier::adapters::store::postgres::{Address, Options, PostgresStore, Schema};
 use hipchat_notifier::adapters::store::sqlite::{Role, SqliteStore};
 use hipchat_notifier::ports::Storage;
+use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::broker::{Broker, eventually};
 use super::postgres::Postgres;
 use super::rooms::client;
+use crate::pipeline::now;
 
 /// The worker under test: the one that was built with the tests, or the one at `PROVE_WORKER`, so that a release
 /// build can be judged without building the judge anew.
@@ -33,6 +35,8 @@ const SHOWN_LINES: usize = 12;
 /// A folder, a configuration, and the processes that share both.
 pub struct Site {
     folder: TempDir,
+    /// Elsewhere, so that a worker whose disk is full can still say so.
+    logs: TempDir,
     environment: BTreeMap<String, String>,
     started: AtomicUsize,
 }
@@ -64,6 +68,7 @@ impl Site {
     pub fn on(broker: &Broker) -> Self {
         let site = Self {
             folder: TempDir::new().expect("a folder"),
+            logs: TempDir::new().expect("a folder"),
             environment: BTreeMap::new(),
             started: AtomicUsize::new(0),
         };
@@ -128,11 +133,19 @@ impl Site {
 
     /// Starts a worker that has these settings of its own, named as in [`Site::with`].
     pub fn spawn_with(&self, own: &[(&str, String)]) -> Worker {
-        let log = self.path(&format!("worker-{}.log", self.started.fetch_add(1, Ordering::Relaxed) + 1));
+        let log = self.log(self.started.fetch_add(1, Ordering::Relaxed) + 1);
         let mut command = self.command();
         command.envs(own.iter().map(|(key, value)| (format!("NOTIFIER__{key}"), value)));
-        command.arg("run").stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
-        Worker { child: command.spawn().expect("the program starts"), log }
+        command.arg("run").stdout(Stdio::piped()).stderr(File::create(&log).expect("a log"));
+        let started = now();
+        let mut child = command.spawn().expect("the program starts");
+        let stdout = child.stdout.take().expect("piped");
+        Worker { child, log, started, gone: watch(stdout) }
+    }
+
+    /// Where the worker that was started as the n-th writes.
+    fn log(&self, n: usize) -> PathBuf {
+        self.logs.path().join(format!("worker-{n}.log"))
     }
 
     /// On a shared store, with a key that all its workers have.
@@ -161,7 +174,7 @@ impl Site {
         let first = started.saturating_sub(3) + 1;
         (first..=started)
             .map(|n| {
-                let text = read(&self.path(&format!("worker-{n}.log")));
+                let text = read(&self.log(n));
                 let lines: Vec<&str> = text.lines().collect();
                 let last = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
                 format!("--- worker {n}, the last of {} lines\n{}\n", lines.len(), last.join("\n"))
@@ -178,10 +191,33 @@ impl Drop for Site {
     }
 }
 
+/// Notes when a process ends, whenever it is asked for: its stdout, on which a worker writes nothing, is closed then.
+fn watch(mut stdout: ChildStdout) -> Arc<OnceLock<Timestamp>> {
+    let gone = Arc::new(OnceLock::new());
+    let noted = gone.clone();
+    std::thread::spawn(move || {
+        // An error is an end too.
+        let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+        noted.set(now()).expect("noted once")
+    });
+    gone
+}
+
+/// How a worker has ended, and what it was.
+#[derive(Debug)]
+pub struct End {
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub status: ExitStatus,
+    pub log: String,
+}
+
 /// A running worker; killed when dropped.
 pub struct Worker {
     child: Child,
     log: PathBuf,
+    started: Timestamp,
+    gone: Arc<OnceLock<Timestamp>>,
 }
 
 impl Worker {
@@ -225,14 +261,16 @@ impl Worker {
     }
 
     /// How it has ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child")
+    pub fn ended(&mut self) -> Option<End> {
+        let status = self.child.try_wait().expect("a child")?;
+        Some(End { started: self.started, ended: *self.gone.wait(), status, log: self.log() })
     }
 
-    /// Kills it as a crash would, and waits until it is gone.
-    pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
+    /// Kills it as a crash would, and waits until it is gone. It may have ended otherwise just before.
+    pub fn kill(mut self) -> End {
+        self.child.kill().expect("it runs, or has not been waited for");
         self.child.wait().expect("it ends");
+        self.ended().expect("waited for")
     }
 
     /// Its threads of this name.

@@ -176,7 +176,7 @@ async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     let good = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
     let bad = Received { envelope: envelope("bad", "{\"monitor_uid\":1"), at: bench.clock.now() };
-    bench.intake.take_in(vec![good("e1"), bad, good("e2")]).await;
+    bench.intake.take_in(vec![good("e1"), bad, good("e2")]).await.await;
     bench.settle_down().await;
     assert_eq!(bench.texts("a").len(), 2);
     let letters = bench.letters();
@@ -351,7 +351,7 @@ async fn an_event_that_trips_the_store_over_is_set_aside_and_the_others_go_on() 
     let bench =
         Bench::with_store(&results("one", "a", "all"), |store| Failing::wrap(store, 0, "poison")).await;
     let received = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
-    bench.intake.take_in(vec![received("e1"), received("poison"), received("e2")]).await;
+    bench.intake.take_in(vec![received("e1"), received("poison"), received("e2")]).await.await;
     bench.settle_down().await;
     assert_eq!(bench.texts("a").len(), 2);
     let letters = bench.letters();
@@ -370,7 +370,7 @@ async fn a_batch_that_thousands_want_is_decided_in_parts_and_in_order() {
     let bench = Bench::with_store(&all, counted).await;
     let received =
         |n: usize| Received { envelope: envelope(&format!("e{n}"), &run("m", true)), at: bench.clock.now() };
-    bench.intake.take_in((0..100).map(received).collect()).await;
+    bench.intake.take_in((0..100).map(received).collect()).await.await;
     assert_eq!(*pending.lock().unwrap(), [83 * 120, 17 * 120], "10,000 at most in one transaction");
     assert_eq!(bench.fate("e99", "i-119").await, "pending/every-run");
 }

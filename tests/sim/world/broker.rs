@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use hipchat_notifier::domain::envelope::{Envelope, Received};
-use hipchat_notifier::ports::TakeIn;
+use hipchat_notifier::ports::{Durable, TakeIn};
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::wake::Stop;
 
@@ -94,71 +96,150 @@ impl Queue {
     }
 }
 
-/// A worker's sessions, one after the other. A batch that was begun is waited for even if its session has ended.
+/// A batch as it was delivered.
+struct Delivered {
+    session: u64,
+    count: usize,
+    ids: Vec<String>,
+}
+
+/// A worker's sessions, one after the other. The intake has two batches at most that it has not decided; batches are
+/// acknowledged in their order when they are durable. What was begun is waited for even if its session has ended,
+/// before a new one has its first.
 pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: Stop) {
-    let early = world.options.mutation == Some(Mutation::AckBeforeCommit);
+    let (mut undecided, mut decided) = (FuturesOrdered::new(), FuturesOrdered::new());
+    let (patience, mut latest) = (world.plan.yield_after, None);
     while !stop.is_set() {
         life.gate().await;
-        let delivered = {
-            let mut inner = world.lock();
-            match inner.queue.session(life.number) {
-                None => None,
-                Some(session) => {
-                    let most = inner.rng.usize(1..=world.plan.batch);
-                    Some((session, inner.queue.deliver(most)))
-                }
+        let session = latest.filter(|_| !undecided.is_empty() || !decided.is_empty());
+        if undecided.len() < 2
+            && let Some((delivered, received)) = next_batch(&world, &life, session)
+        {
+            latest = Some(delivered.session);
+            if world.options.mutation == Some(Mutation::AckBeforeCommit) {
+                world.lock().queue.acknowledge(delivered.session, delivered.count);
             }
-        };
-        let Some((session, batch)) = delivered.filter(|(_, batch)| !batch.is_empty()) else {
-            let pause = world.lock().millis(5, 200);
-            tokio::time::sleep(pause).await;
+            if undecided.is_empty() {
+                world.lock().ledger.batch_received(life.number);
+            }
+            let taking = within(patience, intake.take_in(received));
+            undecided.push_back(async move { (delivered, taking.await) });
             continue;
-        };
-        let count = batch.len();
-        let ids: Vec<String> = batch.iter().filter_map(|envelope| envelope.message_id.clone()).collect();
-        let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
-        if early {
-            world.lock().queue.acknowledge(session, count);
         }
-        world.lock().ledger.batch_received(life.number);
-        if let Some(patience) = world.plan.yield_after {
-            // Where others stand by, a batch that can't be made durable is given up, and the place with it.
-            if tokio::time::timeout(patience, intake.take_in(received)).await.is_err() {
-                {
-                    let mut inner = world.lock();
-                    let returned = if inner.queue.is(session) { inner.queue.break_off() } else { 0 };
-                    world.note(&mut inner, || format!("{life} gives up its place: {returned} come again"));
+        let mut lost = false;
+        let mut given_up = tokio::select! {
+            biased;
+            Some((delivered, taken)) = undecided.next() => match taken {
+                Some(durable) => {
+                    // It is the next one's turn, if there is one, and its integrations are looked at now.
+                    world.lock().ledger.batch_received(life.number);
+                    decided.push_back(durable_within(delivered, durable, patience));
+                    None
                 }
-                intake.able().await;
-                continue;
-            }
-        } else {
-            intake.take_in(received).await;
-        }
-        world.strike(&life);
-        life.gate().await;
-        let lost = {
-            let mut inner = world.lock();
-            let lost = inner.chance(world.plan.rates.session) || !inner.queue.is(session);
-            if !lost {
-                for id in inner.ledger.told_and_unwritten(&ids) {
-                    world.fault(&mut inner, format!("{id} is acknowledged, and nothing of it is written"));
+                None => Some(delivered),
+            },
+            Some((delivered, durable)) = decided.next() => match durable {
+                Some(()) => {
+                    lost = !acknowledge(&world, &life, &delivered).await;
+                    None
                 }
-                inner.queue.acknowledge(session, count);
-            } else if inner.queue.is(session) {
-                let returned = inner.queue.break_off();
-                world.note(&mut inner, || {
-                    format!("an acknowledgement of {life} is lost: {returned} come again")
-                });
+                None => Some(delivered),
+            },
+            else => {
+                let pause = world.lock().millis(5, 200);
+                tokio::time::sleep(pause).await;
+                None
             }
-            lost
         };
-        world.strike(&life);
         if lost {
+            while given_up.is_none()
+                && let Some((delivered, taken)) = undecided.next().await
+            {
+                world.lock().ledger.batch_received(life.number);
+                match taken {
+                    Some(durable) => decided.push_back(durable_within(delivered, durable, patience)),
+                    None => given_up = Some(delivered),
+                }
+            }
+            while given_up.is_none() && decided.next().await.is_some() {}
             let wait = world.lock().millis(50, 1_000);
             tokio::time::sleep(wait).await;
         }
+        if let Some(delivered) = given_up {
+            (undecided, decided) = (FuturesOrdered::new(), FuturesOrdered::new());
+            give_up(&world, &life, &intake, delivered.session).await;
+        }
     }
+    while let Some((delivered, Some(durable))) = undecided.next().await {
+        world.lock().ledger.batch_received(life.number);
+        decided.push_back(durable_within(delivered, durable, patience));
+    }
+    while let Some((delivered, Some(()))) = decided.next().await {
+        acknowledge(&world, &life, &delivered).await;
+    }
+}
+
+/// What the broker has for `life`, if it is the active one; while something of `session` is in hand that may wait, and
+/// what comes by another one does.
+fn next_batch(world: &World, life: &Life, session: Option<u64>) -> Option<(Delivered, Vec<Received>)> {
+    let mut inner = world.lock();
+    if session.is_some_and(|session| !inner.queue.is(session) || inner.rng.bool()) {
+        return None;
+    }
+    let session = inner.queue.session(life.number)?;
+    let most = inner.rng.usize(1..=world.plan.batch);
+    let batch = inner.queue.deliver(most);
+    let ids = batch.iter().filter_map(|envelope| envelope.message_id.clone()).collect();
+    let delivered = Delivered { session, count: batch.len(), ids };
+    let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
+    (delivered.count > 0).then_some((delivered, received))
+}
+
+async fn durable_within(
+    delivered: Delivered,
+    durable: Durable,
+    patience: Option<Duration>,
+) -> (Delivered, Option<()>) {
+    (delivered, within(patience, durable).await)
+}
+
+async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match patience {
+        None => Some(work.await),
+        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
+    }
+}
+
+/// Where others stand by, a batch that can't be made durable is given up, and the place with it.
+async fn give_up(world: &World, life: &Life, intake: &Intake, session: u64) {
+    {
+        let mut inner = world.lock();
+        let returned = if inner.queue.is(session) { inner.queue.break_off() } else { 0 };
+        world.note(&mut inner, || format!("{life} gives up its place: {returned} come again"));
+    }
+    intake.able().await;
+}
+
+/// Acknowledges a batch, or loses its session in doing so. Returns whether it is acknowledged.
+async fn acknowledge(world: &World, life: &Life, delivered: &Delivered) -> bool {
+    world.strike(life);
+    life.gate().await;
+    let lost = {
+        let mut inner = world.lock();
+        let lost = inner.chance(world.plan.rates.session) || !inner.queue.is(delivered.session);
+        if !lost {
+            for id in inner.ledger.told_and_unwritten(&delivered.ids) {
+                world.fault(&mut inner, format!("{id} is acknowledged, and nothing of it is written"));
+            }
+            inner.queue.acknowledge(delivered.session, delivered.count);
+        } else if inner.queue.is(delivered.session) {
+            let returned = inner.queue.break_off();
+            world.note(&mut inner, || format!("an acknowledgement of {life} is lost: {returned} come again"));
+        }
+        lost
+    };
+    world.strike(life);
+    !lost
 }
 
 /// Sessions break off, also in the middle of a batch.

@@ -12,7 +12,7 @@ use hipchat_notifier::worker::burial::Burial;
 use hipchat_notifier::worker::catalogue::{Catalogue, Opened};
 use hipchat_notifier::worker::dispatch::{Dispatch, DispatchTerms};
 use hipchat_notifier::worker::handover::Handover;
-use hipchat_notifier::worker::intake::Intake;
+use hipchat_notifier::worker::intake::{Intake, Turn};
 use hipchat_notifier::worker::janitor::Janitor;
 use hipchat_notifier::worker::places::Places;
 use hipchat_notifier::worker::trouble::Trouble;
@@ -229,6 +229,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         dispatch: dispatch_bell.clone(),
         burial: burial_bell.clone(),
         handover: plan.straight.then(|| handover.clone()),
+        turn: Turn::default(),
     };
     let dispatch = Dispatch {
         store: seen.clone(),

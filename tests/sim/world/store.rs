@@ -349,13 +349,21 @@ impl SimStore {
                 *lock(&told) = Some(changes.clone());
                 changes
             };
-            let (handed, straight) = straight.map(handing).unzip();
-            let receipt = match straight {
-                Some(straight) => at_once(world.store().take_in_telling(query, Box::new(decide), straight)),
-                None => at_once(world.store().take_in(query, Box::new(decide))),
-            }?;
+            let (handed, receipt) = match straight {
+                Some(straight) => {
+                    // Handed over from here: the wakers of a store's own thread would come at any moment.
+                    let (lines, hand) = (Arc::<Mutex<Vec<RoomLine>>>::default(), straight.hand);
+                    let noted = lines.clone();
+                    let straight =
+                        Straight { hand: Arc::new(move |line| lock(&noted).push(line)), ..straight };
+                    let receipt = at_once(world.store().take_in_telling(query, Box::new(decide), straight));
+                    let lines = std::mem::take(&mut *lock(&lines));
+                    lines.iter().for_each(|line| hand(line.clone()));
+                    (lines, receipt?)
+                }
+                None => (Vec::new(), at_once(world.store().take_in(query, Box::new(decide)))?),
+            };
             world.observe(inner);
-            let handed = handed.map(|lines| std::mem::take(&mut *lock(&lines))).unwrap_or_default();
             let changes = lock(&seen).take();
             if let Some(changes) = changes {
                 let ids: Vec<&str> = changes.events.iter().map(|event| event.id.as_str()).collect();
@@ -396,17 +404,6 @@ impl SimStore {
         }
         line
     }
-}
-
-/// What intake hands over, noted on its way.
-fn handing(straight: Straight) -> (Arc<Mutex<Vec<RoomLine>>>, Straight) {
-    let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
-    let (noted, hand) = (lines.clone(), straight.hand);
-    let hand = Arc::new(move |line: RoomLine| {
-        lock(&noted).push(line.clone());
-        hand(line);
-    });
-    (lines, Straight { hand, ..straight })
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -45,7 +45,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
     Applied, AtWork, ClaimTerms, Decide, Definition, Gauges, InHand, IntakeQuery, IntakeReceipt, Journal,
     JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
-    Stored, Straight,
+    Stored, Straight, Then,
 };
 
 /// An open SQLite file. Closing it (dropping the last handle) waits until what was queued is written.
@@ -222,16 +222,18 @@ impl Store for SqliteStore {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.reader.run(claim::next_due).await
+        self.reader.run(false, claim::next_due).await
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         let memory = Arc::clone(&self.memory);
-        self.writer.run(move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
+        // Who gives its room back waits for nothing.
+        let can_wait = settlement.then != Then::Hold;
+        self.writer.run(can_wait, move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
     }
 
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
-        self.reader.run(move |c| letters::letters(c, limit)).await
+        self.reader.run(false, move |c| letters::letters(c, limit)).await
     }
 
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
@@ -248,7 +250,7 @@ impl Store for SqliteStore {
     }
 
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
-        self.reader.run(move |c| journal::gauges(c, now)).await
+        self.reader.run(false, move |c| journal::gauges(c, now)).await
     }
 }
 
@@ -273,24 +275,24 @@ impl Storage for SqliteStore {
 impl Journal for SqliteStore {
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
         let event = event.clone();
-        self.reader.run(move |c| journal::explain(c, &event)).await
+        self.reader.run(false, move |c| journal::explain(c, &event)).await
     }
 
     async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
         let integration = integration.clone();
-        self.reader.run(move |c| journal::dead_lettered(c, &integration)).await
+        self.reader.run(false, move |c| journal::dead_lettered(c, &integration)).await
     }
 }
 
 #[async_trait]
 impl Registry for SqliteStore {
     async fn revision(&self) -> Result<u64, StoreError> {
-        self.reader.run(standing::revision).await
+        self.reader.run(false, standing::revision).await
     }
 
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let cipher = Arc::clone(&self.cipher);
-        self.reader.run(move |c| registry::list(c, &cipher)).await
+        self.reader.run(false, move |c| registry::list(c, &cipher)).await
     }
 
     async fn apply(

@@ -38,7 +38,7 @@ impl Fixture {
 
     /// Runs a pragma on the writer's connection.
     async fn pragma(&self, sql: &'static str) {
-        self.store.writer.run(move |c| Ok(c.execute_batch(sql)?)).await.unwrap();
+        self.store.writer.run(false, move |c| Ok(c.execute_batch(sql)?)).await.unwrap();
     }
 
     async fn take(&self, id: &str) -> Result<IntakeReceipt, StoreError> {
@@ -158,9 +158,9 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
         let changes = IntakeChanges { events: vec![decided], ..IntakeChanges::default() };
         f.store.take_in_telling(IntakeQuery::default(), Box::new(move |_| changes), straight)
     };
-    let told = |line: &RoomLine| {
+    let settlement = |line: &RoomLine| {
         let (seq, reason) = (line.waiting[0].seq, SendReason::EveryRun);
-        f.store.settle(Settlement {
+        Settlement {
             room: line.room.clone(),
             claim: line.claim,
             transitions: vec![Transition::Sent { seq, reason, at: now, status: 204 }],
@@ -170,8 +170,9 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
             closed: Vec::new(),
             then: Then::Release { due: None },
             now,
-        })
+        }
     };
+    let told = |line: &RoomLine| f.store.settle(settlement(line));
     take("e1", told_straight).await.unwrap();
     if !told_straight {
         let claimed = f.store.claim_rooms(terms, now).await.unwrap();
@@ -182,17 +183,20 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
     // Four jobs that come into one group, since the writer is busy: one is refused, which takes back what it did alone,
     // and the last fails half done, which takes back everything.
     let ((begun, is_begun), (go_on, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
-    let mut busy = pin!(f.store.writer.run(move |_| {
+    let mut busy = pin!(f.store.writer.run(false, move |_| {
         begun.send(()).unwrap();
         wait.recv().unwrap();
         Ok(())
     }));
     assert!((&mut busy).now_or_never().is_none());
     is_begun.recv().unwrap();
-    let (mut settling, mut taking) = (pin!(told(&line)), pin!(take("e2", true)));
+    // Not waiting for company, or it would come last.
+    let (memory, s) = (f.store.memory.clone(), settlement(&line));
+    let mut settling = pin!(f.store.writer.run(false, move |c| settle::settle(c, &mut recall(&memory), &s)));
+    let mut taking = pin!(take("e2", true));
     let nobody = IntegrationId::new("nobody");
     let mut refused = pin!(f.store.pause(&nobody, now));
-    let mut failing = pin!(f.store.writer.run(|c| {
+    let mut failing = pin!(f.store.writer.run(false, |c| {
         c.execute_batch("UPDATE meta SET value = value + 1")?;
         Err::<(), _>(Fail::corrupt("half done".to_owned()))
     }));
@@ -267,8 +271,8 @@ async fn commits_reach_the_disk_and_readers_do_not_write() {
         let journal = c.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         Ok((journal, c.pragma_query_value(None, "synchronous", |row| row.get(0))?))
     };
-    assert_eq!(f.store.writer.run(move |c| Ok(of(c)?)).await.unwrap(), ("wal".to_owned(), 2));
-    let error = f.store.reader.run(|c| Ok(c.execute_batch("DELETE FROM meta")?)).await.unwrap_err();
+    assert_eq!(f.store.writer.run(false, move |c| Ok(of(c)?)).await.unwrap(), ("wal".to_owned(), 2));
+    let error = f.store.reader.run(false, |c| Ok(c.execute_batch("DELETE FROM meta")?)).await.unwrap_err();
     assert!(error.to_string().contains("read-only"), "{error}");
 }
 
@@ -284,7 +288,7 @@ async fn a_file_shrinks_when_its_journal_was_forgotten() {
     let pages = async || {
         let count =
             |c: &Connection| Ok(c.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?);
-        f.store.writer.run(count).await.unwrap()
+        f.store.writer.run(false, count).await.unwrap()
     };
     let full = pages().await;
     assert!(full > 2 * SPARE_PAGES, "{full}");
@@ -375,7 +379,7 @@ async fn hot_queries_use_their_indexes() {
         let plan = f
             .store
             .reader
-            .run(move |c| {
+            .run(false, move |c| {
                 let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
                 let ones = vec![1; statement.parameter_count()];
                 let steps =

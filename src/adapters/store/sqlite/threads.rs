@@ -1,16 +1,20 @@
 //! The threads that own the connections. SQLite blocks, so nothing of it runs on the async runtime.
 //!
 //! The writer commits in groups: all that is queued when it looks goes into one transaction, and all are answered
-//! after the commit. So 64 rooms that settle at once cost one sync of the disk. A job that fails takes nobody
-//! else's changes along if it has changed nothing, or runs in a savepoint of its own (`run_apart`). A savepoint
-//! costs a copy of every page that is touched, so what is done for every message has none; if it fails half done,
-//! which takes a full disk or damage, the whole group is taken back and asked to try again.
+//! after the commit. So 64 rooms that settle at once cost one sync of the disk. What can wait a little, since nobody is
+//! kept from anything by it, waits for company, or for a transaction that has to be written anyway.
+//!
+//! A job that fails takes nobody else's changes along if it has changed nothing, or runs in a savepoint of its own
+//! (`run_apart`). A savepoint costs a copy of every page that is touched, so what is done for every message has none;
+//! if it fails half done, which takes a full disk or damage, the whole group is taken back and asked to try again.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -23,10 +27,21 @@ use crate::ports::StoreError;
 /// the first of them waits.
 const GROUP: usize = 256;
 
+/// What can wait is written so long after what could wait before it was, at the earliest: each page is written once for
+/// all that came meanwhile, and what can't wait seldom finds the writer busy with the disk.
+const COMPANY: Duration = Duration::from_millis(2);
+
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
 type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// Runs inside the transaction, or learns why there is none.
-type Job = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+
+/// Work that waits for a transaction.
+struct Job {
+    work: Work,
+    /// Whether nobody is kept from anything while this waits a little.
+    can_wait: bool,
+}
 
 /// What became of a job.
 enum Ran {
@@ -79,12 +94,14 @@ impl Lane {
         Self::start("store-reader", connection, file, read_all)
     }
 
-    /// Queues `work` and waits until it is committed. Once queued it runs, even if the caller goes away.
+    /// Queues `work` and waits until it is committed. Once queued it runs, even if the caller goes away. What
+    /// `can_wait` does so a little for company.
     pub async fn run<T: Send + 'static>(
         &self,
+        can_wait: bool,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(move |connection| {
+        self.queue(can_wait, move |connection| {
             let before = connection.total_changes();
             let result = guarded(|| work(connection));
             (result, connection.total_changes() == before)
@@ -97,7 +114,7 @@ impl Lane {
         &self,
         work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(move |connection| {
+        self.queue(false, move |connection| {
             let in_savepoint = || {
                 command(connection, "SAVEPOINT job")?;
                 let result = work(connection)?;
@@ -120,11 +137,12 @@ impl Lane {
     /// Queues what says its result, and whether it has left nothing behind if that is none.
     async fn queue<T: Send + 'static>(
         &self,
+        can_wait: bool,
         work: impl FnOnce(&Connection) -> (Done<T>, bool) + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let file = self.file.clone();
-        let job: Job = Box::new(move |connection| {
+        let work: Work = Box::new(move |connection| {
             let (result, clean) = match connection {
                 Ok(connection) => {
                     let (result, clean) = work(connection);
@@ -148,7 +166,7 @@ impl Lane {
             }
         });
         let closed = || StoreError::Unavailable(format!("store {} is closed", self.file.display()));
-        self.jobs.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
+        self.jobs.as_ref().ok_or_else(closed)?.send(Job { work, can_wait }).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 }
@@ -194,20 +212,16 @@ struct Writer {
 impl Writer {
     fn serve(mut self, queue: &Receiver<Job>) {
         let own = identity(&self.file);
-        let mut group = Vec::new();
-        while let Ok(first) = queue.recv() {
-            group.push(first);
-            group.extend(queue.try_iter().take(GROUP - 1));
-            let mut waiting = group.drain(..);
+        let mut waiting = Waiting::default();
+        while waiting.receive(queue) {
             // A group starts anew in the middle when the whole transaction is lost (disk full).
-            while waiting.len() > 0 {
+            while waiting.is_due() {
                 // What is written to a file that has no name any more is gone with this process.
-                if identity(&self.file) != own {
-                    let error = moved(&self.file);
-                    waiting.by_ref().for_each(|job| refuse(job, &error));
-                    break;
+                if identity(&self.file) == own {
+                    self.write_group(&mut waiting);
+                } else {
+                    waiting.refuse(&moved(&self.file));
                 }
-                self.write_group(&mut waiting);
             }
         }
         // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
@@ -216,17 +230,19 @@ impl Writer {
     }
 
     /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
-    fn write_group(&mut self, jobs: &mut std::vec::Drain<'_, Job>) {
+    fn write_group(&mut self, waiting: &mut Waiting) {
         if let Err(error) = self.begin() {
-            let error = sentence(&error, &self.file);
-            jobs.by_ref().for_each(|job| refuse(job, &error));
+            waiting.refuse(&sentence(&error, &self.file));
             return;
         }
         let mut done: Vec<Reply> = Vec::new();
         let mut lost = None;
-        for job in jobs.by_ref() {
+        let (before, due) = (self.connection.total_changes(), waiting.is_patient_due());
+        while done.len() < GROUP
+            && let Some(job) = waiting.next(due || self.connection.total_changes() != before)
+        {
             let mark = self.remember(|memory| memory.in_flight.mark());
-            let (reply, half_done) = match job(Ok(&self.connection)) {
+            let (reply, half_done) = match (job.work)(Ok(&self.connection)) {
                 Ran::Well(reply) => {
                     done.push(reply);
                     continue;
@@ -250,6 +266,7 @@ impl Writer {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         self.remember(|memory| if failed.is_some() { memory.lost() } else { memory.committed() });
+        waiting.written();
         for reply in done {
             reply(failed.as_ref());
         }
@@ -269,9 +286,86 @@ impl Writer {
     }
 }
 
+/// What waits for a transaction.
+#[derive(Default)]
+struct Waiting {
+    urgent: VecDeque<Job>,
+    /// Can wait.
+    patient: VecDeque<Job>,
+    /// Whether some of it is in the transaction under way.
+    has_patient: bool,
+    /// When the last transaction with some of it ended.
+    latest: Option<Instant>,
+    closed: bool,
+}
+
+impl Waiting {
+    /// Takes what is queued, and waits until something has to be done. `false` if nothing ever will.
+    fn receive(&mut self, queue: &Receiver<Job>) -> bool {
+        while !self.is_due() {
+            let next = match self.patience() {
+                _ if self.closed => return false,
+                None => queue.recv().map_err(RecvTimeoutError::from),
+                Some(patience) => queue.recv_timeout(patience),
+            };
+            match next {
+                Ok(job) => self.add(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.closed = true,
+            }
+        }
+        while self.urgent.len() + self.patient.len() < GROUP
+            && let Ok(job) = queue.try_recv()
+        {
+            self.add(job);
+        }
+        true
+    }
+
+    fn add(&mut self, job: Job) {
+        if job.can_wait { self.patient.push_back(job) } else { self.urgent.push_back(job) }
+    }
+
+    fn is_due(&self) -> bool {
+        !self.urgent.is_empty() || self.is_patient_due()
+    }
+
+    fn is_patient_due(&self) -> bool {
+        self.patience().is_some_and(|patience| self.closed || patience.is_zero())
+    }
+
+    /// How long what can wait still does, if there is any.
+    fn patience(&self) -> Option<Duration> {
+        let waited = || self.latest.map_or(COMPANY, |latest| latest.elapsed());
+        (!self.patient.is_empty()).then(|| COMPANY.saturating_sub(waited()))
+    }
+
+    /// The next job of a transaction: what can wait comes after the others, if it is to be in it.
+    fn next(&mut self, with_patient: bool) -> Option<Job> {
+        if let Some(job) = self.urgent.pop_front() {
+            return Some(job);
+        }
+        let job = if with_patient { self.patient.pop_front()? } else { return None };
+        self.has_patient = true;
+        Some(job)
+    }
+
+    /// The transaction has ended.
+    fn written(&mut self) {
+        if std::mem::take(&mut self.has_patient) {
+            self.latest = Some(Instant::now());
+        }
+    }
+
+    /// Answers all that could not be tried.
+    fn refuse(&mut self, error: &StoreError) {
+        self.urgent.drain(..).chain(self.patient.drain(..)).for_each(|job| refuse(job, error));
+    }
+}
+
 /// Answers a job that could not be tried.
 fn refuse(job: Job, error: &StoreError) {
-    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Err(error));
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Err(error));
     reply(None);
 }
 
@@ -285,11 +379,67 @@ fn read_all(connection: Connection, file: &Path, queue: &Receiver<Job>) {
             refuse(job, &sentence(&error, file));
             continue;
         }
-        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = job(Ok(&connection));
+        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Ok(&connection));
         let failed = command(&connection, "COMMIT").err().map(|error| sentence(&error, file));
         if failed.is_some() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }
         reply(failed.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(can_wait: bool) -> Job {
+        Job { work: Box::new(|_| Ran::Well(Box::new(|_| {}))), can_wait }
+    }
+
+    fn next(waiting: &mut Waiting, with_patient: bool) -> Option<bool> {
+        waiting.next(with_patient).map(|job| job.can_wait)
+    }
+
+    #[test]
+    fn what_can_wait_waits_for_company_and_never_for_ever() {
+        let mut waiting = Waiting::default();
+        assert!(!waiting.is_due());
+        waiting.add(job(true));
+        assert!(waiting.is_due(), "nothing was written lately");
+        // Just now, however long this test takes.
+        waiting.latest = Some(Instant::now() + Duration::from_secs(3_600));
+        assert!(!waiting.is_due());
+        waiting.add(job(false));
+        waiting.add(job(true));
+        assert!(waiting.is_due());
+        assert_eq!(next(&mut waiting, false), Some(false));
+        assert_eq!(
+            next(&mut waiting, false),
+            None,
+            "what can wait does not make a transaction a written one"
+        );
+        assert_eq!(next(&mut waiting, true), Some(true), "and joins one that is");
+        waiting.closed = true;
+        assert!(waiting.is_due(), "nobody is left to wait for");
+        assert_eq!(next(&mut waiting, true), Some(true));
+        assert!(!waiting.is_due());
+    }
+
+    #[test]
+    fn a_lane_that_is_closed_does_what_was_queued() {
+        let (jobs, queue) = channel();
+        for can_wait in [true, false, true] {
+            jobs.send(job(can_wait)).unwrap();
+        }
+        drop(jobs);
+        let mut waiting = Waiting::default();
+        let mut done = 0;
+        while waiting.receive(&queue) {
+            while waiting.is_due() {
+                done += usize::from(next(&mut waiting, true).is_some());
+                waiting.written();
+            }
+        }
+        assert_eq!(done, 3);
     }
 }
