@@ -1,7 +1,8 @@
 //! `simulate` and the worker decide alike: events one after another on the whole state, as `simulate` takes them,
 //! and in batches cut anywhere on a store that gives only what a batch asks for, as the worker does.
 //!
-//! The input is a text: events as in `envelope`, each after a line `==`; `==|` begins a new batch.
+//! The input is a text: events as in `envelope`, each after a line `==`; `==|` begins a new batch. An event comes in
+//! a minute after the one before it, or so many seconds after the first as `at: …` above it says.
 
 use std::sync::LazyLock;
 
@@ -13,12 +14,14 @@ use hipchat_notifier::formats::integrations::{RoomRef, SecretSources, integratio
 use hipchat_notifier::ports::{IntakeQuery, ManagedBy, Stored};
 use hipchat_notifier::worker::batch::{self, Read};
 use hipchat_notifier::worker::catalogue::{Opened, Snapshot};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 
 use crate::envelope;
 
 const EVENTS: usize = 64;
+/// In seconds.
+const A_YEAR: i64 = 366 * 24 * 60 * 60;
 
 /// Every rule, and teams, monitors and filters that want different events.
 const INTEGRATIONS: &str = r#"
@@ -90,16 +93,17 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
 pub fn check(input: &[u8]) {
     let mut batches: Vec<Vec<Read>> = vec![Vec::new()];
     let now = Timestamp::from_second(1_764_000_000).expect("a time");
-    for (n, (cut, text)) in events(input).into_iter().take(EVENTS).enumerate() {
+    for (n, (cut, text)) in envelope::several(input).into_iter().take(EVENTS).enumerate() {
         let mut envelope: Envelope = envelope::read(text);
         // Ids that the worker makes are other ones each time.
         envelope.message_id.get_or_insert_with(|| format!("event-{n}"));
-        let at = now + std::time::Duration::from_secs(60 * n as u64);
+        let at: Option<i64> = envelope.headers.remove("at").and_then(|at| at.parse().ok());
+        let at = SignedDuration::from_secs(at.unwrap_or(60 * n as i64).clamp(-A_YEAR, A_YEAR));
         if cut {
             batches.push(Vec::new());
         }
         if let Some(batch) = batches.last_mut() {
-            batch.push(batch::read(Received { envelope, at }, &SNAPSHOT));
+            batch.push(batch::read(Received { envelope, at: now + at }, &SNAPSHOT));
         }
     }
 
@@ -131,21 +135,6 @@ pub fn check(input: &[u8]) {
     assert_eq!(one_by_one, in_batches);
     assert_eq!(alone.streaks, store.streaks);
     assert_eq!(alone.collations, store.collations);
-}
-
-/// The events with whether each begins a batch.
-fn events(input: &[u8]) -> Vec<(bool, &[u8])> {
-    let mut events = Vec::new();
-    let (mut rest, mut cut) = (input, false);
-    while let Some(at) = rest.windows(3).position(|three| three == b"\n==") {
-        events.push((cut, &rest[..at]));
-        rest = &rest[at + 3..];
-        cut = rest.first() == Some(&b'|');
-        let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |end| end + 1);
-        rest = &rest[line..];
-    }
-    events.push((cut, rest));
-    events
 }
 
 fn told<'a>(fates: impl Iterator<Item = (&'a str, &'a Fate)>) -> String {

@@ -39,3 +39,18 @@ pub fn split(input: &[u8]) -> (&[u8], &[u8]) {
         None => (b"", input),
     }
 }
+
+/// Events each after a line that begins with `==`, and whether that line goes on with `|`.
+pub fn several(input: &[u8]) -> Vec<(bool, &[u8])> {
+    let mut events = Vec::new();
+    let (mut rest, mut cut) = (input, false);
+    while let Some(at) = rest.windows(3).position(|three| three == b"\n==") {
+        events.push((cut, &rest[..at]));
+        rest = &rest[at + 3..];
+        cut = rest.first() == Some(&b'|');
+        let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |end| end + 1);
+        rest = &rest[line..];
+    }
+    events.push((cut, rest));
+    events
+}

@@ -1,5 +1,6 @@
 //! Events of every form: what a published schema accepts is read; an event in a CloudEvent, structured or
-//! binary, is the event that it is alone; and whatever is refused is refused in one short line.
+//! binary, is the event that it is alone; a Newman report that is read makes an event that can be published; and
+//! whatever is refused is refused in one short line.
 
 use std::sync::LazyLock;
 
@@ -8,7 +9,8 @@ use hipchat_notifier::domain::event::{Event, Subject};
 use hipchat_notifier::domain::headers;
 use hipchat_notifier::domain::ids::EventId;
 use hipchat_notifier::formats::{
-    ACTIVITY_TYPE_PREFIX, MAX_BODY_BYTES, Malformed, RUN_TYPE, can_be_id, identity, read_event, routing_key,
+    ACTIVITY_TYPE_PREFIX, MAX_BODY_BYTES, Malformed, NewmanOptions, RUN_TYPE, can_be_id, event_from_newman,
+    identity, read_event, routing_key,
 };
 use jsonschema::Validator;
 use serde_json::Value;
@@ -48,6 +50,7 @@ pub fn check(input: &[u8]) {
     }
     agrees_with_its_schema(&envelope);
     is_the_same_in_a_cloud_event(&envelope.body);
+    as_newmans_report(&envelope.body);
 }
 
 fn read(envelope: &Envelope) -> Result<Event, Malformed> {
@@ -111,6 +114,20 @@ fn refused(malformed: &Malformed) {
     assert!(parts.iter().all(|part| !part.trim().is_empty()), "{malformed:?}");
 }
 
+/// A report that `publish --newman` takes makes an event that everybody takes.
+fn as_newmans_report(report: &[u8]) {
+    match event_from_newman(report, &NewmanOptions::default()) {
+        Err(malformed) => refused(&malformed),
+        Ok(event) => {
+            assert!(SCHEMAS.monitor_webhook.is_valid(&event), "made of a report, but no event: {event}");
+            let body = serde_json::to_vec(&event).expect("a value is JSON");
+            assert!(body.len() <= MAX_BODY_BYTES, "{} bytes", body.len());
+            let read = read(&Envelope { body, ..Envelope::default() });
+            assert!(read.is_ok(), "made of a report, but {read:?}: {event}");
+        }
+    }
+}
+
 /// A body without any property. JSON that serde_json can't hold says nothing of schemas.
 fn agrees_with_its_schema(envelope: &Envelope) {
     if envelope.body.len() > MAX_BODY_BYTES {
@@ -137,8 +154,10 @@ fn is_the_same_in_a_cloud_event(body: &[u8]) {
     let text = text.trim_start_matches('\u{feff}');
     let alone = Envelope { body: body.to_vec(), ..Envelope::default() };
     let Ok(event) = read(&alone) else { return };
-    if event.id.as_str() != MADE || body.len() + WRAPPING > MAX_BODY_BYTES || nests_deeply(text) {
-        // In a CloudEvent already, or too large or deep for a second one.
+    let is_wrapped = text.contains("specversion")
+        || serde_json::from_str::<Value>(text).is_ok_and(|value| !value["specversion"].is_null());
+    if is_wrapped || body.len() + WRAPPING > MAX_BODY_BYTES || nests_deeply(text) {
+        // In a CloudEvent already, though maybe in one without an id, or too large or deep for a second one.
         return;
     }
     let kind = match event.subject {

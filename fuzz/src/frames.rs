@@ -58,8 +58,8 @@ fn frames(mut before: &[u8], mut after: &[u8]) {
     while let Some((kind, payload, rest)) = next(before) {
         let Some((_, mended, rest_after)) = next(after) else { return };
         match kind {
-            HEADER if is_header_to_rabbitmq(payload) => {
-                let frame = frame(HEADER, mended);
+            HEADER | METHOD if is_to_rabbitmq(kind, payload) => {
+                let frame = frame(kind, mended);
                 let read = parse_frame(&frame[..]).map(|(rest, _)| rest.len());
                 assert!(
                     matches!(read, Ok(0)),
@@ -83,11 +83,12 @@ fn next(stream: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     }
 }
 
-/// Whether a content header is one that RabbitMQ takes from a producer and passes on: its grammar of properties,
-/// in which a text is any bytes.
-fn is_header_to_rabbitmq(payload: &[u8]) -> bool {
+/// Whether this is what RabbitMQ sends to a consumer: a method that brings a message, or a content header as it takes
+/// one from a producer and passes it on. In its grammar a text is any bytes.
+fn is_to_rabbitmq(kind: u8, payload: &[u8]) -> bool {
     let mut walk = Grammar(payload);
-    walk.header().is_some() && walk.0.is_empty()
+    let read = if kind == HEADER { walk.header() } else { walk.method() };
+    read.is_some() && walk.0.is_empty()
 }
 
 struct Grammar<'a>(&'a [u8]);
@@ -107,6 +108,17 @@ impl<'a> Grammar<'a> {
     fn short(&mut self) -> Option<&'a [u8]> {
         let size = self.take(1)?[0];
         self.take(size.into())
+    }
+
+    /// `basic.return`, `basic.deliver` and `basic.get-ok`.
+    fn method(&mut self) -> Option<()> {
+        match self.take(4)? {
+            [0, 60, 0, 50] => drop((self.take(2)?, self.short()?, self.short()?, self.short()?)),
+            [0, 60, 0, 60] => drop((self.short()?, self.take(9)?, self.short()?, self.short()?)),
+            [0, 60, 0, 71] => drop((self.take(9)?, self.short()?, self.short()?, self.take(4)?)),
+            _ => return None,
+        }
+        Some(())
     }
 
     fn header(&mut self) -> Option<()> {

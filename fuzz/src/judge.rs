@@ -49,8 +49,8 @@ fn document(name: &str) -> Value {
     serde_json::from_str(schema::named(name).expect(name)).expect(name)
 }
 
-/// Panics where HipChat would refuse the message or show something else than is meant.
-pub fn message(message: &RoomMessage) {
+/// Panics where HipChat would refuse the message by its schema.
+pub fn fits(message: &RoomMessage) {
     let bytes = wire::to_bytes(message);
     let value: Value = serde_json::from_slice(&bytes).expect("the body is JSON");
     assert_eq!(value, wire::to_value(message), "what is shown is what is sent");
@@ -60,6 +60,12 @@ pub fn message(message: &RoomMessage) {
     {
         panic!("{error} at {}: {value}", error.instance_path());
     }
+}
+
+/// Panics where HipChat would refuse the message or show something else than is meant. Gives back the text that
+/// people see.
+pub fn message(message: &RoomMessage) -> String {
+    fits(message);
     let shown = html(&message.html, &MESSAGE_TAGS);
     assert!(!shown.trim().is_empty(), "nothing to see in {}", message.html);
     no_tricks(&shown);
@@ -76,6 +82,7 @@ pub fn message(message: &RoomMessage) {
         }
         card.url.iter().for_each(|url| link(url));
     }
+    shown
 }
 
 /// Panics where `html` is not what the standard calls valid, or has what HipChat does not allow. Gives back the
@@ -145,7 +152,9 @@ fn link(address: &str) {
 /// Panics at characters that make a text read as another.
 pub fn no_tricks(text: &str) {
     let bad = |c: char| {
-        c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' | '\u{200e}' | '\u{200f}')
+            || matches!(c, '\u{ad}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
     };
     assert!(!text.contains(bad), "a character that hides or turns text: {text:?}");
 }

@@ -15,6 +15,7 @@ pub mod messages;
 pub mod rate_limits;
 pub mod redaction;
 pub mod room_urls;
+pub mod says;
 
 #[cfg(test)]
 mod tests {
@@ -36,10 +37,17 @@ mod tests {
             ("redaction", crate::redaction::check),
             ("room_urls", crate::room_urls::check),
         ];
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (name, check) in targets {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
-            let seeds: Vec<_> =
-                std::fs::read_dir(&folder).expect(name).map(|seed| seed.unwrap().path()).collect();
+            // Where the ordinary tests have inputs of the same form, those are seeds too.
+            let fixtures = package.join("../tests/fixtures").join(name);
+            let folders = [Some(package.join("seeds").join(name)), fixtures.exists().then_some(fixtures)];
+            let seeds: Vec<_> = folders
+                .iter()
+                .flatten()
+                .flat_map(|folder| std::fs::read_dir(folder).expect(name))
+                .map(|seed| seed.unwrap().path())
+                .collect();
             assert!(!seeds.is_empty(), "{name} has no seed");
             for seed in seeds {
                 println!("{}", seed.display());

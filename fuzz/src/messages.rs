@@ -1,5 +1,9 @@
-//! Any notification, and any digest of several, makes a message that HipChat takes and that reads as what was
-//! meant: see `judge`.
+//! Any notification, and any digest of several, makes a message that HipChat takes (see `judge`) and that says what
+//! it should: what has a name is named, letter by letter, and what is left out is counted.
+//!
+//! An input that begins with `==` is a text that a person can read: events as in `envelope`, each after such a line.
+//! `reason: …`, `failures: …` and `integration: …` (a name) above an event say how it is told. Any other bytes are
+//! what anything is made of.
 
 use arbitrary::{Result, Unstructured};
 use hipchat_notifier::domain::event::{
@@ -12,9 +16,15 @@ use hipchat_notifier::domain::integration::{
 use hipchat_notifier::domain::message::{Extras, Links, RoomMessage, render, render_digest, render_test};
 use hipchat_notifier::domain::reason::SendReason;
 use hipchat_notifier::domain::story::{Story, Told};
+use hipchat_notifier::formats::read_event;
 use jiff::Timestamp;
 
-use crate::judge;
+use crate::{envelope, judge, says};
+
+/// In one input at most: digests are made of them, too.
+const EVENTS: usize = 12;
+/// Bytes of a long text; a message holds 10,000 characters.
+const LONG: usize = 24_000;
 
 /// Pieces that mean harm, as far as random bytes would be long in finding them.
 const PIECES: [&str; 24] = [
@@ -46,35 +56,92 @@ const PIECES: [&str; 24] = [
 
 pub fn check(input: &[u8]) {
     // Bytes that run out leave what is left at its simplest, so nothing is refused.
-    let _ = check_some(&mut Unstructured::new(input));
+    let room = match input.strip_prefix(b"==\n") {
+        Some(text) => Ok(written(text)),
+        None => any(&mut Unstructured::new(input)),
+    };
+    if let Ok(room) = room {
+        judged(&room);
+    }
 }
 
-fn check_some(u: &mut Unstructured<'_>) -> Result<()> {
-    let links = links(u)?;
-    let integrations: Vec<Integration> = many(u, 3, integration)?;
-    let Some(first) = integrations.first() else { return Ok(()) };
+/// What a room is to hear.
+struct Room {
+    links: Links,
+    integrations: Vec<Integration>,
+    received_at: Timestamp,
+    extras: Extras,
+    /// With the place of its integration.
+    events: Vec<(Event, Story, usize)>,
+}
+
+fn judged(room: &Room) {
+    let Room { links, integrations, received_at, extras, events } = room;
+    let Some(first) = integrations.first() else { return };
     judge::message(&render_test(first));
-    let received_at = time(u)?.unwrap_or(Timestamp::UNIX_EPOCH);
-    let extras = Extras { expired: u.arbitrary()?, continues: u.arbitrary()? };
-    let events: Vec<(Event, Story, usize)> =
-        many(u, 12, |u| Ok((event(u)?, story(u)?, u.int_in_range(0..=integrations.len() - 1)?)))?;
-    let items: Vec<(&Integration, Told<'_>)> = events
-        .iter()
-        .map(|(event, story, at)| (&integrations[*at], Told { event, story, received_at }))
-        .collect();
+    let told = |event, story| Told { event, story, received_at: *received_at };
+    let items: Vec<(&Integration, Told<'_>)> =
+        events.iter().map(|(event, story, at)| (&integrations[*at], told(event, story))).collect();
     for (integration, told) in &items {
-        let message = render(integration, told, &links, extras);
-        assert_eq!(message, render(integration, told, &links, extras), "the same again");
-        judge::message(&message);
-        judge::message(&message.plain());
+        let message = render(integration, told, links, *extras);
+        assert_eq!(message, render(integration, told, links, *extras), "the same again");
+        let shown = judge::message(&message);
+        judge::fits(&message.plain());
+        says::alone(&shown, told.event, integration.message.detail);
     }
     if !items.is_empty() {
         for why in [SendReason::OverBudget, SendReason::Collated, SendReason::ScheduledDigest] {
-            let message: RoomMessage = render_digest(&items, &links, extras, why);
-            judge::message(&message);
+            let message: RoomMessage = render_digest(&items, links, *extras, why);
+            let shown = judge::message(&message);
+            if items.len() > 1 {
+                says::together(&shown, events.iter().map(|(event, _, _)| event));
+            }
         }
     }
-    Ok(())
+}
+
+/// The events of a text, each for a room that wants all of it and for one that wants a line.
+fn written(text: &[u8]) -> Room {
+    let mut room = Room {
+        links: Links::postman(),
+        integrations: Vec::new(),
+        received_at: Timestamp::from_second(1_764_000_000).expect("a time"),
+        extras: Extras::default(),
+        events: Vec::new(),
+    };
+    for (n, (_, text)) in envelope::several(text).into_iter().take(EVENTS).enumerate() {
+        let mut envelope = envelope::read(text);
+        let mut take = |name: &str| envelope.headers.remove(name).unwrap_or_default();
+        let (reason, failures, name) = (take("reason"), take("failures"), take("integration"));
+        let Ok(event) = read_event(&envelope, || EventId::new(format!("event-{n}"))) else { continue };
+        let is_run = matches!(event.subject, Subject::Run(_));
+        let usual = if is_run { SendReason::Failure } else { SendReason::Activity };
+        let story = Story {
+            reason: SendReason::from_text(&reason).unwrap_or(usual),
+            failures: failures.parse().unwrap_or(0),
+            first_failed_at: None,
+        };
+        for detail in [Detail::Full, Detail::Compact] {
+            let style = MessageStyle { detail, ping: Ping::Failures };
+            let at = room.integrations.len();
+            room.integrations.push(integration(at, name.clone(), is_run, style));
+            room.events.push((event.clone(), story, at));
+        }
+    }
+    room
+}
+
+fn any(u: &mut Unstructured<'_>) -> Result<Room> {
+    let links = links(u)?;
+    let mut integrations: Vec<Integration> = Vec::new();
+    for at in 0..u.int_in_range(1..=3)? {
+        integrations.push(any_integration(u, at)?);
+    }
+    let received_at = time(u)?.unwrap_or(Timestamp::UNIX_EPOCH);
+    let extras = Extras { expired: u.arbitrary()?, continues: u.arbitrary()? };
+    let events =
+        many(u, EVENTS, |u| Ok((event(u)?, story(u)?, u.int_in_range(0..=integrations.len() - 1)?)))?;
+    Ok(Room { links, integrations, received_at, extras, events })
 }
 
 fn many<'a, T>(
@@ -99,11 +166,9 @@ fn text(u: &mut Unstructured<'_>) -> Result<String> {
             _ => text.push_str("Get order"),
         }
     }
-    let times = match u.int_in_range(0_u8..=15)? {
-        0 => u.int_in_range(2..=3_000)?,
-        _ => 1,
-    };
-    Ok(text.repeat(times))
+    // Longer than all limits, now and then.
+    let times = if u.ratio(1, 32)? { u.int_in_range(2..=3_000)? } else { 1 };
+    Ok(text.repeat(times.min(LONG / text.len().max(1)).max(1)))
 }
 
 fn maybe(u: &mut Unstructured<'_>) -> Result<Option<String>> {
@@ -138,12 +203,19 @@ fn links(u: &mut Unstructured<'_>) -> Result<Links> {
     Ok(Links::new(chosen).unwrap_or_else(|_| Links::postman()))
 }
 
-fn integration(u: &mut Unstructured<'_>) -> Result<Integration> {
-    Ok(Integration {
-        id: IntegrationId::new("checkout-on-call"),
-        name: text(u)?,
+fn any_integration(u: &mut Unstructured<'_>, at: usize) -> Result<Integration> {
+    let (name, runs) = (text(u)?, u.arbitrary()?);
+    let detail = *u.choose(&[Detail::Full, Detail::Compact])?;
+    let ping = *u.choose(&[Ping::Failures, Ping::All, Ping::Never])?;
+    Ok(integration(at, name, runs, MessageStyle { detail, ping }))
+}
+
+fn integration(at: usize, name: String, runs: bool, message: MessageStyle) -> Integration {
+    Integration {
+        id: IntegrationId::new(format!("on-call-{at}")),
+        name,
         team: None,
-        interest: match u.arbitrary()? {
+        interest: match runs {
             true => Interest::MonitorResults { monitors: Box::default(), rule: RunRule::DEFAULT },
             false => Interest::TeamActivity {
                 filters: Box::default(),
@@ -153,12 +225,9 @@ fn integration(u: &mut Unstructured<'_>) -> Result<Integration> {
         room: RoomKey::new("https://acme.hipchat.com/v2/room/42"),
         token: TokenKey::new("0011223344556677"),
         throttle: Throttle::default(),
-        message: MessageStyle {
-            detail: *u.choose(&[Detail::Full, Detail::Compact])?,
-            ping: *u.choose(&[Ping::Failures, Ping::All, Ping::Never])?,
-        },
+        message,
         state: IntegrationState::Active,
-    })
+    }
 }
 
 fn story(u: &mut Unstructured<'_>) -> Result<Story> {
@@ -167,7 +236,8 @@ fn story(u: &mut Unstructured<'_>) -> Result<Story> {
 
 fn event(u: &mut Unstructured<'_>) -> Result<Event> {
     Ok(Event {
-        id: EventId::new(text(u)?),
+        // Now and then the same as another's.
+        id: EventId::new(u.arbitrary::<u8>()?.to_string()),
         team: maybe(u)?.map(TeamId::new),
         subject: match u.arbitrary()? {
             true => Subject::Run(run(u)?),
@@ -179,7 +249,7 @@ fn event(u: &mut Unstructured<'_>) -> Result<Event> {
 fn run(u: &mut Unstructured<'_>) -> Result<MonitorRun> {
     let results = [RunResult::Success, RunResult::Failure, RunResult::Error, RunResult::Abort];
     Ok(MonitorRun {
-        monitor_uid: text(u)?,
+        monitor_uid: if u.ratio(3, 4)? { (*u.choose(&["5852-1", "5852-2"])?).to_owned() } else { text(u)? },
         monitor_name: maybe(u)?,
         collection_uid: maybe(u)?,
         collection_name: maybe(u)?,

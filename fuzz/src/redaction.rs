@@ -31,12 +31,29 @@ fn check_some(u: &mut Unstructured<'_>) -> Result<()> {
         // Hidden only as it stands: its few letters are in any text.
         return Ok(());
     }
-    let plain: String = shown.chars().filter(|c| c.is_ascii_alphanumeric() || "+/".contains(*c)).collect();
+    // In both of its alphabets.
+    let both: [String; 2] = [['+', '/'], ['-', '_']].map(|[plus, slash]| {
+        let is_of_it = |c: &char| c.is_ascii_alphanumeric() || [plus, slash].contains(c);
+        shown
+            .chars()
+            .filter(is_of_it)
+            .map(|c| {
+                if c == plus {
+                    '+'
+                } else if c == slash {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect()
+    });
     for shift in 0..3 {
         // Eleven characters hold eight bytes; the first ones and the last hold bits of others.
         let written = base64(&["xx"[..shift].to_owned(), token.clone()].concat());
         let own = &written.as_bytes()[(8 * shift).div_ceil(6)..8 * (shift + token.len()) / 6];
-        let seen = own.windows(11).any(|window| plain.as_bytes().windows(11).any(|there| there == window));
+        let mut all = both.iter().flat_map(|plain| plain.as_bytes().windows(11));
+        let seen = all.any(|there| own.windows(11).any(|window| there == window));
         assert!(!seen, "base64: {token:?} is seen in {shown:?}, which was {text:?}");
     }
     Ok(())
@@ -87,16 +104,38 @@ fn text(u: &mut Unstructured<'_>, token: &str) -> Result<String> {
 
 /// A piece of the token as somebody may have written it.
 fn spelled(u: &mut Unstructured<'_>, piece: &str) -> Result<String> {
-    let between = *u.choose(&["", " ", "\n", "\u{200b}", "-", ".", "\u{0}", "\u{ad}", "  "])?;
+    let between = *u.choose(&[
+        "",
+        " ",
+        "\n",
+        "\u{200b}",
+        "-",
+        ".",
+        "\u{0}",
+        "\u{ad}",
+        "  ",
+        "<wbr>",
+        "&nbsp;",
+        "\\n",
+        "</b><b class='x'>",
+    ])?;
     let each = |write: &dyn Fn(char) -> String| piece.chars().map(|c| write(c) + between).collect::<String>();
     let upper = u.arbitrary()?;
-    let mut spelled = match u.int_in_range(0_u8..=5)? {
+    let mut spelled = match u.int_in_range(0_u8..=10)? {
         0 => each(&|c| c.to_string()),
         1 => each(&|c| format!("%{:02x}", u32::from(c))),
         2 => each(&|c| format!("%25{:02X}", u32::from(c))),
         3 => each(&|c| format!("{:02x}", u32::from(c))),
         4 => each(&|c| c.to_uppercase().to_string()),
-        _ => base64(&[&"xx"[..u.int_in_range(0..=2)?], piece].concat()),
+        5 => each(&|c| format!("&#{};", u32::from(c))),
+        6 => each(&|c| format!("&#x{:x};", u32::from(c))),
+        7 => each(&|c| format!("\\u{:04x}", u32::from(c))),
+        8 => each(&|c| format!("0x{:02x}", u32::from(c))),
+        9 => each(&|c| format!("\\U{:08x}", u32::from(c))),
+        _ => {
+            let written = base64(&[&"xx"[..u.int_in_range(0..=2)?], piece].concat());
+            if u.arbitrary()? { written.replace('+', "-").replace('/', "_") } else { written }
+        }
     };
     if upper {
         spelled = spelled.to_ascii_uppercase();
@@ -118,7 +157,7 @@ fn base64(text: &str) -> String {
 fn readings(shown: &str) -> Vec<(&'static str, Vec<u8>)> {
     let once = percent_decoded(shown.as_bytes());
     let twice = percent_decoded(&once);
-    let digits: Vec<u8> = shown.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let digits: Vec<u8> = shown.replace("0x", " ").bytes().filter(u8::is_ascii_hexdigit).collect();
     let hex = |from: usize| {
         let pairs = digits.get(from..).unwrap_or_default().chunks_exact(2);
         pairs
@@ -129,9 +168,41 @@ fn readings(shown: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("as it is", folded(shown)),
         ("percent-decoded", folded_bytes(&once)),
         ("percent-decoded twice", folded_bytes(&twice)),
+        ("without markup", folded(&without_markup(shown))),
+        ("percent-decoded, without markup", folded(&without_markup(&String::from_utf8_lossy(&once)))),
         ("from hex", folded_bytes(&hex(0))),
         ("from hex at an odd place", folded_bytes(&hex(1))),
     ]
+}
+
+/// As a browser or a reader of JSON shows it: without tags and names of characters, numbers as what they stand for.
+fn without_markup(text: &str) -> String {
+    let (mut plain, mut rest) = (String::new(), text);
+    while let Some(c) = rest.chars().next() {
+        let after = &rest[c.len_utf8()..];
+        let numbered = [("&#x", 16, 6), ("&#", 10, 7), ("\\u", 16, 4), ("\\U", 16, 8), ("\\x", 16, 2)];
+        let number = numbered.iter().find_map(|(begin, base, most)| {
+            let digits = rest.strip_prefix(begin)?;
+            let count = digits.chars().take(*most).take_while(|c| c.is_digit(*base)).count();
+            let number = u32::from_str_radix(&digits[..count], *base).ok()?;
+            Some((char::from_u32(number)?, digits[count..].trim_start_matches(';')))
+        });
+        let named = || after.trim_start_matches(|c: char| c.is_ascii_alphanumeric()).strip_prefix(';');
+        rest = match (number, c) {
+            (Some((character, left)), _) => {
+                plain.push(character);
+                left
+            }
+            (None, '<') => after.split_once('>').map_or(after, |(_, left)| left),
+            (None, '&') => named().unwrap_or(after),
+            (None, '\\') => after.strip_prefix(['n', 'r', 't']).unwrap_or(after),
+            (None, c) => {
+                plain.push(c);
+                after
+            }
+        };
+    }
+    plain
 }
 
 fn percent_decoded(bytes: &[u8]) -> Vec<u8> {

@@ -45,17 +45,20 @@ impl<'a> Redactor<'a> {
         if self.is_in(&shown) { WITHHELD.to_owned() } else { shown }
     }
 
-    /// Whether a piece of the token is in `text`, whatever stands between its letters and digits.
+    /// Whether a piece of the token is in `text`, whatever stands between its letters and digits, and however it is
+    /// escaped over.
     fn is_in(&self, text: &str) -> bool {
         let pieces = pieces(self.token.expose_secret());
-        let mut text = text.to_owned();
+        let mut texts = HashSet::from([text.to_owned()]);
         for _ in 0..DECODINGS {
-            let has_piece =
-                |text: &str| folded(text.bytes()).windows(PIECE).any(|window| pieces.contains(window));
-            if has_piece(&text) || has_piece(&without_markup(&text)) {
+            if texts.iter().any(|text| shows(text, &pieces)) {
                 return true;
             }
-            text = unescaped(&percent_decode_str(&text).decode_utf8_lossy());
+            let decoded = |text: &String| {
+                let decoded = percent_decode_str(text).decode_utf8_lossy().into_owned();
+                [unescaped(&decoded), unescaped(text), decoded]
+            };
+            texts = texts.iter().flat_map(decoded).collect();
         }
         false
     }
@@ -79,30 +82,49 @@ impl<'a> Redactor<'a> {
     }
 }
 
+/// Whether one of `pieces` is in `text` as it is, without what a browser does not show, or in hex.
+fn shows(text: &str, pieces: &HashSet<Vec<u8>>) -> bool {
+    let has_piece = |text: &[u8]| folded(text).windows(PIECE).any(|window| pieces.contains(window));
+    // What comes after a backslash is a line break of JSON's, or itself.
+    let without_backslashes = without_markup(&text.replace('\\', " "));
+    let readings = [text, &without_markup(text), &without_backslashes];
+    readings.iter().any(|reading| has_piece(reading.as_bytes()))
+        || from_hex(text).iter().any(|reading| has_piece(reading))
+}
+
 /// All that is looked for: each run of [`PIECE`] letters and digits of the token, as it is, in hex and in base64.
 fn pieces(token: &str) -> HashSet<Vec<u8>> {
-    if folded(token.bytes()).len() < PIECE {
+    if folded(token.as_bytes()).len() < PIECE {
         return HashSet::new();
     }
     let base64 = (0..3).map(|shift| base64_inside(token.as_bytes(), shift));
     let spellings = [token.as_bytes().to_vec(), hex::encode(token).into_bytes()].into_iter().chain(base64);
     let runs = |spelling: Vec<u8>| {
-        let folded = folded(spelling);
+        let folded = folded(&spelling);
         folded.windows(PIECE).map(<[u8]>::to_vec).collect::<Vec<_>>()
     };
     spellings.flat_map(runs).collect()
 }
 
 /// How HTML, JSON and programs write a character by its number: the beginning, the base, digits at most.
-const ESCAPES: [(&str, u32, usize); 6] =
-    [("&#x", 16, 6), ("&#X", 16, 6), ("&#", 10, 7), ("\\u{", 16, 6), ("\\u", 16, 4), ("\\x", 16, 2)];
+const ESCAPES: [(&str, u32, usize); 7] = [
+    ("&#x", 16, 6),
+    ("&#X", 16, 6),
+    ("&#", 10, 7),
+    ("\\u{", 16, 6),
+    ("\\u", 16, 4),
+    ("\\U", 16, 8),
+    ("\\x", 16, 2),
+];
 
 /// The text with what is written by numbers as itself.
 fn unescaped(text: &str) -> String {
     let (mut plain, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find(['&', '\\']) {
         plain.push_str(&rest[..at]);
-        let (character, length) = escaped(&rest[at..]).unwrap_or((' ', 1));
+        // What is written otherwise, such as a line break of JSON's, stays for `without_markup`.
+        let itself = (char::from(rest.as_bytes()[at]), 1);
+        let (character, length) = escaped(&rest[at..]).unwrap_or(itself);
         plain.push(character);
         rest = &rest[at + length..];
     }
@@ -141,9 +163,23 @@ fn without_markup(text: &str) -> String {
     plain + rest
 }
 
+/// The bytes that the hexadecimal digits of `text` stand for, from the first digit on and from the second. Where
+/// each has a width of its own (`0x54`, `U+0054`), that is more than `hex` writes.
+fn from_hex(text: &str) -> [Vec<u8>; 2] {
+    let digits: Vec<u8> = text
+        .replace("0x", " ")
+        .chars()
+        .filter_map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    [0, 1].map(|from| {
+        let pairs = digits.get(from..).unwrap_or_default().chunks_exact(2);
+        pairs.map(|pair| pair[0] << 4 | pair[1]).collect()
+    })
+}
+
 /// Letters in lower case and digits; all else, such as what a text was broken up with, is left out.
-fn folded(bytes: impl IntoIterator<Item = u8>) -> Vec<u8> {
-    bytes.into_iter().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase()).collect()
+fn folded(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().filter(|b| b.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect()
 }
 
 /// The base64 characters that `bytes` alone decide where `shift` other bytes (modulo 3) come before them.
@@ -175,7 +211,7 @@ fn hide_marked(text: &str) -> String {
         let value = start + marker.len();
         let rest = &text[value..];
         let is_delimiter =
-            |c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | '<' | '>' | ',' | ';');
+            |c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | '<' | '>' | ',' | ';' | '…');
         let length = rest.find(is_delimiter).unwrap_or(rest.len());
         shown.push_str(&text[from..value]);
         if length > 0 {
@@ -260,6 +296,7 @@ mod tests {
             }
         }
         assert_eq!(clean("a ?auth_token=x&b=c, d"), "a ?auth_token=[redacted]&b=c, d");
+        assert_eq!(clean("a ?auth_token=[redacted]…"), "a ?auth_token=[redacted]…", "what is clean stays so");
     }
 
     #[test]
@@ -289,8 +326,18 @@ mod tests {
             numbers(&|c| format!("\\u{c:04x}")),
             numbers(&|c| format!("\\x{c:02x}")),
             numbers(&|c| format!("&amp;#{c};")),
+            numbers(&|c| format!("&#{c};\\n")),
+            numbers(&|c| format!("&#{c};&nbsp;")),
+            TOKEN.chars().map(|c| format!("<i>\\{c}</i>")).collect(),
             numbers(&|c| format!("<b>\\u{{{c:x}}}</b>")),
             percent(&numbers(&|c| format!("&#{c};"))),
+            // "Chars012" where nobody takes the last of it for an escape.
+            "&#67;&#104;&#97;&#114;&#115;%012".to_owned(),
+            numbers(&|c| format!("\\U{c:08x}")),
+            numbers(&|c| format!("\\U{c:04X}")),
+            numbers(&|c| format!("<i>\\U{c:08X}</i>")),
+            numbers(&|c| format!("0x{c:02x}, ")),
+            numbers(&|c| format!("U+{c:04X} ")),
             percent(TOKEN),
             percent(&percent(TOKEN)),
             percent(&every(" ")),
@@ -334,8 +381,8 @@ mod tests {
             };
             let secret = SecretString::from(token.clone());
             let shown = Redactor::new(&secret).clean(&format!("{before}{text}"), 200);
-            let seen = folded(percent_decode_str(&shown).decode_utf8_lossy().bytes());
-            let token = folded(token.bytes());
+            let seen = folded(percent_decode_str(&shown).decode_utf8_lossy().as_bytes());
+            let token = folded(token.as_bytes());
             for piece in token.windows(PIECE) {
                 prop_assert!(!seen.windows(PIECE).any(|window| window == piece), "{}", shown);
             }

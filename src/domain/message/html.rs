@@ -30,7 +30,8 @@ impl Phrase {
 
     /// A value from outside: cleaned, escaped, and cut with an ellipsis to `max` UTF-16 units of HTML.
     pub fn value(raw: &str, max: usize) -> Self {
-        if text::is_simple(raw) {
+        // A text that is too long by its bytes need not be looked through to its end.
+        if raw.len() <= max && text::is_simple(raw) {
             let whole = Self::text(raw);
             if whole.units <= max {
                 return whole;

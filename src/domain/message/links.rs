@@ -143,9 +143,12 @@ impl Links {
 
     /// The page of the instance that was changed, else that of its collection.
     pub fn instance(&self, event: &Event, activity: &Activity) -> Option<Href> {
-        own(&activity.model_url)
-            .or_else(|| self.expand(&activity.model.to_lowercase(), &Known::of(event)))
-            .or_else(|| self.collection(event))
+        // Any text may stand where a model should, of a mebibyte even; no template is named so.
+        let template = || {
+            let model = Some(&activity.model).filter(|model| model.len() <= LONGEST)?;
+            self.expand(&model.to_lowercase(), &Known::of(event))
+        };
+        own(&activity.model_url).or_else(template).or_else(|| self.collection(event))
     }
 
     fn expand(&self, key: &str, known: &Known<'_>) -> Option<Href> {

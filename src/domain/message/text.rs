@@ -83,7 +83,7 @@ pub fn shown(raw: Option<&str>) -> Option<&str> {
 
 /// Cleans `raw` and cuts it to `max` UTF-16 units with an ellipsis. Never longer than `max`.
 pub fn clamp(raw: &str, max: usize) -> String {
-    if is_simple(raw) && raw.len() <= max {
+    if raw.len() <= max && is_simple(raw) {
         return raw.to_owned();
     }
     clamp_chars(clean(raw), max)
