@@ -104,7 +104,8 @@ async fn a_full_disk_keeps_no_worker_from_stopping() {
         for n in 0..8 {
             lab.broker.publish("monitor.acme.m", &format!("e-{n}"), large(n).as_bytes()).await;
         }
-        worker.says(&["can't take events in"]).await;
+        // Whoever finds out first says it: who takes in, or who records an answer.
+        worker.says(&["the store: can't"]).await;
         worker.signal("TERM");
         worker.says(&["stopping: no more events are taken in"]).await;
         let status = eventually("it ends", async || {
@@ -161,7 +162,7 @@ async fn a_full_disk_pauses_the_intake_and_loses_nothing() {
     for n in 0..count {
         lab.broker.publish("monitor.acme.m", &format!("large-{n}"), large(n).as_bytes()).await;
     }
-    let line = worker.says(&["can't take events in"]).await;
+    let line = worker.says(&["the store: can't"]).await;
     assert!(line.contains("store.db"), "{line}");
     let why = worker.is_not_ready().await;
     assert!(why.contains("the store: store "), "{why}");

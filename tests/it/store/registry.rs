@@ -74,6 +74,8 @@ pub async fn apply_adds_changes_and_leaves_alone(lab: &dyn Lab) {
 pub async fn they_are_handed_out_one_by_one_as_they_are_listed(lab: &dyn Lab) {
     let desk = Desk(lab.worker().await.unwrap());
     assert_eq!(desk.handed_out().await.unwrap().len(), 0);
+    // One file serves one worker.
+    drop(desk);
     let desk = Desk::new(lab).await;
     apply(&desk, vec![paused("f", "5", "t")], ManagedBy::File).await;
     suspend(&desk, 1).await;
