@@ -14,6 +14,7 @@ mod letters;
 mod memory;
 mod notifications;
 mod open;
+mod queue;
 mod registry;
 mod settle;
 mod standing;

@@ -8,40 +8,27 @@
 //! (`run_apart`). A savepoint costs a copy of every page that is touched, so what is done for every message has none;
 //! if it fails half done, which takes a full disk or damage, the whole group is taken back and asked to try again.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::errors::{Done, Fail, repeat, sentence};
 use super::memory::Memory;
+use super::queue::{Queue, Waiting};
 use crate::ports::StoreError;
 
 /// Jobs at most in one transaction: enough for every room that may be in flight, and a bound on how long
 /// the first of them waits.
 const GROUP: usize = 256;
 
-/// What can wait is written so long after what could wait before it was, at the earliest: each page is written once for
-/// all that came meanwhile, and what can't wait seldom finds the writer busy with the disk.
-const COMPANY: Duration = Duration::from_millis(2);
-
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
 type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// Runs inside the transaction, or learns why there is none.
 type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
-
-/// Work that waits for a transaction.
-struct Job {
-    work: Work,
-    /// Whether nobody is kept from anything while this waits a little.
-    can_wait: bool,
-}
 
 /// What became of a job.
 enum Ran {
@@ -54,7 +41,7 @@ enum Ran {
 
 /// One connection on its own thread.
 pub struct Lane {
-    jobs: Option<Sender<Job>>,
+    jobs: Arc<Queue<Work>>,
     thread: Option<JoinHandle<()>>,
     file: PathBuf,
 }
@@ -65,15 +52,15 @@ impl Lane {
         name: &str,
         connection: Connection,
         file: &Path,
-        serve: impl FnOnce(Connection, &Path, &Receiver<Job>) + Send + 'static,
+        serve: impl FnOnce(Connection, &Path, &Queue<Work>) + Send + 'static,
     ) -> Result<Self, StoreError> {
-        let (jobs, queue) = channel();
-        let own_file = file.to_owned();
+        let jobs = Arc::<Queue<Work>>::default();
+        let (queue, own_file) = (Served(Arc::clone(&jobs)), file.to_owned());
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(connection, &own_file, &queue))
+            .spawn(move || serve(connection, &own_file, &queue.0))
             .map_err(|error| StoreError::Unavailable(format!("no thread for the store: {error}")))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), file: file.to_owned() })
+        Ok(Self { jobs, thread: Some(thread), file: file.to_owned() })
     }
 
     /// A thread that writes, in groups, and keeps `memory` in step with what is committed.
@@ -83,7 +70,7 @@ impl Lane {
         memory: &Arc<Mutex<Memory>>,
     ) -> Result<Self, StoreError> {
         let memory = Arc::clone(memory);
-        let serve = move |connection, file: &Path, queue: &Receiver<Job>| {
+        let serve = move |connection, file: &Path, queue: &Queue<Work>| {
             Writer { connection, file: file.to_owned(), memory }.serve(queue);
         };
         Self::start("store-writer", connection, file, serve)
@@ -166,18 +153,27 @@ impl Lane {
             }
         });
         let closed = || StoreError::Unavailable(format!("store {} is closed", self.file.display()));
-        self.jobs.as_ref().ok_or_else(closed)?.send(Job { work, can_wait }).map_err(|_| closed())?;
+        self.jobs.push(work, can_wait);
         answered.await.map_err(|_| closed())?
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.jobs.close();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing more to close.
             let _ = thread.join();
         }
+    }
+}
+
+/// What a thread serves. When it ends, whoever still asks is told so by an answer that never comes.
+struct Served(Arc<Queue<Work>>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -210,17 +206,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn serve(mut self, queue: &Receiver<Job>) {
+    fn serve(mut self, queue: &Queue<Work>) {
         let own = identity(&self.file);
         let mut waiting = Waiting::default();
-        while waiting.receive(queue) {
+        while queue.receive(&mut waiting) {
             // A group starts anew in the middle when the whole transaction is lost (disk full).
             while waiting.is_due() {
                 // What is written to a file that has no name any more is gone with this process.
                 if identity(&self.file) == own {
                     self.write_group(&mut waiting);
                 } else {
-                    waiting.refuse(&moved(&self.file));
+                    refuse_all(&mut waiting, &moved(&self.file));
                 }
             }
         }
@@ -230,19 +226,19 @@ impl Writer {
     }
 
     /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
-    fn write_group(&mut self, waiting: &mut Waiting) {
+    fn write_group(&mut self, waiting: &mut Waiting<Work>) {
         if let Err(error) = self.begin() {
-            waiting.refuse(&sentence(&error, &self.file));
+            refuse_all(waiting, &sentence(&error, &self.file));
             return;
         }
         let mut done: Vec<Reply> = Vec::new();
         let mut lost = None;
         let (before, due) = (self.connection.total_changes(), waiting.is_patient_due());
         while done.len() < GROUP
-            && let Some(job) = waiting.next(due || self.connection.total_changes() != before)
+            && let Some(work) = waiting.next(due || self.connection.total_changes() != before)
         {
             let mark = self.remember(|memory| memory.in_flight.mark());
-            let (reply, half_done) = match (job.work)(Ok(&self.connection)) {
+            let (reply, half_done) = match work(Ok(&self.connection)) {
                 Ran::Well(reply) => {
                     done.push(reply);
                     continue;
@@ -286,160 +282,40 @@ impl Writer {
     }
 }
 
-/// What waits for a transaction.
-#[derive(Default)]
-struct Waiting {
-    urgent: VecDeque<Job>,
-    /// Can wait.
-    patient: VecDeque<Job>,
-    /// Whether some of it is in the transaction under way.
-    has_patient: bool,
-    /// When the last transaction with some of it ended.
-    latest: Option<Instant>,
-    closed: bool,
-}
-
-impl Waiting {
-    /// Takes what is queued, and waits until something has to be done. `false` if nothing ever will.
-    fn receive(&mut self, queue: &Receiver<Job>) -> bool {
-        while !self.is_due() {
-            let next = match self.patience() {
-                _ if self.closed => return false,
-                None => queue.recv().map_err(RecvTimeoutError::from),
-                Some(patience) => queue.recv_timeout(patience),
-            };
-            match next {
-                Ok(job) => self.add(job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.closed = true,
-            }
-        }
-        while self.urgent.len() + self.patient.len() < GROUP
-            && let Ok(job) = queue.try_recv()
-        {
-            self.add(job);
-        }
-        true
-    }
-
-    fn add(&mut self, job: Job) {
-        if job.can_wait { self.patient.push_back(job) } else { self.urgent.push_back(job) }
-    }
-
-    fn is_due(&self) -> bool {
-        !self.urgent.is_empty() || self.is_patient_due()
-    }
-
-    fn is_patient_due(&self) -> bool {
-        self.patience().is_some_and(|patience| self.closed || patience.is_zero())
-    }
-
-    /// How long what can wait still does, if there is any.
-    fn patience(&self) -> Option<Duration> {
-        let waited = || self.latest.map_or(COMPANY, |latest| latest.elapsed());
-        (!self.patient.is_empty()).then(|| COMPANY.saturating_sub(waited()))
-    }
-
-    /// The next job of a transaction: what can wait comes after the others, if it is to be in it.
-    fn next(&mut self, with_patient: bool) -> Option<Job> {
-        if let Some(job) = self.urgent.pop_front() {
-            return Some(job);
-        }
-        let job = if with_patient { self.patient.pop_front()? } else { return None };
-        self.has_patient = true;
-        Some(job)
-    }
-
-    /// The transaction has ended.
-    fn written(&mut self) {
-        if std::mem::take(&mut self.has_patient) {
-            self.latest = Some(Instant::now());
-        }
-    }
-
-    /// Answers all that could not be tried.
-    fn refuse(&mut self, error: &StoreError) {
-        self.urgent.drain(..).chain(self.patient.drain(..)).for_each(|job| refuse(job, error));
-    }
-}
-
-/// Answers a job that could not be tried.
-fn refuse(job: Job, error: &StoreError) {
-    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Err(error));
+/// Answers work that could not be tried.
+fn refuse(work: Work, error: &StoreError) {
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = work(Err(error));
     reply(None);
+}
+
+fn refuse_all(waiting: &mut Waiting<Work>, error: &StoreError) {
+    while let Some(work) = waiting.next(true) {
+        refuse(work, error);
+    }
 }
 
 fn command(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
-fn read_all(connection: Connection, file: &Path, queue: &Receiver<Job>) {
-    while let Ok(job) = queue.recv() {
-        if let Err(error) = command(&connection, "BEGIN DEFERRED") {
-            refuse(job, &sentence(&error, file));
-            continue;
+fn read_all(connection: Connection, file: &Path, queue: &Queue<Work>) {
+    let mut waiting = Waiting::default();
+    while queue.receive(&mut waiting) {
+        while let Some(work) = waiting.next(true) {
+            read(&connection, file, work);
         }
-        let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = (job.work)(Ok(&connection));
-        let failed = command(&connection, "COMMIT").err().map(|error| sentence(&error, file));
-        if failed.is_some() && !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        reply(failed.as_ref());
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(can_wait: bool) -> Job {
-        Job { work: Box::new(|_| Ran::Well(Box::new(|_| {}))), can_wait }
+fn read(connection: &Connection, file: &Path, work: Work) {
+    if let Err(error) = command(connection, "BEGIN DEFERRED") {
+        refuse(work, &sentence(&error, file));
+        return;
     }
-
-    fn next(waiting: &mut Waiting, with_patient: bool) -> Option<bool> {
-        waiting.next(with_patient).map(|job| job.can_wait)
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = work(Ok(connection));
+    let failed = command(connection, "COMMIT").err().map(|error| sentence(&error, file));
+    if failed.is_some() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
     }
-
-    #[test]
-    fn what_can_wait_waits_for_company_and_never_for_ever() {
-        let mut waiting = Waiting::default();
-        assert!(!waiting.is_due());
-        waiting.add(job(true));
-        assert!(waiting.is_due(), "nothing was written lately");
-        // Just now, however long this test takes.
-        waiting.latest = Some(Instant::now() + Duration::from_secs(3_600));
-        assert!(!waiting.is_due());
-        waiting.add(job(false));
-        waiting.add(job(true));
-        assert!(waiting.is_due());
-        assert_eq!(next(&mut waiting, false), Some(false));
-        assert_eq!(
-            next(&mut waiting, false),
-            None,
-            "what can wait does not make a transaction a written one"
-        );
-        assert_eq!(next(&mut waiting, true), Some(true), "and joins one that is");
-        waiting.closed = true;
-        assert!(waiting.is_due(), "nobody is left to wait for");
-        assert_eq!(next(&mut waiting, true), Some(true));
-        assert!(!waiting.is_due());
-    }
-
-    #[test]
-    fn a_lane_that_is_closed_does_what_was_queued() {
-        let (jobs, queue) = channel();
-        for can_wait in [true, false, true] {
-            jobs.send(job(can_wait)).unwrap();
-        }
-        drop(jobs);
-        let mut waiting = Waiting::default();
-        let mut done = 0;
-        while waiting.receive(&queue) {
-            while waiting.is_due() {
-                done += usize::from(next(&mut waiting, true).is_some());
-                waiting.written();
-            }
-        }
-        assert_eq!(done, 3);
-    }
+    reply(failed.as_ref());
 }
