@@ -224,7 +224,7 @@ impl Running {
             trouble: self.store_trouble.clone(),
             dispatch: dispatch.clone(),
             burial: burial.clone(),
-            handover: Some(handover),
+            handover: Places::are_for_handed_over(self.settings.dispatch.concurrency).then_some(handover),
             turn: Turn::default(),
         });
         let options = parts::broker_options(&self.settings)?;

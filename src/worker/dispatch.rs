@@ -98,7 +98,7 @@ impl Dispatch {
         let (mut seen, mut look) = (Seen::at(Moment::now(&*self.clock)), Look::Now);
         while !stop.is_set() {
             while tasks.try_join_next().is_some() {}
-            while let Some((held, place)) = self.handover.take(|line| places.take(line)) {
+            while let Some((held, place)) = self.handover.take(|line| places.take_handed_over(line)) {
                 tasks.spawn(self.clone().occupy(place, held, stop.clone()));
             }
             if look.is_due(&places) {
@@ -117,7 +117,7 @@ impl Dispatch {
                     }
                     continue;
                 }
-                look = Look::after(self.pause(fresh + retries).await, fresh == 0 || retries == 0);
+                look = Look::after(self.pause(fresh + retries).await, (fresh == 0, retries == 0));
             }
             tokio::select! {
                 biased;
@@ -230,24 +230,23 @@ impl Seen {
 /// When the store is looked at next.
 enum Look {
     Now,
-    /// When it says that something gets due, or what was due and had no place gets one.
+    /// When it says that something gets due, or a place gets free of which there was none: of those for rooms whose
+    /// last attempt did not fail, and of those for the others.
     Later {
         at: Instant,
-        crowded: bool,
+        lacked: (bool, bool),
     },
 }
 
 impl Look {
-    fn after(pause: Duration, crowded: bool) -> Self {
-        Self::Later { at: Instant::now() + pause, crowded }
+    fn after(pause: Duration, lacked: (bool, bool)) -> Self {
+        Self::Later { at: Instant::now() + pause, lacked }
     }
 
     fn is_due(&self, places: &Places) -> bool {
-        match self {
-            Self::Now => true,
-            Self::Later { crowded: true, .. } if places.free() != (0, 0) => true,
-            Self::Later { at, .. } => *at <= Instant::now(),
-        }
+        let Self::Later { at, lacked } = self else { return true };
+        let free = places.free();
+        (lacked.0 && free.0 > 0) || (lacked.1 && free.1 > 0) || *at <= Instant::now()
     }
 
     fn pause(&self) -> Duration {

@@ -2,6 +2,9 @@
 //!
 //! A room begins on a quick place. One whose turn takes longer than `SLOW_AFTER` moves to a slow place and
 //! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only.
+//!
+//! Some of the quick places are kept from what intake hands over: while events stream in it would take each place that
+//! gets free, and a room that waits in the store would wait until the stream ends.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,6 +24,9 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Slow places for each of `concurrency`.
 const SLOW_FOR_EACH: usize = 4;
 
+/// One of so many quick places is for claimed rooms alone; of a few, one.
+const CLAIMED_ALONE: usize = 4;
+
 /// Rooms of one kind that are claimed at once: bounds how far one claim can go beyond [`HELD_BYTES`].
 const CLAIM: usize = 64;
 
@@ -33,6 +39,8 @@ const HELD_BYTES: usize = 256 * 1024 * 1024;
 pub struct Places {
     /// Quick places for rooms whose last attempt did not fail.
     fresh: Arc<Semaphore>,
+    /// As many of those as rooms may take that intake hands over.
+    handed_over: Arc<Semaphore>,
     /// Quick places for the others.
     retries: Arc<Semaphore>,
     slow: Arc<Semaphore>,
@@ -41,16 +49,23 @@ pub struct Places {
 }
 
 impl Places {
-    /// `concurrency` quick places of each kind.
+    /// `concurrency` quick places of each kind. Of one alone nothing is for what intake hands over.
     pub fn new(concurrency: usize) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
+        let alone = (concurrency / CLAIMED_ALONE).max(1);
         Self {
             fresh: places(concurrency),
+            handed_over: places(concurrency.saturating_sub(alone)),
             retries: places(concurrency),
             slow: places(concurrency.saturating_mul(SLOW_FOR_EACH)),
             held: Arc::default(),
             rooms: Rooms::default(),
         }
+    }
+
+    /// Whether there is ever a place for what intake hands over.
+    pub fn are_for_handed_over(concurrency: usize) -> bool {
+        concurrency > 1
     }
 
     /// How many rooms may be claimed now: fresh ones, and ones to be retried.
@@ -61,11 +76,17 @@ impl Places {
         (self.fresh.available_permits().min(CLAIM), self.retries.available_permits().min(CLAIM))
     }
 
-    /// The place that `line` takes, if there is one.
+    /// The place that a claimed `line` takes, if there is one.
     pub fn take(&self, line: &RoomLine) -> Option<Place> {
         let quick = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
-        let bytes = line.waiting.iter().map(|one| one.received.envelope.body.len()).sum();
-        self.place(quick, &line.room, bytes)
+        self.place(quick, &line.room, bytes(line))
+    }
+
+    /// The place that a `line` takes which intake hands over, if there is one for such.
+    pub fn take_handed_over(&self, line: &RoomLine) -> Option<Place> {
+        let share = self.handed_over.clone().try_acquire_owned().ok()?;
+        let place = self.place(&self.fresh, &line.room, bytes(line))?;
+        Some(Place { share: Some(share), ..place })
     }
 
     /// Whether a room has a place. It may have two: one that lost its lease is at work until it knows.
@@ -77,8 +98,12 @@ impl Places {
         let quick = quick.clone().try_acquire_owned().ok()?;
         self.held.fetch_add(bytes, Ordering::AcqRel);
         let held = Held { bytes, all: self.held.clone() };
-        Some(Place { quick, slow: self.slow.clone(), held, room: self.rooms.enter(room) })
+        Some(Place { quick, share: None, slow: self.slow.clone(), held, room: self.rooms.enter(room) })
     }
+}
+
+fn bytes(line: &RoomLine) -> usize {
+    line.waiting.iter().map(|one| one.received.envelope.body.len()).sum()
 }
 
 /// The rooms that have places, and how many.
@@ -120,6 +145,8 @@ impl Drop for AtWork {
 #[derive(Debug)]
 pub struct Place {
     quick: OwnedSemaphorePermit,
+    /// Of those for what intake hands over.
+    share: Option<OwnedSemaphorePermit>,
     slow: Arc<Semaphore>,
     held: Held,
     room: AtWork,
@@ -128,7 +155,8 @@ pub struct Place {
 impl Place {
     /// Holds the place while `work` is under way, and calls `freed` each time somebody else may have a place.
     pub async fn hold(self, work: impl Future<Output = ()>, freed: impl Fn()) {
-        let Self { quick, slow, held, room } = self;
+        let Self { quick, share, slow, held, room } = self;
+        let quick = (quick, share);
         let mut work = pin!(work);
         let exchange = async {
             tokio::time::sleep(SLOW_AFTER).await;
@@ -165,6 +193,7 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::RoomState;
 
     /// Begins as many rooms as may be begun, each of which takes ten seconds.
     fn fill(places: &Places) -> usize {
@@ -194,6 +223,30 @@ mod tests {
         assert_eq!(places.free(), (8, 8));
         assert_eq!(places.slow.available_permits(), 32);
         assert_eq!(places.held.load(Ordering::Acquire), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_leaves_some_places_to_what_is_claimed() {
+        for (concurrency, handed_over) in [(1, 0), (2, 1), (3, 2), (8, 6), (64, 48)] {
+            let places = Places::new(concurrency);
+            assert_eq!(Places::are_for_handed_over(concurrency), handed_over > 0);
+            let line = RoomLine {
+                room: RoomKey::new("r"),
+                claim: 1,
+                state: RoomState::default(),
+                waiting: Vec::new(),
+                going_on: Vec::new(),
+                tokens: HashMap::new(),
+                throttles: HashMap::new(),
+            };
+            let mut taken: Vec<_> = std::iter::from_fn(|| places.take_handed_over(&line)).collect();
+            assert_eq!(taken.len(), handed_over);
+            taken.extend(std::iter::from_fn(|| places.take(&line)));
+            assert_eq!(taken.len(), concurrency, "and those take all that there are");
+            assert!(places.take_handed_over(&line).is_none());
+            drop(taken);
+            assert_eq!(places.handed_over.available_permits(), handed_over);
+        }
     }
 
     #[tokio::test]

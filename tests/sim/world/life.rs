@@ -228,7 +228,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         trouble: trouble("the store"),
         dispatch: dispatch_bell.clone(),
         burial: burial_bell.clone(),
-        handover: plan.straight.then(|| handover.clone()),
+        handover: (plan.straight && Places::are_for_handed_over(terms.concurrency)).then(|| handover.clone()),
         turn: Turn::default(),
     };
     let dispatch = Dispatch {
