@@ -283,7 +283,7 @@ fn trickled(fault: &Fault) -> Body {
 }
 
 fn huge(mib: u64) -> Body {
-    static MIB: [u8; 1024 * 1024] = [b' '; 1024 * 1024];
-    let chunks = (0..mib).map(|_| Ok::<_, std::convert::Infallible>(Bytes::from_static(&MIB)));
+    let chunk = Bytes::from(vec![b' '; 1024 * 1024]);
+    let chunks = (0..mib).map(move |_| Ok::<_, std::convert::Infallible>(chunk.clone()));
     Body::from_stream(stream::iter(chunks))
 }
