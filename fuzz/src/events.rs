@@ -143,8 +143,25 @@ fn agrees_with_its_schema(envelope: &Envelope) {
     };
     if schema.is_valid(&value) {
         let plain = Envelope { body: envelope.body.clone(), ..Envelope::default() };
-        let read = read(&plain);
-        assert!(read.is_ok(), "the schema accepts {value}, and the worker says {read:?}");
+        if let Err(malformed) = read(&plain)
+            && !is_long_in_bytes(&value, &malformed)
+        {
+            panic!("the schema accepts {value}, and the worker says {malformed:?}");
+        }
+    }
+}
+
+/// Whether a text was refused for its bytes, of which its schema speaks in words alone: it can count characters only.
+fn is_long_in_bytes(value: &Value, malformed: &Malformed) -> bool {
+    match value {
+        Value::String(text) => {
+            text.len() > text.chars().count()
+                && text.len() > 255
+                && malformed.problem.starts_with(&format!("found {} bytes", text.len()))
+        }
+        Value::Array(values) => values.iter().any(|value| is_long_in_bytes(value, malformed)),
+        Value::Object(fields) => fields.values().any(|value| is_long_in_bytes(value, malformed)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
