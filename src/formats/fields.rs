@@ -4,6 +4,8 @@
 //! is empty is missing; a number where text is expected is taken as text, since ids are numbers in the wild;
 //! a text where a number is expected is refused.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use jiff::civil::{Date, date};
 use jiff::fmt::temporal::DateTimeParser;
@@ -190,12 +192,23 @@ impl<'j, 'a> Fields<'j, 'a> {
 /// what a [`Timestamp`] can hold in some zones; it counts as the latest that it can.
 pub(super) fn instant(text: &str) -> Option<Timestamp> {
     static PARSER: DateTimeParser = DateTimeParser::new();
-    let text = text.trim();
+    let text = &*in_nanoseconds(text.trim());
     text.parse().ok().or_else(|| {
         let pieces = PARSER.parse_pieces(text).ok()?;
         let is_whole = pieces.time().is_some() && pieces.offset().is_some();
         (is_whole && pieces.date() >= LAST_DAYS).then_some(Timestamp::MAX)
     })
+}
+
+/// A time without the digits of its second that are finer than a nanosecond. RFC 3339 allows any number of them, and
+/// parsers do not.
+fn in_nanoseconds(text: &str) -> Cow<'_, str> {
+    let Some((whole, rest)) = text.split_once('.') else { return text.into() };
+    let zone = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    match rest.len() - zone.len() {
+        0..=9 => text.into(),
+        _ => format!("{whole}.{}{zone}", &rest[..9]).into(),
+    }
 }
 
 /// `text` as an identity, or what is wrong with it.

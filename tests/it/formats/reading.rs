@@ -226,6 +226,17 @@ fn a_time_at_the_end_of_the_calendar_is_the_latest_there_is() {
 }
 
 #[test]
+fn a_second_may_have_any_number_of_digits() {
+    for (time, read) in [
+        ("2026-11-22T10:00:02.1234567899Z", "2026-11-22T10:00:02.123456789Z"),
+        ("2026-11-22T10:00:02.00099999999666666666669999999999+02:00", "2026-11-22T08:00:02.000999999Z"),
+        ("2026-11-22T10:00:02.5Z", "2026-11-22T10:00:02.5Z"),
+    ] {
+        assert_eq!(run_with(&json!({"finished_at": time})).finished_at, read.parse().ok(), "{time}");
+    }
+}
+
+#[test]
 fn of_a_repeated_name_the_last_counts() {
     let run =
         run_of(r#"{"monitor_uid":"a","metrics":{"errors":1},"monitor_uid":"b","metrics":{"errors":0}}"#);
