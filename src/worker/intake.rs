@@ -144,7 +144,14 @@ impl Intake {
                 }
             }
         });
-        Box::pin(async move { while writing.join_next().await.is_some() {} })
+        Box::pin(async move {
+            while let Some(ended) = writing.join_next().await {
+                if ended.is_err() {
+                    // It panicked. Who knows what is written: that is never acknowledged, and comes again.
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
     }
 
     /// One try to commit a batch.
