@@ -231,7 +231,7 @@ impl Store for SimStore {
                             waiting.join(" ")
                         )
                     });
-                    let faults = inner.ledger.claimed(life.number, line, now);
+                    let faults = inner.ledger.claimed(life.number, line, (now, world.now()));
                     faults.into_iter().for_each(|says| world.fault(inner, says));
                 }
                 Ok(lines)
@@ -339,7 +339,7 @@ impl SimStore {
         if self.has(Mutation::AckWithoutCommit) && luck.refused {
             return Ok(IntakeReceipt::default());
         }
-        let now = straight.as_ref().map_or(Timestamp::MIN, |straight| straight.now);
+        let asked = straight.as_ref().map_or(Timestamp::MIN, |straight| straight.now);
         let disturbed = luck.disturbs();
         self.call("intake", luck, move |world, inner| {
             let seen = Arc::new(Mutex::new(None));
@@ -378,7 +378,8 @@ impl SimStore {
                     life: life.number,
                     lines: &handed,
                     batch: receipt.in_hand,
-                    now,
+                    asked,
+                    now: world.now(),
                     elapsed: world.elapsed(),
                 };
                 let faults = inner.ledger.taken_in(&snapshot, &changes, &batch);

@@ -16,6 +16,8 @@ pub struct Handed<'a> {
     pub life: usize,
     pub lines: &'a [RoomLine],
     pub batch: Option<InHand>,
+    /// When the worker began with the batch: its leases last from then on.
+    pub asked: Timestamp,
     pub now: Timestamp,
     /// In microseconds since the beginning.
     pub elapsed: i64,
@@ -68,7 +70,7 @@ impl Ledger {
         }
         let seq = line.waiting[0].seq;
         self.seqs.insert(seq, pair.clone());
-        self.held(handed.life, line, handed.now);
+        self.held(handed.life, line, handed.asked);
         let (batch, since, disturbed) = (handed.batch, handed.elapsed, self.disturbed);
         self.flights
             .insert(pair, Flight { event: event.clone(), verdict, history, seq, batch, since, disturbed });

@@ -18,8 +18,9 @@ pub(super) struct Holder {
 }
 
 impl Ledger {
-    /// A room was handed out.
-    pub fn claimed(&mut self, life: usize, line: &RoomLine, now: Timestamp) -> Faults {
+    /// A room was handed out at `now`, to who `asked` then: some time ago, if it was stopped meanwhile. Its lease lasts
+    /// from when it asked on.
+    pub fn claimed(&mut self, life: usize, line: &RoomLine, (asked, now): (Timestamp, Timestamp)) -> Faults {
         let mut faults = Faults::new();
         let room = &line.room;
         if self.jumped && self.plan.shared {
@@ -39,7 +40,7 @@ impl Ledger {
             }
             self.seqs.insert(waiting.seq, pair);
         }
-        self.held(life, line, now);
+        self.held(life, line, asked);
         faults
     }
 
