@@ -7,6 +7,7 @@ mod dead_rooms;
 mod faults;
 mod frozen;
 mod straight;
+mod stream;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
