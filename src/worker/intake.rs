@@ -146,8 +146,14 @@ impl Intake {
         });
         Box::pin(async move {
             while let Some(ended) = writing.join_next().await {
-                if ended.is_err() {
-                    // It panicked. Who knows what is written: that is never acknowledged, and comes again.
+                if let Err(error) = ended {
+                    if error.is_panic() {
+                        tracing::error!(
+                            "a batch is not acknowledged: waiting for what is told straight of it failed ({error}), so \
+                             nobody knows what of it is written; the broker gives it again when this session ends or \
+                             the worker is started again; report it"
+                        );
+                    }
                     std::future::pending::<()>().await;
                 }
             }

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{
-    AtWork, ClaimTerms, Decide, Gauges, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement, StoreError,
+    AtWork, ClaimTerms, Decide, Gauges, InHand, IntakeQuery, IntakeReceipt, RoomLine, Settled, Settlement,
+    StoreError,
 };
 
 use super::*;
@@ -216,6 +217,8 @@ struct Failing {
     corrupt: AtomicBool,
     /// How many notifications each batch made pending.
     pending: Arc<Mutex<Vec<usize>>>,
+    /// Something of each batch is in hand, and waiting for it panics.
+    panics: bool,
 }
 
 type Instead = fn() -> Result<Settled, StoreError>;
@@ -227,7 +230,7 @@ fn full() -> Result<Settled, StoreError> {
 impl Failing {
     fn new(inner: Arc<dyn Store>, settle: usize, instead: Instead, poison: &'static str) -> Self {
         let (settle, corrupt) = (AtomicUsize::new(settle), AtomicBool::new(true));
-        Self { inner, settle, instead, poison, corrupt, pending: Arc::default() }
+        Self { inner, settle, instead, poison, corrupt, pending: Arc::default(), panics: false }
     }
 
     fn wrap(inner: Arc<dyn Store>, settle: usize, poison: &'static str) -> Arc<dyn Store> {
@@ -252,7 +255,11 @@ impl Store for Failing {
         }
         let receipt = self.inner.take_in(query, decide).await?;
         self.pending.lock().unwrap().push(receipt.pending);
-        Ok(receipt)
+        Ok(IntakeReceipt { in_hand: self.panics.then_some(InHand(0)), ..receipt })
+    }
+
+    async fn written(&self, _: InHand) -> Result<(), StoreError> {
+        panic!("a fault of the store");
     }
 
     async fn claim_others(
@@ -373,4 +380,29 @@ async fn a_batch_that_thousands_want_is_decided_in_parts_and_in_order() {
     bench.intake.take_in((0..100).map(received).collect()).await.await;
     assert_eq!(*pending.lock().unwrap(), [83 * 120, 17 * 120], "10,000 at most in one transaction");
     assert_eq!(bench.fate("e99", "i-119").await, "pending/every-run");
+}
+
+/// What is written of it nobody knows, so it must come again.
+#[tokio::test]
+async fn a_batch_whose_writing_panicked_is_never_acknowledged_and_that_is_said_once() {
+    let log = Log::catch();
+    let panicking = |inner| {
+        Arc::new(Failing { panics: true, ..Failing::new(inner, 0, full, "nothing") }) as Arc<dyn Store>
+    };
+    let bench = Bench::with_store(&results("one", "a", "all"), panicking).await;
+    let received = Received { envelope: envelope("e1", &run("m", true)), at: bench.clock.now() };
+    let written = bench.intake.take_in(vec![received]).await;
+    tokio::time::pause();
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, written).await.is_err(), "it is not acknowledged");
+    let text = log.text();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("ERROR")).collect();
+    let [line] = lines[..] else { panic!("{text}") };
+    for said in [
+        "a batch is not acknowledged",
+        "panicked with message \"a fault of the store\"",
+        "the broker gives it again when this session ends or the worker is started again",
+    ] {
+        assert!(line.contains(said), "{line}");
+    }
 }
