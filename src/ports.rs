@@ -294,7 +294,7 @@ pub trait Store: Send + Sync {
     }
 
     /// Returns when all of a batch that was handed out is durable: settled, or written down because its room takes
-    /// long to answer. Can be asked again after an error.
+    /// long to answer. Can be asked again after an error, or when somebody has stopped waiting for the answer.
     async fn written(&self, batch: InHand) -> Result<(), StoreError> {
         let _ = batch;
         Ok(())

@@ -90,6 +90,18 @@ pub async fn what_takes_long_is_written_down_and_its_room_stays_held(lab: &dyn L
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
 }
 
+/// As where the session ends that waits for it.
+pub async fn who_stops_waiting_for_what_takes_long_changes_nothing(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let soon = std::time::Duration::from_millis(1);
+    assert!(tokio::time::timeout(soon, desk.0.written(taken.in_hand.unwrap())).await.is_err());
+    assert!(desk.explain("e1").await.is_empty());
+    written(&desk, &taken).await;
+    assert_eq!(desk.fate("e1", "a").await, "pending failure", "who asks again waits for it too");
+    written(&desk, &taken).await;
+}
+
 pub async fn what_fails_waits_as_any_other(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;

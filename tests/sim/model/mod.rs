@@ -195,7 +195,7 @@ fn refused<T>(sentence: String) -> Result<T, StoreError> {
 pub struct ModelStore {
     tables: Mutex<Tables>,
     /// Batches of which something is handed out and not durable.
-    in_hand: Mutex<HashMap<InHand, straight::HandedOut>>,
+    in_hand: Mutex<HashMap<InHand, Arc<tokio::sync::Mutex<straight::HandedOut>>>>,
     batches: AtomicU64,
 }
 
@@ -223,7 +223,7 @@ impl ModelStore {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn in_hand(&self) -> MutexGuard<'_, HashMap<InHand, straight::HandedOut>> {
+    fn in_hand(&self) -> MutexGuard<'_, HashMap<InHand, Arc<tokio::sync::Mutex<straight::HandedOut>>>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -244,7 +244,7 @@ impl ModelStore {
         let receipt = tables.take_in(&changes, handed.as_ref());
         let in_hand = handed.filter(|handed| !handed.seqs.is_empty()).map(|handed| {
             let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
-            self.in_hand().insert(batch, handed);
+            self.in_hand().insert(batch, Arc::new(tokio::sync::Mutex::new(handed)));
             batch
         });
         Ok(IntakeReceipt { in_hand, ..receipt })
@@ -267,10 +267,12 @@ impl Store for ModelStore {
     }
 
     async fn written(&self, batch: InHand) -> Result<(), StoreError> {
-        let Some(mut handed) = self.in_hand().remove(&batch) else { return Ok(()) };
+        let Some(handed) = self.in_hand().get(&batch).cloned() else { return Ok(()) };
+        let mut handed = handed.lock().await;
         if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_err() {
             self.tables().write_down_slow(&handed.seqs);
         }
+        self.in_hand().remove(&batch);
         Ok(())
     }
 

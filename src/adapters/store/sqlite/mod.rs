@@ -56,7 +56,7 @@ pub struct SqliteStore {
     writer: Lane,
     memory: Arc<Mutex<Memory>>,
     /// Batches of which something is handed out and not durable.
-    in_hand: Mutex<HashMap<InHand, HandedOut>>,
+    in_hand: Mutex<HashMap<InHand, Arc<tokio::sync::Mutex<HandedOut>>>>,
     batches: AtomicU64,
     cipher: Arc<Cipher>,
     path: PathBuf,
@@ -168,8 +168,16 @@ impl SqliteStore {
             return None;
         }
         let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(batch, handed);
+        let mut in_hand = self.in_hand();
+        // Those that have become durable while nobody waited: their sessions have ended.
+        in_hand.retain(|_, handed| handed.try_lock().map_or(true, |handed| !handed.ended.is_closed()));
+        in_hand.insert(batch, Arc::new(tokio::sync::Mutex::new(handed)));
         Some(batch)
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, HashMap<InHand, Arc<tokio::sync::Mutex<HandedOut>>>> {
+        // Each change of it is one step.
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,17 +208,15 @@ impl Store for SqliteStore {
     }
 
     async fn written(&self, batch: InHand) -> Result<(), StoreError> {
-        let in_hand = || self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut handed) = in_hand().remove(&batch) else { return Ok(()) };
-        if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_ok() {
-            return Ok(());
+        let Some(handed) = self.in_hand().get(&batch).cloned() else { return Ok(()) };
+        let mut handed = handed.lock().await;
+        if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_err() {
+            let seqs = handed.seqs.clone();
+            self.write(move |c, memory| straight::write_down_slow(c, memory, &seqs)).await?;
         }
-        let seqs = handed.seqs.clone();
-        let written = self.write(move |c, memory| straight::write_down_slow(c, memory, &seqs)).await;
-        if written.is_err() {
-            in_hand().insert(batch, handed);
-        }
-        written
+        // Not before: who stops waiting, or is told of an error, may ask again, and is not told that it is written.
+        self.in_hand().remove(&batch);
+        Ok(())
     }
 
     async fn claim_others(
@@ -228,7 +234,7 @@ impl Store for SqliteStore {
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         let memory = Arc::clone(&self.memory);
-        // Who gives its room back waits for nothing.
+        // Who gives its room back can wait: what does for it is its place, and perhaps an acknowledgement.
         let can_wait = settlement.then != Then::Hold;
         self.writer.run(can_wait, move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
     }

@@ -211,6 +211,7 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
     let settled = if told_straight { Settled::AtRest } else { Settled::Applied };
     assert_eq!(told(&line).await.unwrap(), settled);
     take("e2", true).await.unwrap();
+    assert_eq!(f.store.in_hand().len(), 1, "what is durable is forgotten, though nobody waited for it");
     let line = lines.lock().unwrap().pop().unwrap();
     assert_eq!(told(&line).await.unwrap(), Settled::AtRest);
     assert_eq!((f.outcomes("e1").await, f.outcomes("e2").await), (vec![Outcome::Sent], vec![Outcome::Sent]));
