@@ -9,8 +9,8 @@ use hipchat_notifier::domain::event::{Event, Subject};
 use hipchat_notifier::domain::headers;
 use hipchat_notifier::domain::ids::EventId;
 use hipchat_notifier::formats::{
-    ACTIVITY_TYPE_PREFIX, MAX_BODY_BYTES, Malformed, NewmanOptions, RUN_TYPE, can_be_id, event_from_newman,
-    identity, read_event, routing_key,
+    ACTIVITY_TYPE_PREFIX, MAX_BODY_BYTES, MAX_ID_BYTES, Malformed, NewmanOptions, RUN_TYPE, can_be_id,
+    event_from_newman, identity, read_event, routing_key,
 };
 use jsonschema::Validator;
 use serde_json::Value;
@@ -156,7 +156,7 @@ fn is_long_in_bytes(value: &Value, malformed: &Malformed) -> bool {
     match value {
         Value::String(text) => {
             text.len() > text.chars().count()
-                && text.len() > 255
+                && text.len() > MAX_ID_BYTES
                 && malformed.problem.starts_with(&format!("found {} bytes", text.len()))
         }
         Value::Array(values) => values.iter().any(|value| is_long_in_bytes(value, malformed)),

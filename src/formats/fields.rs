@@ -15,7 +15,7 @@ use super::malformed::{Malformed, quoted};
 
 /// Bytes at most of an identity: the event's, and those that the store keeps streaks by. As many as AMQP's own
 /// `message_id` holds, so that every event can be published under its id.
-pub(super) const MAX_ID_BYTES: usize = 255;
+pub const MAX_ID_BYTES: usize = 255;
 /// Bytes at most of a link. Longer ones work in few browsers and would crowd out the message.
 const MAX_LINK_BYTES: usize = 2048;
 /// From here on a time may lie beyond what a [`Timestamp`] holds, which keeps a day's distance for its zones.

@@ -23,6 +23,7 @@ mod surrogates;
 
 pub use cloudevent::{ACTIVITY_TYPE_PREFIX, RUN_TYPE};
 pub use event::{MAX_BODY_BYTES, can_be_id, identity, read_event};
+pub use fields::MAX_ID_BYTES;
 pub use malformed::Malformed;
 pub use newman::{NewmanOptions, event_from_newman};
 pub use routing::routing_key;

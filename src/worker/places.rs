@@ -52,10 +52,9 @@ impl Places {
     /// `concurrency` quick places of each kind. Of one alone nothing is for what intake hands over.
     pub fn new(concurrency: usize) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        let alone = (concurrency / CLAIMED_ALONE).max(1);
         Self {
             fresh: places(concurrency),
-            handed_over: places(concurrency.saturating_sub(alone)),
+            handed_over: places(Self::for_handed_over(concurrency)),
             retries: places(concurrency),
             slow: places(concurrency.saturating_mul(SLOW_FOR_EACH)),
             held: Arc::default(),
@@ -65,7 +64,13 @@ impl Places {
 
     /// Whether there is ever a place for what intake hands over.
     pub fn are_for_handed_over(concurrency: usize) -> bool {
-        concurrency > 1
+        Self::for_handed_over(concurrency) > 0
+    }
+
+    /// How many of the quick places are for that too.
+    fn for_handed_over(concurrency: usize) -> usize {
+        let alone = (concurrency / CLAIMED_ALONE).max(1);
+        concurrency.saturating_sub(alone)
     }
 
     /// How many rooms may be claimed now: fresh ones, and ones to be retried.

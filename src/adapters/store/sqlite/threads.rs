@@ -1,8 +1,7 @@
 //! The threads that own the connections. SQLite blocks, so nothing of it runs on the async runtime.
 //!
 //! The writer commits in groups: all that is queued when it looks goes into one transaction, and all are answered
-//! after the commit. So 64 rooms that settle at once cost one sync of the disk. What can wait a little, since nobody is
-//! kept from anything by it, waits for company, or for a transaction that has to be written anyway.
+//! after the commit. So 64 rooms that settle at once cost one sync of the disk. When it looks, `queue` says.
 //!
 //! A job that fails takes nobody else's changes along if it has changed nothing, or runs in a savepoint of its own
 //! (`run_apart`). A savepoint costs a copy of every page that is touched, so what is done for every message has none;
