@@ -1,8 +1,8 @@
 //! Held rooms on their way from intake to dispatch: what is told straight, before it is written down.
 //!
-//! Only rooms whose server answered at once the last time are told so: a batch waits for its rooms before it is
-//! acknowledged, so a server that takes its time would hold up everybody's events. Where it does, what goes through
-//! the store is quick enough.
+//! Only rooms whose server answered at once the last time are told so. The next batch does not wait for them, but it is
+//! acknowledged after this one: a server that takes its time would hold up all acknowledgements, and in the end what the
+//! broker delivers. Where it does, what goes through the store is quick enough.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub struct Handover {
     quick: Mutex<HashSet<RoomKey>>,
     terms: ClaimTerms,
     clock: Arc<dyn Clock>,
-    /// Rung when a room was put here, or a place for one is free.
+    /// Rung when a room was put here, or a place got free: for one of these, or for one that waits in the store.
     pub bell: Bell,
 }
 

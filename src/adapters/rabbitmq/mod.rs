@@ -23,9 +23,9 @@ pub mod options;
 mod press;
 pub mod publisher;
 mod session;
+mod subscribing;
 pub mod topology;
 mod transport;
-mod turn;
 mod wire;
 
 pub use consumer::consume;

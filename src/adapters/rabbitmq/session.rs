@@ -22,8 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::health::{BrokerHealth, SessionState};
 use super::options::{Address, BrokerOptions};
+use super::subscribing::Subscribing;
 use super::topology::{self, short};
-use super::turn::Turn;
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
 use crate::ports::{BrokerError, Clock, Durable, TakeIn};
@@ -91,9 +91,9 @@ impl<'a> Session<'a> {
         let BrokerOptions { topology, prefetch, .. } = terms.options;
         topology::declare(&connection, topology).await?;
         // Counting and subscribing are one step, or two workers would each think that it is alone.
-        let turn = Turn::wait(&connection, &topology.queue).await?;
+        let subscribing = Subscribing::wait(&connection, &topology.queue).await?;
         let side = link::channel(&connection).await?;
-        // Not before the turn: being refused one is no end of the session.
+        // Not before that: being refused it is no end of the session.
         let events: Events = Box::pin(connection.events_listener());
         let standing = count(&side, &topology.queue).await?;
         let channel = link::channel(&connection).await?;
@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
             FieldTable::default(),
         );
         let consumer = link::answer(&format!("subscribing to queue '{}'", topology.queue), consume).await?;
-        turn.end().await?;
+        subscribing.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
         Ok(Self {

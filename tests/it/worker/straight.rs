@@ -71,16 +71,18 @@ async fn a_budget_that_is_used_up_makes_a_digest_as_ever() {
     for n in 1..5 {
         assert_eq!(take_and_tell(&bench, &format!("e{n}"), &run("m", true)).await, 1);
     }
-    // The room may hear five in a minute.
-    for n in 5..9 {
+    // The room may hear five in a minute, and six more do not fit.
+    for n in 5..11 {
         assert_eq!(take_and_tell(&bench, &format!("e{n}"), &run("m", true)).await, 0);
     }
     bench.settle_down().await;
     assert_eq!(bench.texts("a").len(), 5);
     bench.pass(64);
     bench.settle_down().await;
-    assert_eq!(bench.texts("a").len(), 9);
-    assert_eq!(bench.fate("e8", "one").await, "sent/every-run");
+    assert_eq!(bench.texts("a").len(), 6);
+    for n in 5..11 {
+        assert_eq!(bench.fate(&format!("e{n}"), "one").await, "digested/over-budget");
+    }
 }
 
 #[tokio::test]
@@ -107,7 +109,7 @@ async fn what_is_handed_over_when_the_worker_stops_is_given_back() {
     assert_eq!(bench.texts("a").len(), 2);
 }
 
-/// A server that takes its time would hold up every batch.
+/// A server that takes its time would hold up the acknowledgement of its batch, and of those that come after it.
 #[tokio::test]
 async fn a_room_that_takes_its_time_is_told_by_way_of_the_store() {
     let bench = straight(&results("one", "a", "all")).await;

@@ -66,7 +66,8 @@ impl InFlight {
         self.settled.clear();
     }
 
-    /// A room is settled in the transaction under way.
+    /// A room is settled in the transaction under way. Only a defence: what gives a room back can wait, and so comes
+    /// last in its transaction (`queue`), behind whatever could hand the room out again.
     pub fn settled(&mut self, room: &RoomKey) {
         self.settled.insert(room.clone());
     }
