@@ -9,7 +9,7 @@ use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::reason::Belief;
 use crate::domain::story::Story;
 use crate::ports::{
-    DecidedEvent, Fate, IntakeChanges, NewNotification, Settlement, StreakKey, Then, Transition,
+    DecidedEvent, Fate, IntakeChanges, NewNotification, Settlement, StreakKey, Then, Transition, Waiting,
 };
 
 /// What a batch has, so that what hangs together is seen.
@@ -51,6 +51,24 @@ impl<'a> Choice<'a> {
     /// The streak that the batch moves of an integration whose notification fits.
     pub fn moved(&self, integration: &IntegrationId) -> Option<&'a (StreakKey, Streak)> {
         self.streaks.get(integration).copied()
+    }
+}
+
+/// A notification that fits, as its held room has it.
+pub fn waiting(seq: i64, event: &DecidedEvent, new: &NewNotification, story: Story) -> Waiting {
+    Waiting {
+        seq,
+        event: event.id.clone(),
+        integration: new.integration.clone(),
+        story,
+        ready_at: event.received.at,
+        gather: None,
+        attempts: 0,
+        first_attempt_at: None,
+        plain: false,
+        last_answer: String::new(),
+        received: event.received.clone(),
+        read: event.read.clone(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The words of a notification's `state`, and what each means. Pure.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 use super::rows::time;
 use crate::domain::reason::{Outcome, SendReason};
 use crate::domain::waits::Whereabouts;
-use crate::ports::StoreError;
+use crate::ports::{StoreError, Transition};
 
 /// Its time has not come.
 pub const GATHERING: &str = "gathering";
@@ -50,10 +52,29 @@ pub fn place(state: &str, reason: &str, ready_at: Option<i64>) -> Where {
 pub struct Ending<'a> {
     pub outcome: Outcome,
     pub reason: &'a str,
-    pub detail: &'a str,
+    pub detail: Cow<'a, str>,
     pub at: Timestamp,
     /// What the room's server answered, where it was told: that attempt counts with its end.
     pub status: Option<u16>,
+}
+
+impl<'a> Ending<'a> {
+    /// How a transition ends its notifications; `None` if it leaves them pending, or for a letter.
+    pub fn by(transition: &'a Transition) -> Option<Self> {
+        let (outcome, reason) = transition.outcome()?;
+        let (detail, at, status) = match transition {
+            Transition::Sent { at, status, .. } | Transition::Digested { at, status, .. } => {
+                (transition.detail_of_told().into(), *at, Some(*status))
+            }
+            Transition::Suppressed { detail, at, .. } | Transition::Expired { detail, at, .. } => {
+                (detail.into(), *at, None)
+            }
+            Transition::Attempted { .. } | Transition::DeadLettered { .. } | Transition::Broken { .. } => {
+                return None;
+            }
+        };
+        Some(Self { outcome, reason, detail, at, status })
+    }
 }
 
 /// The outcome that a stored state stands for.

@@ -102,7 +102,16 @@ impl Tables {
             let Some(seq) = kept.seq else { continue };
             if self.notes.get(&seq).is_some_and(|note| note.state == State::Burying) {
                 let (reason, detail) = (kept.letter.reason.as_str(), &kept.letter.detail);
-                self.end(seq, &Ending { outcome: Outcome::DeadLettered, reason, detail, at, status: None });
+                self.end(
+                    seq,
+                    &Ending {
+                        outcome: Outcome::DeadLettered,
+                        reason,
+                        detail: detail.into(),
+                        at,
+                        status: None,
+                    },
+                );
             }
         }
     }

@@ -44,7 +44,7 @@ impl Tables {
         let was = note.state;
         note.state = State::Ended(ending.outcome);
         ending.reason.clone_into(&mut note.reason);
-        ending.detail.clone_into(&mut note.detail);
+        note.detail = ending.detail.to_string();
         note.decided_at = ending.at;
         note.gather = None;
         let told = ending.outcome.is_told();
@@ -96,8 +96,13 @@ impl Tables {
         detail: &str,
         at: Timestamp,
     ) {
-        let ending =
-            Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at, status: None };
+        let ending = Ending {
+            outcome: Outcome::Suppressed,
+            reason: reason.as_str(),
+            detail: detail.into(),
+            at,
+            status: None,
+        };
         for seq in self.waiting_of(id) {
             self.end(seq, &ending);
         }

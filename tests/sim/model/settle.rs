@@ -3,7 +3,7 @@
 use hipchat_notifier::adapters::store::release::{Held, Left};
 use hipchat_notifier::adapters::store::state::Ending;
 use hipchat_notifier::domain::ids::{IntegrationId, RoomKey};
-use hipchat_notifier::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
+use hipchat_notifier::domain::reason::DeadLetterReason;
 use hipchat_notifier::ports::{Settled, Settlement, Then, Transition};
 use jiff::Timestamp;
 
@@ -63,16 +63,14 @@ impl Tables {
 
     fn transition(&mut self, room: &RoomKey, held: &Held, transition: &Transition) {
         match transition {
-            Transition::Sent { seq, reason, at, status } => {
-                let detail = transition.detail_of_told();
-                let (reason, at, status) = (reason.as_str(), *at, Some(*status));
-                self.told(&[*seq], &Ending { outcome: Outcome::Sent, reason, detail: &detail, at, status });
-            }
-            Transition::Digested { seqs, reason, at, status } => {
-                let detail = transition.detail_of_told();
-                let (reason, at, status) = (reason.as_str(), *at, Some(*status));
-                self.told(seqs, &Ending { outcome: Outcome::Digested, reason, detail: &detail, at, status });
-            }
+            Transition::Sent { .. }
+            | Transition::Digested { .. }
+            | Transition::Suppressed { .. }
+            | Transition::Expired { .. } => match Ending::by(transition) {
+                Some(ending) if ending.outcome.is_told() => self.told(transition.seqs(), &ending),
+                Some(ending) => self.end_waiting(room, transition.seqs(), &ending),
+                None => {}
+            },
             Transition::Attempted { seqs, at, status, detail, plain_next } => {
                 for seq in self.still_waiting(room, seqs) {
                     self.count_attempt(seq, *at, *status);
@@ -81,17 +79,6 @@ impl Tables {
                         note.plain = *plain_next;
                     }
                 }
-            }
-            Transition::Suppressed { seqs, reason, detail, at } => {
-                let (reason, at) = (reason.as_str(), *at);
-                let ending = Ending { outcome: Outcome::Suppressed, reason, detail, at, status: None };
-                self.end_waiting(room, seqs, &ending);
-            }
-            Transition::Expired { seqs, at, detail } => {
-                let at = *at;
-                let ending =
-                    Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at, status: None };
-                self.end_waiting(room, seqs, &ending);
             }
             Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
                 for seq in self.still_waiting(room, seqs) {

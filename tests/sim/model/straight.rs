@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use hipchat_notifier::adapters::store::handing::{Choice, kept_streak, told_alone};
+use hipchat_notifier::adapters::store::handing::{Choice, kept_streak, told_alone, waiting};
 use hipchat_notifier::adapters::store::meters::sane;
 use hipchat_notifier::adapters::store::purse::{self, Grants, Purse};
 use hipchat_notifier::domain::frequency::Streak;
@@ -15,7 +15,7 @@ use hipchat_notifier::domain::pacing::{Budget, Meter, later};
 use hipchat_notifier::domain::reason::Outcome;
 use hipchat_notifier::ports::{
     DecidedEvent, IntakeChanges, IntakeQuery, NewNotification, RoomLine, Settled, Settlement, Straight,
-    StreakKey, Waiting,
+    StreakKey,
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -175,20 +175,6 @@ impl Tables {
             let Some(tokens) = self.grant_one(&new.room, &token, straight) else { continue };
             self.last_seq += 1;
             let seq = self.last_seq;
-            let waiting = Waiting {
-                seq,
-                event: event.id.clone(),
-                integration: new.integration.clone(),
-                story: *story,
-                ready_at: event.received.at,
-                gather: None,
-                attempts: 0,
-                first_attempt_at: None,
-                plain: false,
-                last_answer: String::new(),
-                received: event.received.clone(),
-                read: event.read.clone(),
-            };
             self.in_flight.insert(
                 new.room.clone(),
                 Entry {
@@ -211,7 +197,7 @@ impl Tables {
                 room: new.room.clone(),
                 claim,
                 state,
-                waiting: vec![waiting],
+                waiting: vec![waiting(seq, event, new, *story)],
                 going_on: Vec::new(),
                 tokens,
                 throttles: HashMap::new(),

@@ -106,7 +106,7 @@ pub async fn buried(tx: &Tx, ids: &[i64], at: Timestamp) -> Done<()> {
     for row in &found {
         let Some(seq) = row.try_get::<_, Option<i64>>(0)? else { continue };
         if ledger.find(seq).is_some_and(|open| open.is_burying()) {
-            let (reason, detail) = (row.try_get(1)?, row.try_get(2)?);
+            let (reason, detail) = (row.try_get(1)?, row.try_get::<_, &str>(2)?.into());
             ledger.end(seq, &Ending { outcome: Outcome::DeadLettered, reason, detail, at, status: None });
         }
     }

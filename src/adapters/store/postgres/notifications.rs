@@ -194,7 +194,7 @@ impl Ledger {
         }
         open.state = ending.outcome.as_str().to_owned();
         open.reason = ending.reason.to_owned();
-        open.detail = ending.detail.to_owned();
+        open.detail = ending.detail.to_string();
         open.decided_at = at;
         open.gather = None;
         open.changed = true;

@@ -299,7 +299,13 @@ async fn suppress_waiting(
     detail: &str,
     at: Timestamp,
 ) -> Done<()> {
-    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at, status: None };
+    let ending = Ending {
+        outcome: Outcome::Suppressed,
+        reason: reason.as_str(),
+        detail: detail.into(),
+        at,
+        status: None,
+    };
     let mut ledger = Ledger::default();
     for seq in ledger.load_waiting(tx, of).await? {
         ledger.end(seq, &ending);

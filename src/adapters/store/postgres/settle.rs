@@ -15,7 +15,7 @@ use crate::adapters::store::release::{Held, Left, Next};
 use crate::adapters::store::rows::{meter_text, micros, time};
 use crate::adapters::store::state::Ending;
 use crate::domain::ids::{IntegrationId, RoomKey};
-use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
+use crate::domain::reason::DeadLetterReason;
 use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies settlements of different rooms; each wholly, or not at all if the room is no longer the settler's.
@@ -112,24 +112,18 @@ async fn apply(
     transition: &Transition,
 ) -> Done<()> {
     match transition {
-        Transition::Sent { seq, reason, at, status } => {
-            let detail = transition.detail_of_told();
-            tell(ledger, &[*seq], &ending(Outcome::Sent, reason.as_str(), &detail, *at, Some(*status)));
-        }
-        Transition::Digested { seqs, reason, at, status } => {
-            let detail = transition.detail_of_told();
-            tell(ledger, seqs, &ending(Outcome::Digested, reason.as_str(), &detail, *at, Some(*status)));
-        }
+        Transition::Sent { .. }
+        | Transition::Digested { .. }
+        | Transition::Suppressed { .. }
+        | Transition::Expired { .. } => match Ending::by(transition) {
+            Some(ending) if ending.outcome.is_told() => tell(ledger, transition.seqs(), &ending),
+            Some(ending) => end_waiting(ledger, room, transition.seqs(), &ending),
+            None => {}
+        },
         Transition::Attempted { seqs, at, status, detail, plain_next } => {
             for seq in ledger.still_waiting(room.as_str(), seqs) {
                 ledger.attempted(seq, *at, *status, detail, *plain_next);
             }
-        }
-        Transition::Suppressed { seqs, reason, detail, at } => {
-            end_waiting(ledger, room, seqs, &ending(Outcome::Suppressed, reason.as_str(), detail, *at, None));
-        }
-        Transition::Expired { seqs, at, detail } => {
-            end_waiting(ledger, room, seqs, &ending(Outcome::Expired, EXPIRED_REASON, detail, *at, None));
         }
         Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
             for seq in ledger.still_waiting(room.as_str(), seqs) {
@@ -147,16 +141,6 @@ async fn apply(
         }
     }
     Ok(())
-}
-
-fn ending<'a>(
-    outcome: Outcome,
-    reason: &'a str,
-    detail: &'a str,
-    at: Timestamp,
-    status: Option<u16>,
-) -> Ending<'a> {
-    Ending { outcome, reason, detail, at, status }
 }
 
 /// What was posted is in the room, whatever the row became meanwhile.

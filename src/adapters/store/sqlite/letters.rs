@@ -82,8 +82,13 @@ pub fn buried(c: &Connection, ids: &[i64], at: Timestamp) -> Done<()> {
             .optional()?;
         let Some((Some(seq), reason, detail)) = letter else { continue };
         if let Some(open) = find(c, seq)?.filter(Open::is_burying) {
-            let ending =
-                Ending { outcome: Outcome::DeadLettered, reason: &reason, detail: &detail, at, status: None };
+            let ending = Ending {
+                outcome: Outcome::DeadLettered,
+                reason: &reason,
+                detail: detail.into(),
+                at,
+                status: None,
+            };
             end(c, &open, &ending)?;
         }
     }

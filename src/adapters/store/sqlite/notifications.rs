@@ -130,7 +130,13 @@ pub fn suppress_waiting(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    let ending = Ending { outcome: Outcome::Suppressed, reason: reason.as_str(), detail, at, status: None };
+    let ending = Ending {
+        outcome: Outcome::Suppressed,
+        reason: reason.as_str(),
+        detail: detail.into(),
+        at,
+        status: None,
+    };
     for open in waiting_of(c, integration)? {
         end(c, &open, &ending)?;
     }

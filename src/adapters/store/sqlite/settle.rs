@@ -12,7 +12,7 @@ use crate::adapters::store::release::{Held, Left, Next};
 use crate::adapters::store::rows::{meter_text, micros};
 use crate::adapters::store::state::Ending;
 use crate::domain::ids::{IntegrationId, RoomKey};
-use crate::domain::reason::{DeadLetterReason, EXPIRED_REASON, Outcome};
+use crate::domain::reason::DeadLetterReason;
 use crate::ports::{Settled, Settlement, Then, Transition};
 
 /// Applies a settlement, or nothing if the room is no longer the settler's.
@@ -79,26 +79,14 @@ fn held(c: &Connection, s: &Settlement) -> rusqlite::Result<Option<Held>> {
 
 fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -> Done<()> {
     match transition {
-        Transition::Sent { seq, reason, at, status } => {
-            let ending = Ending {
-                outcome: Outcome::Sent,
-                reason: reason.as_str(),
-                detail: &transition.detail_of_told(),
-                at: *at,
-                status: Some(*status),
-            };
-            told(c, std::slice::from_ref(seq), &ending)
-        }
-        Transition::Digested { seqs, reason, at, status } => {
-            let ending = Ending {
-                outcome: Outcome::Digested,
-                reason: reason.as_str(),
-                detail: &transition.detail_of_told(),
-                at: *at,
-                status: Some(*status),
-            };
-            told(c, seqs, &ending)
-        }
+        Transition::Sent { .. }
+        | Transition::Digested { .. }
+        | Transition::Suppressed { .. }
+        | Transition::Expired { .. } => match Ending::by(transition) {
+            Some(ending) if ending.outcome.is_told() => told(c, transition.seqs(), &ending),
+            Some(ending) => end_waiting(c, room, transition.seqs(), &ending),
+            None => Ok(()),
+        },
         Transition::Attempted { seqs, at, status, detail, plain_next } => {
             for open in still_waiting(c, room, seqs)? {
                 count_attempt(c, open.seq, *at, *status)?;
@@ -106,21 +94,6 @@ fn apply(c: &Connection, room: &RoomKey, held: &Held, transition: &Transition) -
                     .execute(params![open.seq, detail, plain_next])?;
             }
             Ok(())
-        }
-        Transition::Suppressed { seqs, reason, detail, at } => {
-            let ending = Ending {
-                outcome: Outcome::Suppressed,
-                reason: reason.as_str(),
-                detail,
-                at: *at,
-                status: None,
-            };
-            end_waiting(c, room, seqs, &ending)
-        }
-        Transition::Expired { seqs, at, detail } => {
-            let ending =
-                Ending { outcome: Outcome::Expired, reason: EXPIRED_REASON, detail, at: *at, status: None };
-            end_waiting(c, room, seqs, &ending)
         }
         Transition::DeadLettered { seqs, reason, detail, at, status, attempted } => {
             for open in still_waiting(c, room, seqs)? {

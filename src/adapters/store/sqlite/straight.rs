@@ -18,15 +18,13 @@ use super::intake::{Batch, Gathered};
 use super::memory::Memory;
 use super::standing::Known;
 use super::{standing, tokens};
-use crate::adapters::store::handing::{Choice, Told, told_alone};
+use crate::adapters::store::handing::{Choice, Told, told_alone, waiting};
 use crate::adapters::store::rows::{meter_text, micros, span, time};
 use crate::domain::ids::{IntegrationId, RoomKey};
 use crate::domain::pacing::later;
 use crate::domain::reason::Outcome;
-use crate::domain::story::Story;
 use crate::ports::{
-    DecidedEvent, IntakeChanges, IntakeQuery, NewNotification, RoomLine, RoomState, Settled, Settlement,
-    Straight, Waiting,
+    IntakeChanges, IntakeQuery, NewNotification, RoomLine, RoomState, Settled, Settlement, Straight,
 };
 
 /// Writes down what a batch has to know of before it can be decided.
@@ -223,21 +221,4 @@ fn idle(c: &Connection, room: &RoomKey, straight: &Straight) -> Done<Option<(u64
     let (claim, state, rests) = kept.unwrap_or((1, RoomState::default(), true));
     let open = rests && state.retry.is_none() && state.meter.available(straight.terms.room_budget, now) > 0;
     Ok(open.then_some((claim, state)))
-}
-
-fn waiting(seq: i64, event: &DecidedEvent, new: &NewNotification, story: Story) -> Waiting {
-    Waiting {
-        seq,
-        event: event.id.clone(),
-        integration: new.integration.clone(),
-        story,
-        ready_at: event.received.at,
-        gather: None,
-        attempts: 0,
-        first_attempt_at: None,
-        plain: false,
-        last_answer: String::new(),
-        received: event.received.clone(),
-        read: event.read.clone(),
-    }
 }
