@@ -17,6 +17,8 @@ use hipchat_notifier::ports::{
     StoreError, Then,
 };
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::lab::*;
 use crate::support::authority::Authority;
@@ -305,6 +307,40 @@ async fn a_server_that_went_away_is_told_as_such_and_found_again() {
     gate.open();
     desk.change(changes).await;
     assert_eq!(ids(&desk.claim_one(0).await), ["e1"]);
+}
+
+/// The address of a server that answers while a connection is set up, and then says nothing more.
+async fn silent_once_connected() -> std::net::SocketAddr {
+    const STARTED: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    const DONE: &[u8] = b"C\0\0\0\x08SET\0Z\0\0\0\x05I";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Its first message has no type; what the session is set to comes in the second.
+        let first = stream.read_u32().await.unwrap();
+        stream.read_exact(&mut vec![0; first as usize - 4]).await.unwrap();
+        stream.write_all(STARTED).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'Q');
+        let second = stream.read_u32().await.unwrap();
+        stream.read_exact(&mut vec![0; second as usize - 4]).await.unwrap();
+        stream.write_all(DONE).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    address
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_once_connected_is_given_up() {
+    let folder = TempDir::new().unwrap();
+    let cipher = || Cipher::load_or_create(&folder.path().join("key")).unwrap();
+    for schema in [Schema::Migrate, Schema::Expect] {
+        let url = format!("postgres://u:p@{}/db?sslmode=disable", silent_once_connected().await);
+        let opening = tokio::time::timeout(Duration::from_secs(60), open_at(&url, schema, cipher()));
+        let error = opening.await.expect("it ends").expect_err("there is no store");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains("is out of reach (no answer within 30 s)"), "{error}");
+    }
 }
 
 /// Decides as the frequency rules do: by the streak, which it moves.

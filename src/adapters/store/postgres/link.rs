@@ -81,11 +81,7 @@ impl Link {
         let fail = match attempt {
             Ok(Ok(done)) => return Some(Ok(done)),
             Ok(Err(fail)) => fail,
-            Err(_) => {
-                // The connection is stuck, and others may be: begin anew.
-                self.pool.retain(|_, _| false);
-                Fail::Away(format!("no answer within {} s", OPERATION.as_secs()))
-            }
+            Err(_) => self.stuck(),
         };
         if again && *tries < TRIES && fail.is_collision() {
             tracing::debug!(tries, "a transaction collided with another's; trying again");
@@ -93,6 +89,17 @@ impl Link {
             return None;
         }
         Some(Err(fail.told(&self.name)))
+    }
+
+    /// Bounds in time what is tried once.
+    pub async fn once<T>(&self, attempt: impl Future<Output = Done<T>>) -> Done<T> {
+        bounded(attempt).await.unwrap_or_else(|_| Err(self.stuck()))
+    }
+
+    /// A connection is stuck, and others may be: begin anew.
+    fn stuck(&self) -> Fail {
+        self.pool.retain(|_, _| false);
+        Fail::Away(format!("no answer within {} s", OPERATION.as_secs()))
     }
 }
 

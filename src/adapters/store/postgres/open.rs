@@ -35,10 +35,11 @@ pub async fn open(link: &Link, schema: Schema) -> Result<Keys, StoreError> {
 /// Whether there is a schema of ours, of any version.
 pub async fn is_there(link: &Link) -> Result<bool, StoreError> {
     let looked = async { Ok(found(&link.client().await?).await?.is_some()) };
-    looked.await.map_err(|fail: Fail| fail.at_opening(link.name()))
+    link.once(looked).await.map_err(|fail: Fail| fail.at_opening(link.name()))
 }
 
-async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
+/// The keys of the store's locks, and which schema is there, if any.
+async fn look(link: &Link) -> Done<(Object, Keys, Option<i64>)> {
     let client = link.client().await?;
     let row = client
         .query_one("SELECT current_schema(), hashtextextended(coalesce(current_schema(), ''), 0)", &[])
@@ -51,7 +52,13 @@ async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
         )));
     };
     let keys = Keys::new(&name, row.try_get(1)?);
-    let (found, known) = (found(&client).await?, known());
+    let found = found(&client).await?;
+    Ok((client, keys, found))
+}
+
+async fn prepare(link: &Link, schema: Schema) -> Done<Keys> {
+    let (client, keys, found) = link.once(look(link)).await?;
+    let known = known();
     match found {
         Some(found) if found > known => Err(refused(format!(
             "store {} has schema {found}, made by a newer version of this program, which knows schemas up to \
@@ -148,7 +155,8 @@ const CHECK_TEXT: &str = "this is the key";
 pub async fn check_key(link: &Link, cipher: &Cipher) -> Result<(), StoreError> {
     let id = IntegrationId::new(CHECK_ID);
     let sealed = cipher.seal(&id, &SecretString::from(CHECK_TEXT))?;
-    let stored = begin_or_read(link, &sealed).await.map_err(|fail| fail.at_opening(link.name()))?;
+    let stored =
+        link.once(begin_or_read(link, &sealed)).await.map_err(|fail| fail.at_opening(link.name()))?;
     match cipher.unseal(&id, &stored) {
         Ok(text) if text.expose_secret() == CHECK_TEXT => Ok(()),
         _ => Err(StoreError::Refused(format!(

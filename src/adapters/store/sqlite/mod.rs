@@ -234,7 +234,7 @@ impl Store for SqliteStore {
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         let memory = Arc::clone(&self.memory);
-        // Who gives its room back can wait: what does for it is its place, and perhaps an acknowledgement.
+        // Who gives its room back can wait; with it waits its place, and perhaps an acknowledgement.
         let can_wait = settlement.then != Then::Hold;
         self.writer.run(can_wait, move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
     }
