@@ -12,6 +12,7 @@ use crate::domain::changes::named;
 use crate::metrics::Metrics;
 use crate::ports::ManagedBy;
 use crate::worker::catalogue::Catalogue;
+use crate::worker::trouble::Trouble;
 use crate::worker::wake::Stop;
 
 /// How soon a change of the file is noticed. The contract promises two seconds.
@@ -25,6 +26,8 @@ pub struct IntegrationsFile {
     /// The files that hold room URLs, as the file named them when it was read last.
     url_files: Vec<PathBuf>,
     seen: Vec<Option<Look>>,
+    /// With what is not the file's fault.
+    trouble: Trouble,
 }
 
 /// What tells a changed file from an unchanged one without reading it.
@@ -37,7 +40,8 @@ struct Look {
 impl IntegrationsFile {
     /// A file that was not applied yet.
     pub fn new(path: PathBuf, parts: Parts, metrics: Arc<Metrics>) -> Self {
-        Self { path, parts, metrics, url_files: Vec::new(), seen: Vec::new() }
+        let trouble = Trouble::new("the integrations file", parts.clock.clone());
+        Self { path, parts, metrics, url_files: Vec::new(), seen: Vec::new(), trouble }
     }
 
     /// Applies the file at start.
@@ -59,28 +63,38 @@ impl IntegrationsFile {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.wait() => return,
             }
-            // Looked at before it is read, so that a change made meanwhile is seen the next time.
-            let look = self.look();
-            // A file that is just being written may read as a shorter one, with integrations missing; so it is
-            // applied only once it has looked the same twice.
-            let settled = look == before;
-            before.clone_from(&look);
-            if look == self.seen || !settled {
-                continue;
+            if self.step(&mut before).await {
+                catalogue.hint();
             }
-            match self.apply().await {
-                Ok(()) => catalogue.hint(),
-                Err(error) => {
-                    tracing::error!("the integrations stay as they are: {error:#}");
-                    if !error.is::<Misconfigured>() {
-                        // Not the file's fault: the same file may do the next time.
-                        continue;
-                    }
-                    self.metrics.integrations_file_rejected();
-                }
-            }
-            self.seen = look;
         }
+    }
+
+    /// Applies the file if it has changed, and looks as it did `before`. Returns whether it was applied.
+    async fn step(&mut self, before: &mut Vec<Option<Look>>) -> bool {
+        // Looked at before it is read, so that a change made meanwhile is seen the next time.
+        let look = self.look();
+        // A file that is just being written may read as a shorter one, with integrations missing; so it is
+        // applied only once it has looked the same twice.
+        let settled = look == *before;
+        before.clone_from(&look);
+        if look == self.seen || !settled {
+            return false;
+        }
+        let applied = self.apply().await;
+        match &applied {
+            Ok(()) => self.trouble.worked(),
+            Err(error) if error.is::<Misconfigured>() => {
+                tracing::error!("the integrations stay as they are: {error:#}");
+                self.metrics.integrations_file_rejected();
+            }
+            Err(error) => {
+                // Not the file's fault: the same file may do the next time.
+                self.trouble.failed("apply it, so the integrations stay as they are", &format!("{error:#}"));
+                return false;
+            }
+        }
+        self.seen = look;
+        applied.is_ok()
     }
 
     async fn apply(&mut self) -> anyhow::Result<()> {
@@ -129,5 +143,35 @@ impl IntegrationsFile {
             Some(Look { modified: metadata.modified().ok(), length: metadata.len() })
         };
         std::iter::once(&self.path).chain(&self.url_files).map(look).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::store::Role;
+    use crate::settings::Settings;
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_one_trouble_which_ends_when_the_file_is_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let url = ("NOTIFIER__STORE__URL".to_owned(), format!("sqlite:{}", at("db").display()));
+        let settings = Settings::load_in(folder.path(), None, std::iter::once(url)).unwrap();
+        let parts = Parts::open(&settings, Role::Worker).await.unwrap();
+        std::fs::write(at("file.toml"), "integrations = []").unwrap();
+        let mut file = IntegrationsFile::new(at("file.toml"), parts, Arc::default());
+        file.apply_first().await.unwrap();
+
+        std::fs::write(at("file.toml"), "integrations = [ ]").unwrap();
+        std::fs::rename(at("db"), at("moved")).unwrap();
+        let mut before = file.look();
+        for _ in 0..2 {
+            assert!(!file.step(&mut before).await);
+            assert!(file.trouble.lasts());
+        }
+        std::fs::rename(at("moved"), at("db")).unwrap();
+        assert!(file.step(&mut before).await, "the same file does now");
+        assert!(!file.trouble.lasts() && !file.step(&mut before).await);
     }
 }

@@ -99,4 +99,24 @@ mod tests {
         trouble.worked();
         assert_eq!(trouble.ready().await, Ok(()));
     }
+
+    struct Moved(std::sync::atomic::AtomicI64);
+
+    impl Clock for Moved {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0.load(std::sync::atomic::Ordering::SeqCst)).unwrap()
+        }
+    }
+
+    #[test]
+    fn it_is_told_when_it_begins_and_now_and_then() {
+        let clock = Arc::new(Moved(0.into()));
+        let trouble = Trouble::new("the store", clock.clone());
+        let told = (0..=61).filter(|second| {
+            clock.0.store(*second, std::sync::atomic::Ordering::SeqCst);
+            trouble.failed("take events in", &"disk full");
+            trouble.lock().as_ref().unwrap().told_at == clock.now()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [0, 30, 60]);
+    }
 }
