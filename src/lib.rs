@@ -43,6 +43,7 @@ pub mod metrics;
 
 pub mod app;
 pub mod cli;
+mod files;
 pub mod settings;
 pub mod telemetry;
 

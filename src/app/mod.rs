@@ -1,6 +1,5 @@
 //! The composition root: the only place that builds concrete parts, joins them, and ends them.
 
-mod files;
 mod integrations_file;
 pub mod parts;
 mod start;

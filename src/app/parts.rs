@@ -10,7 +10,6 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::Misconfigured;
-use super::files::{LONGEST_INTEGRATIONS, LONGEST_ROOM_URL, read_bounded, read_regular};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::hipchat::{self, Egress, HipchatGateway, HipchatOptions};
 use crate::adapters::rabbitmq::{Address, BrokerOptions, Topology};
@@ -21,6 +20,9 @@ use crate::adapters::store::sqlite::SqliteStore;
 use crate::domain::integration::Integration;
 use crate::domain::line::LineRules;
 use crate::domain::message::Links;
+use crate::files::{
+    LONGEST_AUTHORITIES, LONGEST_INTEGRATIONS, LONGEST_ROOM_URL, read_bounded, read_regular, read_text,
+};
 use crate::formats::integrations::{self, RoomRef, SecretSources};
 use crate::ports::{BrokerError, Clock, Definition, Readiness, RoomTarget, Storage, StoreError, Stored};
 use crate::settings::{KeySource, SecretUrl, Settings, StoreUrl, TokenIn};
@@ -345,7 +347,7 @@ pub fn broker_options(settings: &Settings) -> Result<BrokerOptions, Misconfigure
         })
         .collect::<Result<Vec<_>, _>>()?;
     let read = |path: &PathBuf| {
-        std::fs::read_to_string(path)
+        read_text(path, LONGEST_AUTHORITIES)
             .map_err(|error| Misconfigured(format!("amqp.ca_file: can't read {}: {error}", path.display())))
     };
     Ok(BrokerOptions {

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::faults::{Fault, Origin};
+use crate::files;
 
 /// The manual, and the lowest layer.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -59,7 +60,7 @@ pub(super) fn defaults() -> Result<Layer, Vec<Fault>> {
 /// A configuration file's layer, or what keeps it from being read.
 pub(super) fn file(path: &Path) -> Result<Layer, Vec<Fault>> {
     let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, files::LONGEST_CONFIGURATION) {
         Ok(text) => read_toml(&text, &|place| Origin::File(format!("{name}:{place}"))),
         Err(e) => Err(vec![Fault {
             key: String::new(),

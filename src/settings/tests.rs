@@ -170,6 +170,15 @@ fn the_token_of_the_higher_layer_counts() {
 }
 
 #[test]
+fn a_token_of_a_file_that_is_too_long_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a".repeat(4 * 1024 + 1)).unwrap();
+    let fault = one_fault(&[("NOTIFIER__HTTP__BEARER_TOKEN_FILE", token.to_str().unwrap())]);
+    assert!(fault.contains("/token") && fault.contains("cannot be read: it is longer than 4 KiB"), "{fault}");
+}
+
+#[test]
 fn store_urls() {
     for (text, path) in [
         ("sqlite:a.db", "a.db"),

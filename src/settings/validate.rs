@@ -15,6 +15,7 @@ use super::reader::Reader;
 use super::sections::*;
 use crate::domain::pacing::Budget;
 use crate::domain::retry::RetryRule;
+use crate::files;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -231,7 +232,8 @@ fn http(r: &mut Reader) -> Option<HttpSettings> {
     let bearer_token = match r.either(one, other) {
         Some(key) if key == one => r.parsed(key, "write visible ASCII characters without blanks", bearer),
         Some(key) => r.parsed(key, "write the path of a file that holds the token alone", |path| {
-            let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
+            let text = files::read_text(path.as_ref(), files::LONGEST_SECRET)
+                .map_err(|e| format!("cannot be read: {e}"))?;
             bearer(text.trim()).map_err(|problem| format!("what it holds is no token: {problem}"))
         }),
         None => None,

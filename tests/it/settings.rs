@@ -70,6 +70,20 @@ fn faults_name_the_integrations_file_when_told_to() {
 }
 
 #[test]
+fn a_file_that_is_too_long_is_one_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    let of = |length: usize| {
+        std::fs::write(&file, "#".repeat(length)).unwrap();
+        Settings::load(Some(&file), std::iter::empty()).map_err(|faults| faults.to_string())
+    };
+    assert!(of(1024 * 1024).is_ok());
+    let fault = of(1024 * 1024 + 1).unwrap_err();
+    let expected = "/a.toml: cannot be read: it is longer than 1 MiB; give the path of a TOML file that this user may read";
+    assert!(fault.ends_with(expected), "{fault}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_one_fault() {
     let faults = Settings::load(Some(Path::new("/nonexistent/a.toml")), std::iter::empty()).unwrap_err();
     assert_eq!(

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::egress::{CheckedResolver, Egress, Scheme, by_system};
 use crate::adapters::tls::ensure_crypto_provider;
+use crate::files;
 
 /// Idle connections kept per server. Thousands of rooms live on few servers, and with HTTP/1.1 each call in
 /// flight has a connection of its own.
@@ -120,7 +121,9 @@ impl Clients {
 fn read_roots(options: &HipchatOptions) -> Result<Vec<Certificate>, HipchatError> {
     let Some(path) = &options.ca_file else { return Ok(Vec::new()) };
     let fault = |reason: String| HipchatError::CaFile { path: path.clone(), reason };
-    let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+    let mut pem = Vec::new();
+    files::read_bytes(path, files::LONGEST_AUTHORITIES, &mut pem)
+        .map_err(|error| fault(error.to_string()))?;
     let roots = Certificate::from_pem_bundle(&pem)
         .map_err(|_| fault(String::from("it is not a PEM file with certificates")))?;
     if roots.is_empty() {

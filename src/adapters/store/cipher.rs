@@ -14,6 +14,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::ids::IntegrationId;
+use crate::files::{self, LONGEST_SECRET};
 use crate::ports::StoreError;
 
 /// Bytes of a key.
@@ -40,7 +41,9 @@ impl Cipher {
     /// # Errors
     /// `Refused` with a sentence that names the file: missing, unreadable, or not a key.
     pub fn from_key_file(path: &Path) -> Result<Self, StoreError> {
-        let text = fs::read(path).map(Zeroizing::new).map_err(|error| {
+        // No copy of it is left where it grew.
+        let mut text = Zeroizing::new(Vec::with_capacity(LONGEST_SECRET as usize + 1));
+        files::read_bytes(path, LONGEST_SECRET, &mut text).map_err(|error| {
             let shown = path.display();
             StoreError::Refused(match error.kind() {
                 ErrorKind::NotFound => format!(
@@ -222,6 +225,9 @@ mod tests {
             assert!(error.contains("64 hex digits"), "{bad:?}: {error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), *bad, "left as it was");
         }
+        fs::write(&path, " ".repeat(4 * 1024 + 1)).unwrap();
+        let long = Cipher::from_key_file(&path).unwrap_err().to_string();
+        assert!(long.ends_with("store.key can't be read: it is longer than 4 KiB"), "{long}");
         let nowhere = Cipher::load_or_create(&dir.path().join("no/such.key")).unwrap_err().to_string();
         assert!(nowhere.contains("no/such.key can't be made"), "{nowhere}");
     }

@@ -62,8 +62,10 @@ async fn plain_http_spoken_to_a_tls_room_is_told_as_such() {
 #[test]
 fn a_ca_file_that_cannot_be_used_is_named_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
+    let long = "#".repeat(4 * 1024 * 1024 + 1);
     let cases = [
         ("missing.pem", None, "No such file"),
+        ("long.pem", Some(long.as_str()), "it is longer than 4 MiB"),
         ("empty.pem", Some(""), "holds no certificate"),
         ("text.pem", Some("hello"), "holds no certificate"),
         ("cut.pem", Some("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"), "not a PEM file"),

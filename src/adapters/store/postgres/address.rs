@@ -8,6 +8,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
 use crate::adapters::tls;
+use crate::files;
 use crate::ports::StoreError;
 
 /// How TLS is spoken where the URL's `sslmode` wants it.
@@ -85,7 +86,8 @@ impl Address {
             StoreError::Refused(format!("store.url: sslrootcert {}: {why}", path.display()))
         };
         let pem = self.authorities.as_ref().map(|path| {
-            std::fs::read_to_string(path).map_err(|error| refused(path, format!("it can't be read: {error}")))
+            files::read_text(path, files::LONGEST_AUTHORITIES)
+                .map_err(|error| refused(path, format!("it can't be read: {error}")))
         });
         let pem = pem.transpose()?;
         let client = tls::client(pem.as_deref()).map_err(|why| match &self.authorities {
@@ -159,5 +161,19 @@ mod tests {
         assert_eq!(mode("prefer"), (SslMode::Prefer, file.clone()));
         assert_eq!(mode("require"), (SslMode::Require, file.clone()));
         assert_eq!(mode("verify-full"), (SslMode::Require, file));
+    }
+
+    #[test]
+    fn a_file_of_authorities_that_is_too_long_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, "#".repeat(4 * 1024 * 1024 + 1)).unwrap();
+        let path = file.display().to_string();
+        let url = format!("postgres://u@host/db?sslrootcert={}", path.replace('/', "%2F"));
+        let error = Address::parse(&url).unwrap().open().err().unwrap().to_string();
+        assert_eq!(
+            error,
+            format!("store.url: sslrootcert {path}: it can't be read: it is longer than 4 MiB")
+        );
     }
 }

@@ -9,6 +9,12 @@ use std::path::Path;
 pub const LONGEST_INTEGRATIONS: u64 = 64 * 1024 * 1024;
 /// The longest file with a room URL; the URL itself may have half of it.
 pub const LONGEST_ROOM_URL: u64 = 4 * 1024;
+/// The longest file with a key or a token.
+pub const LONGEST_SECRET: u64 = 4 * 1024;
+/// The longest configuration. Every key with all that is said of it takes about 10 KiB.
+pub const LONGEST_CONFIGURATION: u64 = 1024 * 1024;
+/// The longest file with authorities. All that a system trusts take about 250 KiB.
+pub const LONGEST_AUTHORITIES: u64 = 4 * 1024 * 1024;
 
 /// The text of a regular file, or of what a symlink leads to, of at most `longest` bytes.
 ///
@@ -22,23 +28,47 @@ pub fn read_regular(path: &Path, longest: u64) -> io::Result<String> {
     read_bounded(File::open(path)?, longest)
 }
 
+/// The text of a file of at most `longest` bytes.
+///
+/// # Errors
+/// It can't be read, is too long or is not UTF-8.
+pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
+    read_bounded(File::open(path)?, longest)
+}
+
+/// The bytes of a file of at most `longest` bytes, in `into`, which is not moved if it has room for one more than that.
+///
+/// # Errors
+/// It can't be read or is too long.
+pub fn read_bytes(path: &Path, longest: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    bounded(File::open(path)?, longest, |from| from.read_to_end(into)).map(|_| ())
+}
+
 /// The text of what gives at most `longest` bytes.
 ///
 /// # Errors
 /// It can't be read, is too long or is not UTF-8.
 pub fn read_bounded(from: impl Read, longest: u64) -> io::Result<String> {
     let mut text = String::new();
+    bounded(from, longest, |from| from.read_to_string(&mut text)).map(|_| text)
+}
+
+fn bounded<R: Read>(
+    from: R,
+    longest: u64,
+    read: impl FnOnce(&mut io::Take<R>) -> io::Result<usize>,
+) -> io::Result<usize> {
     // Judged by what was read: a file's length may change meanwhile. One byte more tells that it is too long; the
     // cut may be in the middle of a character.
     let mut bounded = from.take(longest + 1);
-    let read = bounded.read_to_string(&mut text);
+    let read = read(&mut bounded);
     if bounded.limit() == 0 {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             format!("it is longer than {}", size(longest)),
         ));
     }
-    read.map(|_| text)
+    read
 }
 
 fn size(bytes: u64) -> String {
