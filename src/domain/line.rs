@@ -48,6 +48,13 @@ pub struct TokenGrant {
     pub opens_at: Timestamp,
 }
 
+impl RoomLine {
+    /// Of the bodies that it holds in memory. One that is there for several notifications is counted for each.
+    pub fn bytes(&self) -> usize {
+        self.waiting.iter().map(|one| one.received.envelope.body.len()).sum()
+    }
+}
+
 /// A room's pacing and retry state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoomState {

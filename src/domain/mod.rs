@@ -24,7 +24,7 @@ pub mod patience;
 pub mod reason;
 pub mod retry;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod story;
 pub mod unwanted;
 pub mod waits;

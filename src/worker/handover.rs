@@ -18,9 +18,13 @@ use crate::worker::wake::Bell;
 /// A room that answers within this is quick.
 const QUICK: Duration = Duration::from_millis(25);
 
+/// No room is quick while the bodies of those that wait for a place come to this: the store keeps them as well, and not in
+/// memory.
+const WAITING_BYTES: usize = 64 * 1024 * 1024;
+
 /// Where intake puts rooms and dispatch takes them.
 pub struct Handover {
-    held: Mutex<VecDeque<Held>>,
+    waiting: Mutex<Waiting>,
     /// Rooms that took their last message, and at once.
     quick: Mutex<HashSet<RoomKey>>,
     terms: ClaimTerms,
@@ -29,11 +33,19 @@ pub struct Handover {
     pub bell: Bell,
 }
 
+/// Rooms that wait for a place.
+#[derive(Default)]
+struct Waiting {
+    rooms: VecDeque<Held>,
+    /// Of their bodies.
+    bytes: usize,
+}
+
 impl Handover {
     /// An empty one, for rooms that are held by `terms`.
     pub fn new(terms: ClaimTerms, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
-            held: Mutex::default(),
+            waiting: Mutex::default(),
             quick: Mutex::default(),
             terms,
             clock,
@@ -47,7 +59,7 @@ impl Handover {
         Straight {
             terms: self.terms,
             now: now.wall,
-            is_quick: Arc::new(move |room| lock(&by.quick).contains(room)),
+            is_quick: Arc::new(move |room| by.has_room() && lock(&by.quick).contains(room)),
             hand: Arc::new(move |line| to.put(Held { line, since: now })),
         }
     }
@@ -62,25 +74,85 @@ impl Handover {
         }
     }
 
+    fn has_room(&self) -> bool {
+        lock(&self.waiting).bytes < WAITING_BYTES
+    }
+
     fn put(&self, held: Held) {
-        lock(&self.held).push_back(held);
+        let mut waiting = lock(&self.waiting);
+        waiting.bytes += held.line.bytes();
+        waiting.rooms.push_back(held);
+        drop(waiting);
         self.bell.ring();
     }
 
     /// Whether a room is on its way.
     pub fn has(&self, room: &RoomKey) -> bool {
-        lock(&self.held).iter().any(|held| held.line.room == *room)
+        lock(&self.waiting).rooms.iter().any(|held| held.line.room == *room)
     }
 
     /// The room that has waited longest, if `take` takes it.
     pub fn take<T>(&self, take: impl FnOnce(&RoomLine) -> Option<T>) -> Option<(Held, T)> {
-        let mut waiting = lock(&self.held);
-        let taken = take(&waiting.front()?.line)?;
-        Some((waiting.pop_front()?, taken))
+        let mut waiting = lock(&self.waiting);
+        let taken = take(&waiting.rooms.front()?.line)?;
+        let held = waiting.rooms.pop_front()?;
+        waiting.bytes -= held.line.bytes();
+        Some((held, taken))
     }
 }
 
 /// No step leaves what is locked here half changed.
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::domain::envelope::Received;
+    use crate::domain::pacing::Budget;
+    use crate::domain::samples;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Timestamp {
+            samples::second(0)
+        }
+    }
+
+    fn large() -> RoomLine {
+        let mut line = samples::line(["one"]);
+        let mut received = Received { envelope: Default::default(), at: samples::second(0) };
+        received.envelope.body = vec![0; WAITING_BYTES / 2];
+        line.waiting[0].received = Arc::new(received);
+        line
+    }
+
+    #[test]
+    fn no_room_is_quick_while_much_waits_for_a_place() {
+        let terms = ClaimTerms {
+            rooms: 0,
+            retries: 0,
+            line: 1,
+            lease: Duration::from_secs(30),
+            room_budget: Budget::ROOM,
+            token_budget: Budget::TOKEN,
+        };
+        let (handover, room) = (Handover::new(terms, Arc::new(Stopped)), RoomKey::new("room"));
+        let Straight { hand, is_quick, .. } = handover.straight();
+        assert!(!is_quick(&room));
+        handover.answered(&room, Some(Duration::ZERO));
+        for _ in 0..2 {
+            assert!(is_quick(&room));
+            hand(large());
+        }
+        assert!(!is_quick(&room));
+        assert!(handover.take(|_| None::<()>).is_none(), "no place");
+        assert!(!is_quick(&room));
+        assert!(handover.take(|_| Some(())).is_some());
+        assert!(is_quick(&room));
+    }
 }

@@ -84,13 +84,13 @@ impl Places {
     /// The place that a claimed `line` takes, if there is one.
     pub fn take(&self, line: &RoomLine) -> Option<Place> {
         let quick = if line.state.retry.is_some() { &self.retries } else { &self.fresh };
-        self.place(quick, &line.room, bytes(line))
+        self.place(quick, &line.room, line.bytes())
     }
 
     /// The place that a `line` takes which intake hands over, if there is one for such.
     pub fn take_handed_over(&self, line: &RoomLine) -> Option<Place> {
         let share = self.handed_over.clone().try_acquire_owned().ok()?;
-        let place = self.place(&self.fresh, &line.room, bytes(line))?;
+        let place = self.place(&self.fresh, &line.room, line.bytes())?;
         Some(Place { share: Some(share), ..place })
     }
 
@@ -105,10 +105,6 @@ impl Places {
         let held = Held { bytes, all: self.held.clone() };
         Some(Place { quick, share: None, slow: self.slow.clone(), held, room: self.rooms.enter(room) })
     }
-}
-
-fn bytes(line: &RoomLine) -> usize {
-    line.waiting.iter().map(|one| one.received.envelope.body.len()).sum()
 }
 
 /// The rooms that have places, and how many.

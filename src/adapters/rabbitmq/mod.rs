@@ -2,7 +2,8 @@
 //! them. The only part that names lapin. It must not parse events or decide about them.
 //!
 //! - [`topology`] what stands on the broker;
-//! - [`consumer`] the loop that keeps a session for taking in, `session` one session, [`health`] what it tells;
+//! - [`consumer`] the loop that keeps a session for taking in, `session` one session, [`batches`] what the intake has of
+//!   it, [`health`] what it tells;
 //! - [`letters`] the way into the dead-letter queue, [`dead_letters`] the operator's ways out of it;
 //! - [`publisher`] what the `publish` verb uses;
 //! - `link` one connection, `transport` the bytes below it, `wire` what a message's properties mean.
@@ -10,6 +11,7 @@
 //! lapin logs every ordinary disconnect as an error, and whole messages that came back: give the log filter
 //! `lapin=off`. All that matters is told from here.
 
+pub mod batches;
 pub mod consumer;
 pub mod dead_letters;
 mod fault;

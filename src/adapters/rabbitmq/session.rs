@@ -7,10 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use lapin::message::Delivery;
@@ -20,13 +17,14 @@ use lapin::{Channel, Connection, Consumer, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::batches::{Batches, Next};
 use super::health::{BrokerHealth, SessionState};
 use super::options::{Address, BrokerOptions};
 use super::subscribing::Subscribing;
 use super::topology::{self, short};
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
-use crate::ports::{BrokerError, Clock, Durable, TakeIn};
+use crate::ports::{BrokerError, Clock, TakeIn};
 
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
@@ -55,12 +53,6 @@ pub(super) struct Terms<'a> {
 
 type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// A batch's last delivery, and what says when the batch is durable.
-type Decided = (u64, Durable);
-
-/// Batches that the intake has at most before they are decided: one that is, and the next, which it reads meanwhile.
-const UNDECIDED: usize = 2;
-
 /// An established session.
 pub(super) struct Session<'a> {
     terms: Terms<'a>,
@@ -74,11 +66,10 @@ pub(super) struct Session<'a> {
     batch: Batch,
     /// Came too large for the batch before it.
     ahead: Option<Delivery>,
-    /// Batches that are not decided yet, in their order.
-    undecided: FuturesOrdered<BoxFuture<'static, Option<Decided>>>,
-    /// Batches that are decided and may not be durable yet, in their order: the last delivery of each, once it is.
-    /// As many as the prefetch allows.
-    decided: FuturesOrdered<BoxFuture<'static, Option<u64>>>,
+    /// What the intake has, each by the tag of its last delivery.
+    batches: Batches<u64>,
+    /// The broker has cancelled the consumer: the queue may be gone, and what has come would not come again.
+    cancelled: bool,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
     pub stands_by: bool,
@@ -109,6 +100,7 @@ impl<'a> Session<'a> {
         subscribing.end().await?;
         let alone = standing.consumers == 0;
         terms.health.set(if alone { SessionState::Consuming } else { SessionState::StandingBy });
+        let batches = Batches::new(terms.options.yield_after);
         Ok(Self {
             terms,
             connection,
@@ -118,8 +110,8 @@ impl<'a> Session<'a> {
             events,
             batch: Batch::default(),
             ahead: None,
-            undecided: FuturesOrdered::new(),
-            decided: FuturesOrdered::new(),
+            batches,
+            cancelled: false,
             watch: Watchdog::of(alone),
             stands_by: !alone,
         })
@@ -136,14 +128,11 @@ impl<'a> Session<'a> {
             End::Shutdown => self.finish(true).await,
             End::Lost(why) => {
                 self.terms.health.connecting(why.as_str());
-                // What has come, too: the queue may be gone, and nothing of it would come again.
-                loop {
-                    self.hand_over();
-                    if self.undecided.is_empty() && self.decided.is_empty() {
-                        break;
-                    }
+                while self.cancelled && self.has_gathered() {
                     self.finish(false).await;
+                    self.hand_over();
                 }
+                self.finish(false).await;
             }
             End::Yielded(_) => self.give_up(),
         }
@@ -161,8 +150,7 @@ impl<'a> Session<'a> {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
                 why = broken(&mut self.events, self.terms.health) => Some(End::Lost(why)),
-                Some(decided) = self.undecided.next() => self.keep(decided),
-                Some(durable) = self.decided.next() => self.acknowledge(durable).await,
+                Some(next) = self.batches.next() => self.follow(next).await,
                 next = self.consumer.next(), if has_room => self.gather(next),
                 _ = look.tick() => self.look().await.map(End::Lost),
             };
@@ -174,22 +162,28 @@ impl<'a> Session<'a> {
 
     /// Waits for what the intake has, and acknowledges it where that is wanted and works.
     async fn finish(&mut self, mut acknowledging: bool) {
-        while let Some(decided) = self.undecided.next().await {
-            if self.keep(decided).is_some() {
-                return self.give_up();
+        while let Some(next) = self.batches.next().await {
+            let end = match next {
+                Next::Durable(_) if !acknowledging => None,
+                next => self.follow(next).await,
+            };
+            match end {
+                None => {}
+                Some(End::Yielded(_)) => return self.give_up(),
+                Some(_) => acknowledging = false,
             }
-        }
-        while let Some(durable) = self.decided.next().await {
-            acknowledging = acknowledging && self.acknowledge(durable).await.is_none();
         }
     }
 
-    /// Drops all that is not durable: what comes after a batch that was given up must not be decided before it.
+    /// Drops all that is not durable.
     fn give_up(&mut self) {
         self.batch = Batch::default();
         self.ahead = None;
-        self.undecided = FuturesOrdered::new();
-        self.decided = FuturesOrdered::new();
+        self.batches.give_up();
+    }
+
+    fn has_gathered(&self) -> bool {
+        self.ahead.is_some() || !self.batch.events.is_empty()
     }
 
     /// Closes in bounded time. Closing, and not cancelling first, gives back the rest and the place as the
@@ -203,14 +197,19 @@ impl<'a> Session<'a> {
     fn gather(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<End> {
         let mut next = first;
         loop {
+            if let Some(Ok(_)) = next {
+                self.watch.delivered();
+                self.terms.health.set(SessionState::Consuming);
+            }
             match next {
                 Some(Ok(delivery)) if !self.batch.takes(delivery.data.len()) => {
                     self.ahead = Some(delivery);
                     return None;
                 }
-                Some(Ok(delivery)) => self.add(delivery),
+                Some(Ok(delivery)) => self.batch.add(delivery, self.terms.clock.now()),
                 Some(Err(error)) => return Some(End::Lost(fault::words(&error))),
                 None => {
+                    self.cancelled = true;
                     let why = "the broker cancelled the consumer (the queue was deleted or moved)";
                     return Some(End::Lost(why.into()));
                 }
@@ -222,51 +221,41 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn add(&mut self, delivery: Delivery) {
-        self.watch.delivered();
-        self.terms.health.set(SessionState::Consuming);
-        self.batch.add(delivery, self.terms.clock.now());
-    }
-
     /// Hands the batch over where the intake has nothing else to decide, or where it is large enough to be read
     /// while another is decided: of many small ones each would cost a transaction.
     fn hand_over(&mut self) {
         let most = self.terms.options.batch;
         let is_large = self.ahead.is_some() || self.batch.is_full(most.div_ceil(2));
-        if self.batch.events.is_empty()
-            || self.undecided.len() >= UNDECIDED
-            || !(self.undecided.is_empty() || is_large)
-        {
+        let is_wanted = self.batches.are_decided() || (self.batches.have_room() && is_large);
+        if self.batch.events.is_empty() || !is_wanted {
             return;
         }
         let Batch { events, last, .. } = std::mem::take(&mut self.batch);
         if let Some(delivery) = self.ahead.take() {
-            self.add(delivery);
+            self.batch.add(delivery, self.terms.clock.now());
         }
-        let intake = Arc::clone(self.terms.intake);
-        let taking = async move { (last, intake.take_in(events).await) };
-        self.undecided.push_back(within(self.terms.options.yield_after, taking).boxed());
+        self.batches.add(last, events, self.terms.intake);
     }
 
-    /// Keeps a batch that is decided until it is durable; or gives up one that was not decided in time, so that it is
-    /// not tried on while a successor has it.
-    fn keep(&mut self, decided: Option<Decided>) -> Option<End> {
-        let Some((last, durable)) = decided else { return Some(self.given_up()) };
-        let durable = durable.map(move |()| last);
-        self.decided.push_back(within(self.terms.options.yield_after, durable).boxed());
-        None
-    }
-
-    /// Acknowledges a batch that is durable, and those behind it that are; or gives up one that did not get so.
-    async fn acknowledge(&mut self, durable: Option<u64>) -> Option<End> {
-        let mut last = durable;
-        while let (Some(_), Some(Some(next))) = (last, self.decided.next().now_or_never()) {
-            last = next;
+    /// Acknowledges a batch that is durable, with those behind it that are; or says that one took too long.
+    async fn follow(&mut self, next: Next<u64>) -> Option<End> {
+        let mut last = match next {
+            Next::Decided => return None,
+            Next::Overdue => return Some(self.given_up()),
+            Next::Durable(last) => last,
+        };
+        let mut is_overdue = false;
+        while !is_overdue && let Some(next) = self.batches.durable_now() {
+            match next {
+                Next::Durable(next) => last = next,
+                _ => is_overdue = true,
+            }
         }
-        let Some(last) = last else { return Some(self.given_up()) };
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
-        let acked = link::answer("acknowledging", acked).await;
-        acked.err().map(|error| End::Lost(error.to_string()))
+        match link::answer("acknowledging", acked).await {
+            Err(error) => Some(End::Lost(error.to_string())),
+            Ok(()) => is_overdue.then(|| self.given_up()),
+        }
     }
 
     fn given_up(&self) -> End {
@@ -276,7 +265,7 @@ impl<'a> Session<'a> {
 
     /// Asks the queue whether events wait although this consumer is idle.
     async fn look(&mut self) -> Option<String> {
-        if !(self.batch.events.is_empty() && self.undecided.is_empty() && self.decided.is_empty()) {
+        if self.has_gathered() || !self.batches.are_none() {
             // It may be all that the prefetch allows.
             self.watch.delivered();
         }
@@ -286,14 +275,6 @@ impl<'a> Session<'a> {
                 format!("{} events wait, but none is delivered to the active consumer", standing.messages)
             }),
         }
-    }
-}
-
-/// What `work` gives, or `None` if it takes longer than `patience`, if there is a limit.
-async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
-    match patience {
-        None => Some(work.await),
-        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
     }
 }
 

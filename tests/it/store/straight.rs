@@ -143,6 +143,30 @@ pub async fn who_comes_later_comes_behind_it(lab: &dyn Lab) {
     assert!(line.claim > first.line().claim && line.waiting[0].seq > first.line().waiting[0].seq);
 }
 
+/// What was written of its batch may be brought into its line, and was there first.
+pub async fn it_keeps_its_place_among_those_of_its_batch(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let first_two = two(failure("e1", "a", 0), failure("e2", "a2", 0));
+    let taken = desk.take_telling(0, TERMS, two(first_two, failure("e3", "b", 0))).await;
+    let line = taken.line();
+    assert_eq!(ids(line), ["e3"]);
+    let verb = lab.tool().await.unwrap();
+    verb.apply(vec![definition("a", "2", "ta")], hipchat_notifier::ports::ManagedBy::Operator, at(1))
+        .await
+        .unwrap();
+    let failed = Transition::Attempted {
+        seqs: seqs(line),
+        at: at(2),
+        status: None,
+        detail: "no answer".into(),
+        plain_next: false,
+    };
+    assert_eq!(desk.settle(line, 2, vec![failed], RELEASE).await, Settled::Applied);
+    let lines = desk.claim(3).await;
+    let of_two = lines.iter().find(|line| line.room == room("2")).expect("the room");
+    assert_eq!(ids(of_two), ["e1", "e3"]);
+}
+
 pub async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let none = |taken: Taken, why: &str| assert!(taken.lines.is_empty() && taken.in_hand.is_none(), "{why}");

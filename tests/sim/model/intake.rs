@@ -55,17 +55,32 @@ impl Tables {
         })
     }
 
-    pub(super) fn take_in(&mut self, changes: &IntakeChanges, handed: Option<&HandedOut>) -> IntakeReceipt {
+    /// Places in the lines, in the order of the events: for the first notification of each.
+    pub(super) fn places(&mut self, events: &[DecidedEvent]) -> Vec<i64> {
+        let mut places = Vec::new();
+        for event in events {
+            places.push(self.last_seq + 1);
+            self.last_seq += i64::try_from(event.notifications.len()).unwrap_or_default();
+        }
+        places
+    }
+
+    pub(super) fn take_in(
+        &mut self,
+        changes: &IntakeChanges,
+        places: &[i64],
+        handed: Option<&HandedOut>,
+    ) -> IntakeReceipt {
         let mut batch = Batch::default();
-        for (place, event) in changes.events.iter().enumerate() {
-            if handed.is_some_and(|handed| handed.events.contains(&place)) {
+        for (event, &place) in changes.events.iter().zip(places) {
+            if handed.is_some_and(|handed| handed.seqs.contains(&place)) {
                 continue;
             }
             for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
                 self.exhume(&event.id, &new.integration);
             }
-            for new in &event.notifications {
-                self.notification(event, new, None, &mut batch);
+            for (seq, new) in (place..).zip(&event.notifications) {
+                self.notification(event, new, seq, &mut batch);
             }
         }
         let at = changes.events.last().map(|event| event.received.at.as_microsecond());
@@ -117,12 +132,12 @@ impl Tables {
         }
     }
 
-    /// Writes one notification unless it is known already; at the place `seq`, if it has one.
+    /// Writes one notification unless it is known already, at the place `seq`.
     pub(super) fn notification<'a>(
         &mut self,
         event: &'a DecidedEvent,
         new: &'a NewNotification,
-        seq: Option<i64>,
+        seq: i64,
         batch: &mut Batch<'a>,
     ) {
         let standing = self.standing(&new.integration);
@@ -149,7 +164,7 @@ impl Tables {
             streak: new.streak.clone(),
             ..self.blank(event, new)
         };
-        let seq = self.add(note, seq);
+        self.add(note, seq);
         if let Some(streak) = &new.streak {
             batch.news.insert(streak, seq);
         }
@@ -164,7 +179,7 @@ impl Tables {
         &mut self,
         event: &DecidedEvent,
         new: &'a NewNotification,
-        seq: Option<i64>,
+        seq: i64,
         (reason, detail): (SuppressReason, &str),
         batch: &mut Batch<'a>,
     ) {

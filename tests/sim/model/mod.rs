@@ -240,8 +240,9 @@ impl ModelStore {
             return Err(StoreError::Corrupt("a decision panicked inside the store".to_owned()));
         };
         tables.before_writing(&changes);
-        let handed = straight.map(|straight| tables.hand_out(&changes, straight));
-        let receipt = tables.take_in(&changes, handed.as_ref());
+        let places = tables.places(&changes.events);
+        let handed = straight.map(|straight| tables.hand_out(&changes, &places, straight));
+        let receipt = tables.take_in(&changes, &places, handed.as_ref());
         let in_hand = handed.filter(|handed| !handed.seqs.is_empty()).map(|handed| {
             let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
             self.in_hand().insert(batch, Arc::new(tokio::sync::Mutex::new(handed)));

@@ -9,19 +9,14 @@ use jiff::Timestamp;
 use super::{KeptLetter, KeptStreak, Note, State, Tables, key_of};
 
 impl Tables {
-    /// Puts a new one into the journal, and into its line if it waits; at the place that it has, or at the end.
-    pub(super) fn add(&mut self, note: Note, seq: Option<i64>) -> i64 {
-        let seq = seq.unwrap_or_else(|| {
-            self.last_seq += 1;
-            self.last_seq
-        });
+    /// Puts a new one into the journal, and into its line if it waits, at the place `seq`.
+    pub(super) fn add(&mut self, note: Note, seq: i64) {
         self.last_written = self.last_written.max(seq);
         if note.state.waits() {
             self.lines.entry(note.room.clone()).or_default().insert(seq);
         }
         self.by_event.entry(note.event.clone()).or_default().insert(note.integration.clone(), seq);
         self.notes.insert(seq, note);
-        seq
     }
 
     /// All that wait for one integration, in order.

@@ -46,8 +46,6 @@ impl Entry {
 
 /// What was handed out of one batch.
 pub(super) struct HandedOut {
-    /// Places in the batch's changes.
-    pub events: HashSet<usize>,
     /// Whose streaks go with their outcomes.
     pub integrations: HashSet<IntegrationId>,
     pub seqs: BTreeSet<i64>,
@@ -100,7 +98,7 @@ impl Tables {
     pub(super) fn write_down(&mut self, room: &RoomKey) {
         let Some(entry) = self.in_flight.remove(room) else { return };
         let mut batch = Batch::default();
-        self.notification(&entry.event, &entry.event.notifications[0], Some(entry.seq), &mut batch);
+        self.notification(&entry.event, &entry.event.notifications[0], entry.seq, &mut batch);
         let news = entry.moved.as_ref().and_then(|(key, _)| batch.news.get(key).copied());
         self.keep_moved(&entry, news);
         self.finish(&mut batch);
@@ -141,7 +139,7 @@ impl Tables {
             sent_at: Some(told.at),
             ..self.blank(&entry.event, new)
         };
-        self.add(note, Some(seq));
+        self.add(note, seq);
         if !self.flaws.outcome_is_all_of_it {
             let is_news = entry.moved.as_ref().is_some_and(|(key, _)| new.streak.as_ref() == Some(key));
             self.keep_moved(&entry, is_news.then_some(seq));
@@ -159,12 +157,16 @@ impl Tables {
     }
 
     /// Chooses what of a batch is told straight, and hands it out.
-    pub(super) fn hand_out(&mut self, changes: &IntakeChanges, straight: &Straight) -> HandedOut {
+    pub(super) fn hand_out(
+        &mut self,
+        changes: &IntakeChanges,
+        places: &[i64],
+        straight: &Straight,
+    ) -> HandedOut {
         let choice = Choice::among(changes);
         let (open, ended) = mpsc::channel(1);
-        let mut handed =
-            HandedOut { events: HashSet::new(), integrations: HashSet::new(), seqs: BTreeSet::new(), ended };
-        for (at, event) in changes.events.iter().enumerate() {
+        let mut handed = HandedOut { integrations: HashSet::new(), seqs: BTreeSet::new(), ended };
+        for (event, &seq) in changes.events.iter().zip(places) {
             let Some((new, story)) = choice.fits(event) else { continue };
             if !(straight.is_quick)(&new.room) || !self.hears(new) {
                 continue;
@@ -173,8 +175,6 @@ impl Tables {
             let Some(kept) = self.integrations.get(&new.integration) else { continue };
             let token = kept.definition.token.clone();
             let Some(tokens) = self.grant_one(&new.room, &token, straight) else { continue };
-            self.last_seq += 1;
-            let seq = self.last_seq;
             self.in_flight.insert(
                 new.room.clone(),
                 Entry {
@@ -190,7 +190,6 @@ impl Tables {
                     _open: open.clone(),
                 },
             );
-            handed.events.insert(at);
             handed.integrations.insert(new.integration.clone());
             handed.seqs.insert(seq);
             (straight.hand)(RoomLine {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
+use hipchat_notifier::adapters::rabbitmq::batches::{Batches, Next};
 use hipchat_notifier::domain::envelope::{Envelope, Received};
-use hipchat_notifier::ports::{Durable, TakeIn};
+use hipchat_notifier::ports::TakeIn;
 use hipchat_notifier::worker::intake::Intake;
 use hipchat_notifier::worker::wake::Stop;
 
@@ -103,79 +102,62 @@ struct Delivered {
     ids: Vec<String>,
 }
 
-/// A worker's sessions, one after the other. The intake has two batches at most that it has not decided; batches are
-/// acknowledged in their order when they are durable. What was begun is waited for even if its session has ended,
-/// before a new one has its first.
+/// A worker's sessions, one after the other. Batches are acknowledged in their order when they are durable. What was begun
+/// is waited for even if its session has ended, before a new one has its first.
 pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: Stop) {
-    let (mut undecided, mut decided) = (FuturesOrdered::new(), FuturesOrdered::new());
-    let (patience, mut latest) = (world.plan.yield_after, None);
+    let (mut batches, mut latest) = (Batches::new(world.plan.yield_after), None);
+    let intake = Arc::new(intake);
     while !stop.is_set() {
         life.gate().await;
-        let session = latest.filter(|_| !undecided.is_empty() || !decided.is_empty());
-        if undecided.len() < 2
+        let session = latest.filter(|_| !batches.are_none());
+        if batches.have_room()
             && let Some((delivered, received)) = next_batch(&world, &life, session)
         {
             latest = Some(delivered.session);
             if world.options.mutation == Some(Mutation::AckBeforeCommit) {
                 world.lock().queue.acknowledge(delivered.session, delivered.count);
             }
-            if undecided.is_empty() {
+            if batches.are_decided() {
                 world.lock().ledger.batch_received(life.number);
             }
-            let taking = within(patience, intake.take_in(received));
-            undecided.push_back(async move { (delivered, taking.await) });
+            batches.add(delivered, received, &intake);
             continue;
         }
-        let mut lost = false;
-        let mut given_up = tokio::select! {
-            biased;
-            Some((delivered, taken)) = undecided.next() => match taken {
-                Some(durable) => {
-                    // It is the next one's turn, if there is one, and its integrations are looked at now.
-                    world.lock().ledger.batch_received(life.number);
-                    decided.push_back(durable_within(delivered, durable, patience));
-                    None
-                }
-                None => Some(delivered),
-            },
-            Some((delivered, durable)) = decided.next() => match durable {
-                Some(()) => {
-                    lost = !acknowledge(&world, &life, &delivered).await;
-                    None
-                }
-                None => Some(delivered),
-            },
-            else => {
+        match batches.next().await {
+            None => {
                 let pause = world.lock().millis(5, 200);
                 tokio::time::sleep(pause).await;
-                None
             }
-        };
-        if lost {
-            while given_up.is_none()
-                && let Some((delivered, taken)) = undecided.next().await
-            {
-                world.lock().ledger.batch_received(life.number);
-                match taken {
-                    Some(durable) => decided.push_back(durable_within(delivered, durable, patience)),
-                    None => given_up = Some(delivered),
+            // It is the next one's turn, if there is one, and its integrations are looked at now.
+            Some(Next::Decided) => world.lock().ledger.batch_received(life.number),
+            Some(Next::Durable(delivered)) => {
+                if !acknowledge(&world, &life, &delivered).await {
+                    finish(&world, &life, &mut batches, false).await;
+                    let wait = world.lock().millis(50, 1_000);
+                    tokio::time::sleep(wait).await;
                 }
             }
-            while given_up.is_none() && decided.next().await.is_some() {}
-            let wait = world.lock().millis(50, 1_000);
-            tokio::time::sleep(wait).await;
-        }
-        if let Some(delivered) = given_up {
-            (undecided, decided) = (FuturesOrdered::new(), FuturesOrdered::new());
-            give_up(&world, &life, &intake, delivered.session).await;
+            Some(Next::Overdue) => {
+                batches.give_up();
+                give_up(&world, &life, &intake, latest.unwrap_or_default()).await;
+            }
         }
     }
-    while let Some((delivered, Some(durable))) = undecided.next().await {
-        world.lock().ledger.batch_received(life.number);
-        decided.push_back(durable_within(delivered, durable, patience));
-    }
-    while let Some((delivered, Some(()))) = decided.next().await {
-        acknowledge(&world, &life, &delivered).await;
+    finish(&world, &life, &mut batches, true).await;
+}
+
+/// Waits for what the intake has.
+async fn finish(world: &World, life: &Life, batches: &mut Batches<Delivered>, acknowledging: bool) {
+    while let Some(next) = batches.next().await {
+        match next {
+            Next::Overdue => batches.give_up(),
+            Next::Decided => world.lock().ledger.batch_received(life.number),
+            Next::Durable(delivered) => {
+                if acknowledging {
+                    acknowledge(world, life, &delivered).await;
+                }
+            }
+        }
     }
 }
 
@@ -193,21 +175,6 @@ fn next_batch(world: &World, life: &Life, session: Option<u64>) -> Option<(Deliv
     let delivered = Delivered { session, count: batch.len(), ids };
     let received = batch.into_iter().map(|envelope| Received { envelope, at: world.now() }).collect();
     (delivered.count > 0).then_some((delivered, received))
-}
-
-async fn durable_within(
-    delivered: Delivered,
-    durable: Durable,
-    patience: Option<Duration>,
-) -> (Delivered, Option<()>) {
-    (delivered, within(patience, durable).await)
-}
-
-async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
-    match patience {
-        None => Some(work.await),
-        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
-    }
 }
 
 /// Where others stand by, a batch that can't be made durable is given up, and the place with it.

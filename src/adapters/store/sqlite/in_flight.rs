@@ -115,11 +115,16 @@ impl InFlight {
         Ok(())
     }
 
-    /// A place in a line that nobody has had. A line's order is that of its places, so they are given in the order
-    /// of the events; and since what is handed out has one before it is written, they are counted here.
-    pub fn next_place(&mut self) -> i64 {
-        self.top += 1;
-        self.top
+    /// Places in the lines that nobody has had, for the first notification of each event; the others of an event follow
+    /// it. A line's order is that of its places, so they are given in the order of the events, also where some of a batch
+    /// is handed out before the rest of it is written: an operator may bring both into one line.
+    pub fn places(&mut self, events: &[DecidedEvent]) -> Vec<i64> {
+        let place = |event: &DecidedEvent| {
+            let first = self.top + 1;
+            self.top += i64::try_from(event.notifications.len()).unwrap_or_default();
+            first
+        };
+        events.iter().map(place).collect()
     }
 
     /// One more is handed out.

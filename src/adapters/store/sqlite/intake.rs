@@ -38,9 +38,11 @@ pub fn take_in(
     let mut gathered = Gathered::default();
     let changes = decide(gather(c, query, &mut gathered)?);
     straight::before_writing(c, memory, &changes)?;
-    let handed =
-        straight.map(|straight| straight::hand_out(c, memory, &changes, &gathered, straight)).transpose()?;
-    let receipt = Batch::new(c, memory, gathered).write(&changes, handed.as_ref())?;
+    let places = memory.in_flight.places(&changes.events);
+    let handed = straight
+        .map(|straight| straight::hand_out(c, memory, &changes, (&gathered, &places), straight))
+        .transpose()?;
+    let receipt = Batch::new(c, memory, gathered).write(&changes, &places, handed.as_ref())?;
     Ok((receipt, handed))
 }
 
@@ -148,11 +150,16 @@ impl<'c> Batch<'c> {
         Self { c, memory, gathered, ready, news, untold, receipt: IntakeReceipt::default() }
     }
 
-    fn write(mut self, changes: &'c IntakeChanges, handed: Option<&HandedOut>) -> Done<IntakeReceipt> {
+    fn write(
+        mut self,
+        changes: &'c IntakeChanges,
+        places: &[i64],
+        handed: Option<&HandedOut>,
+    ) -> Done<IntakeReceipt> {
         let at = changes.events.last().map(|event| micros(event.received.at));
-        for (place, event) in changes.events.iter().enumerate() {
-            if handed.is_none_or(|handed| !handed.events.contains(&place)) {
-                self.event(event, None)?;
+        for (event, place) in changes.events.iter().zip(places) {
+            if handed.is_none_or(|handed| !handed.seqs.contains(place)) {
+                self.event(event, *place)?;
             }
         }
         for (key, streak) in &changes.streaks {
@@ -166,7 +173,7 @@ impl<'c> Batch<'c> {
 
     /// Writes an event that was handed out, with its place in the line and the streak that it moved.
     pub fn write_down(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
-        self.event(event, Some(seq))?;
+        self.event(event, seq)?;
         if let Some(moved) = moved {
             self.moved(event, moved)?;
         }
@@ -209,14 +216,14 @@ impl<'c> Batch<'c> {
         Ok(self.receipt)
     }
 
-    /// Writes an event; with `seq`, the place of its one notification is that.
-    fn event(&mut self, event: &'c DecidedEvent, seq: Option<i64>) -> Done<()> {
+    /// Writes an event whose first notification has the place `first`, and the others those after it.
+    fn event(&mut self, event: &'c DecidedEvent, first: i64) -> Done<()> {
         let mut stored: Option<i64> = None;
         let mut opened = 0i64;
         for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
             exhume(self.c, &event.id, &new.integration)?;
         }
-        for new in &event.notifications {
+        for (seq, new) in (first..).zip(&event.notifications) {
             if self.notification(event, new, &mut stored, seq)? {
                 opened += 1;
             }
@@ -235,7 +242,7 @@ impl<'c> Batch<'c> {
         event: &'c DecidedEvent,
         new: &'c NewNotification,
         stored: &mut Option<i64>,
-        seq: Option<i64>,
+        seq: i64,
     ) -> Done<bool> {
         let standing =
             self.memory.standings.of(self.c, &new.integration)?.map(|known| known.standing.clone());
@@ -261,7 +268,6 @@ impl<'c> Batch<'c> {
         let ready_at = micros(ready_at);
         // What is throttled need not wake its room before it can be told.
         let wake_at = closed_until.map_or(ready_at, |until| until.max(ready_at));
-        let seq = seq.unwrap_or_else(|| self.memory.in_flight.next_place());
         let telling = Telling { seq, room: &room, story, ready_at, wake_at, gather };
         self.tell(event, new, no, &telling)?;
         Ok(true)
@@ -335,10 +341,9 @@ impl<'c> Batch<'c> {
         &mut self,
         event: &DecidedEvent,
         new: &'c NewNotification,
-        seq: Option<i64>,
+        seq: i64,
         (reason, detail): (SuppressReason, &str),
     ) -> rusqlite::Result<()> {
-        let seq = seq.unwrap_or_else(|| self.memory.in_flight.next_place());
         let inserted = self
             .c
             .prepare_cached(

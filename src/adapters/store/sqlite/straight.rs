@@ -130,20 +130,20 @@ fn rest(c: &Connection, entry: &Entry, s: &Settlement) -> Done<bool> {
     Ok(due_at.is_none())
 }
 
-/// Chooses what of a batch is told straight, and hands it out. What is chosen must not be written.
+/// Chooses what of a batch is told straight, and hands it out. What is chosen must not be written. `places` are those of
+/// the events, in the lines.
 pub fn hand_out(
     c: &Connection,
     memory: &mut Memory,
     changes: &IntakeChanges,
-    gathered: &Gathered,
+    (gathered, places): (&Gathered, &[i64]),
     straight: &Straight,
 ) -> Done<HandedOut> {
     let choice = Choice::among(changes);
     let revision = standing::revision(c)?;
     let (open, ended) = mpsc::channel(1);
-    let mut handed =
-        HandedOut { events: HashSet::new(), integrations: HashSet::new(), seqs: HashSet::new(), ended };
-    for (at, event) in changes.events.iter().enumerate() {
+    let mut handed = HandedOut { integrations: HashSet::new(), seqs: HashSet::new(), ended };
+    for (event, &seq) in changes.events.iter().zip(places) {
         let fitting = choice.fits(event).filter(|(new, _)| {
             (straight.is_quick)(&new.room) && memory.in_flight.is_durable(&new.room, &new.integration)
         });
@@ -157,7 +157,6 @@ pub fn hand_out(
         let Some(grants) = tokens::grant_one(c, &memory.in_flight, &new.room, &token, straight)? else {
             continue;
         };
-        let seq = memory.in_flight.next_place();
         let line = RoomLine {
             room: new.room.clone(),
             claim,
@@ -179,7 +178,6 @@ pub fn hand_out(
             lease: straight.terms.lease,
             _open: open.clone(),
         });
-        handed.events.insert(at);
         handed.integrations.insert(new.integration.clone());
         handed.seqs.insert(seq);
         (straight.hand)(line);
@@ -189,10 +187,9 @@ pub fn hand_out(
 
 /// What was handed out of one batch.
 pub struct HandedOut {
-    /// Places in the batch's changes.
-    pub events: HashSet<usize>,
     /// Whose streaks go with their outcomes.
     pub integrations: HashSet<IntegrationId>,
+    /// Places in the lines.
     pub seqs: HashSet<i64>,
     /// Ends when all is durable.
     pub ended: Open,
