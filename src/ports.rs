@@ -53,14 +53,19 @@ pub trait Readiness: Send + Sync {
 }
 
 /// What is left to wait for of a batch that was taken in: it ends when the whole batch is durable.
-pub type Durable = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Durable = Pin<Box<dyn Future<Output = Result<(), Undurable>> + Send>>;
+
+/// Nobody knows what of a batch is written, and nobody will: it must come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nobody knows what of a batch is written")]
+pub struct Undurable;
 
 /// Where deliveries go: the worker's intake.
 #[async_trait]
 pub trait TakeIn: Send + Sync {
     /// Takes one batch in. When this returns the batch is decided; when what it returns has ended the batch is
-    /// durable, and may be acknowledged. Both keep trying until then, so there is no error. Whoever drops either
-    /// before has given the batch up: it is not tried any more, and each of its events is whole in the store or not
+    /// durable, and may be acknowledged, unless it has ended with [`Undurable`]. Both keep trying until then, so there is
+    /// no other error. Whoever drops either before has given the batch up: it is not tried any more, and each of its events is whole in the store or not
     /// at all, or is told just now. Batches are decided in the order in which they are first polled, however many
     /// there are at once.
     async fn take_in(&self, batch: Vec<Received>) -> Durable;

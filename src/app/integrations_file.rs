@@ -40,7 +40,7 @@ struct Look {
 impl IntegrationsFile {
     /// A file that was not applied yet.
     pub fn new(path: PathBuf, parts: Parts, metrics: Arc<Metrics>) -> Self {
-        let trouble = Trouble::new("the integrations file", parts.clock.clone());
+        let trouble = no_trouble(&parts);
         Self { path, parts, metrics, url_files: Vec::new(), seen: Vec::new(), trouble }
     }
 
@@ -85,6 +85,8 @@ impl IntegrationsFile {
             Ok(()) => self.trouble.worked(),
             Err(error) if error.is::<Misconfigured>() => {
                 tracing::error!("the integrations stay as they are: {error:#}");
+                // This file is not tried again, whatever kept it from being applied before.
+                self.trouble = no_trouble(&self.parts);
                 self.metrics.integrations_file_rejected();
             }
             Err(error) => {
@@ -146,6 +148,10 @@ impl IntegrationsFile {
     }
 }
 
+fn no_trouble(parts: &Parts) -> Trouble {
+    Trouble::new("the integrations file", parts.clock.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,5 +179,16 @@ mod tests {
         std::fs::rename(at("moved"), at("db")).unwrap();
         assert!(file.step(&mut before).await, "the same file does now");
         assert!(!file.trouble.lasts() && !file.step(&mut before).await);
+
+        std::fs::write(at("file.toml"), "integrations = []").unwrap();
+        std::fs::rename(at("db"), at("moved")).unwrap();
+        before = file.look();
+        assert!(!file.step(&mut before).await && file.trouble.lasts());
+        std::fs::write(at("file.toml"), "no integrations").unwrap();
+        before = file.look();
+        assert!(
+            !file.step(&mut before).await && !file.trouble.lasts(),
+            "a file with a fault is not tried again"
+        );
     }
 }

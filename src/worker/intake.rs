@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{Durable, InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn};
+use crate::ports::{Durable, InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn, Undurable};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::handover::Handover;
@@ -131,7 +131,7 @@ impl Intake {
     /// Waits until what is in hand is durable, however long it takes.
     fn written(&self, in_hand: Vec<InHand>) -> Durable {
         if in_hand.is_empty() {
-            return Box::pin(std::future::ready(()));
+            return Box::pin(std::future::ready(Ok(())));
         }
         let (store, metrics, trouble) = (self.store.clone(), self.metrics.clone(), self.trouble.clone());
         // A task, so that what takes long is written down in time, whatever the caller is about.
@@ -146,17 +146,15 @@ impl Intake {
         });
         Box::pin(async move {
             while let Some(ended) = writing.join_next().await {
-                if let Err(error) = ended {
-                    if error.is_panic() {
-                        tracing::error!(
-                            "a batch is not acknowledged: waiting for what is told straight of it failed ({error}), so \
-                             nobody knows what of it is written; the broker gives it again when this session ends or \
-                             the worker is started again; report it"
-                        );
-                    }
-                    std::future::pending::<()>().await;
-                }
+                ended.map_err(|error| {
+                    tracing::error!(
+                        "a batch is not acknowledged: waiting for what is told straight of it failed ({error}), so \
+                         nobody knows what of it is written; the broker gives it again; report it"
+                    );
+                    Undurable
+                })?;
             }
+            Ok(())
         })
     }
 

@@ -18,7 +18,7 @@ use hipchat_notifier::adapters::rabbitmq::{
 use hipchat_notifier::domain::envelope::{Envelope, Received};
 use hipchat_notifier::domain::ids::{EventId, IntegrationId};
 use hipchat_notifier::domain::reason::DeadLetterReason;
-use hipchat_notifier::ports::{BrokerError, Durable, Letter, LetterBox, TakeIn};
+use hipchat_notifier::ports::{BrokerError, Durable, Letter, LetterBox, TakeIn, Undurable};
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
@@ -36,7 +36,8 @@ struct Recorder {
     batches: Mutex<Vec<Vec<usize>>>,
     /// Batches that may be decided.
     lets: Semaphore,
-    /// Batches with the event `slow` that may become durable.
+    /// Batches with the event `slow` that may become durable. Of one with the event `undurable` nobody knows, the first
+    /// time.
     lets_slow: Arc<Semaphore>,
 }
 
@@ -45,7 +46,11 @@ impl TakeIn for Recorder {
     async fn take_in(&self, batch: Vec<Received>) -> Durable {
         let sizes = batch.iter().map(|received| received.envelope.body.len()).collect();
         self.batches.lock().expect("not poisoned").push(sizes);
-        let slow = batch.iter().any(|received| received.envelope.message_id.as_deref() == Some("slow"));
+        let has = |batch: &[Received], id| {
+            batch.iter().any(|received| received.envelope.message_id.as_deref() == Some(id))
+        };
+        let (slow, undurable) = (has(&batch, "slow"), has(&batch, "undurable"));
+        let again = has(&self.seen.lock().expect("not poisoned"), "undurable");
         self.seen.lock().expect("not poisoned").extend(batch);
         self.lets.acquire().await.expect("never closed").forget();
         let lets_slow = self.lets_slow.clone();
@@ -53,6 +58,7 @@ impl TakeIn for Recorder {
             if slow {
                 lets_slow.acquire().await.expect("never closed").forget();
             }
+            if undurable && !again { Err(Undurable) } else { Ok(()) }
         })
     }
 

@@ -1,6 +1,8 @@
 //! The batches that the intake has of a session: first in line to be decided, one after the other, then waiting to be
-//! durable. They leave in the order in which they came, and a batch that takes too long is given up with all behind it,
-//! so that it is not tried on while a successor has it.
+//! durable. They leave in the order in which they came. A batch that takes too long is given up with all behind it: it is
+//! not tried on while a successor has it, and what came later is not decided before it.
+//!
+//! The simulation runs this too, so it knows no time but tokio's, and what is ready at once has an order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::domain::envelope::Received;
-use crate::ports::{Durable, TakeIn};
+use crate::ports::{Durable, TakeIn, Undurable};
 
 /// Batches that the intake has at most before they are decided: one that is, and the next, which it reads meanwhile.
 const UNDECIDED: usize = 2;
@@ -19,8 +21,8 @@ const UNDECIDED: usize = 2;
 /// Batches in the hands of the intake, each known by a `T`.
 pub struct Batches<T> {
     undecided: FuturesOrdered<BoxFuture<'static, (T, Durable)>>,
-    /// As many as the prefetch allows; `None` for one that took too long.
-    decided: FuturesOrdered<BoxFuture<'static, Option<T>>>,
+    /// As many as the prefetch allows.
+    decided: FuturesOrdered<BoxFuture<'static, Next<T>>>,
     /// How long a batch may take to be decided, and then to be durable; `None`: for ever.
     patience: Option<Duration>,
     /// When the first of `undecided` had its turn: that the one before it took long is not its fault.
@@ -34,8 +36,10 @@ pub enum Next<T> {
     Decided,
     /// It, and all before it, may be acknowledged.
     Durable(T),
-    /// It took too long.
+    /// It took too long. It is given up, with all behind it.
     Overdue,
+    /// Nobody knows what of it is written. It is given up, with all behind it.
+    Undurable,
 }
 
 impl<T: Send + 'static> Batches<T> {
@@ -72,26 +76,34 @@ impl<T: Send + 'static> Batches<T> {
     /// Waits for what happens next; `None` if there is none. May be dropped at any time, and asked again.
     pub async fn next(&mut self) -> Option<Next<T>> {
         let overdue = self.patience.map(|patience| self.turn_since + patience);
-        tokio::select! {
+        let next = tokio::select! {
             biased;
             Some((which, durable)) = self.undecided.next() => {
                 self.turn_since = Instant::now();
-                self.decided.push_back(within(self.patience, durable.map(move |()| which)).boxed());
-                Some(Next::Decided)
+                self.decided.push_back(durable_within(self.patience, which, durable).boxed());
+                Next::Decided
             }
-            Some(durable) = self.decided.next() => Some(durable.map_or(Next::Overdue, Next::Durable)),
-            () = at(overdue), if !self.undecided.is_empty() => Some(Next::Overdue),
-            else => None,
-        }
+            Some(next) = self.decided.next() => next,
+            () = at(overdue), if !self.undecided.is_empty() => Next::Overdue,
+            else => return None,
+        };
+        Some(self.followed(next))
     }
 
-    /// The next in line if it is durable by now.
+    /// What the next in line came to, if it is no longer waited for.
     pub fn durable_now(&mut self) -> Option<Next<T>> {
-        let durable = self.decided.next().now_or_never()??;
-        Some(durable.map_or(Next::Overdue, Next::Durable))
+        let next = self.decided.next().now_or_never()??;
+        Some(self.followed(next))
     }
 
-    /// Drops all: what comes after a batch that was given up must not be decided before it.
+    fn followed(&mut self, next: Next<T>) -> Next<T> {
+        if matches!(next, Next::Overdue | Next::Undurable) {
+            self.give_up();
+        }
+        next
+    }
+
+    /// Drops all.
     pub fn give_up(&mut self) {
         *self = Self::new(self.patience);
     }
@@ -104,11 +116,15 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// What `work` gives, or `None` if it takes longer than `patience`, if there is a limit.
-async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
-    match patience {
-        None => Some(work.await),
-        Some(patience) => tokio::time::timeout(patience, work).await.ok(),
+async fn durable_within<T>(patience: Option<Duration>, which: T, durable: Durable) -> Next<T> {
+    let durable = match patience {
+        None => Some(durable.await),
+        Some(patience) => tokio::time::timeout(patience, durable).await.ok(),
+    };
+    match durable {
+        None => Next::Overdue,
+        Some(Ok(())) => Next::Durable(which),
+        Some(Err(Undurable)) => Next::Undurable,
     }
 }
 
@@ -120,14 +136,23 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An intake that has decided after so many seconds, and made durable after so many more.
+    /// An intake that has decided after so many seconds, and made durable after so many more; or which never will.
     struct Taking(u32, u32);
+
+    const NEVER: u32 = u32::MAX;
 
     #[async_trait]
     impl TakeIn for Taking {
         async fn take_in(&self, _: Vec<Received>) -> Durable {
-            tokio::time::sleep(SECOND * self.0).await;
-            Box::pin(tokio::time::sleep(SECOND * self.1))
+            let Self(decided, durable) = *self;
+            tokio::time::sleep(SECOND * decided).await;
+            Box::pin(async move {
+                if durable == NEVER {
+                    return Err(Undurable);
+                }
+                tokio::time::sleep(SECOND * durable).await;
+                Ok(())
+            })
         }
 
         async fn able(&self) {}
@@ -141,11 +166,7 @@ mod tests {
     async fn ends(batches: &mut Batches<u32>) -> Vec<Next<u32>> {
         let mut ends = Vec::new();
         while let Some(next) = batches.next().await {
-            let over = next == Next::Overdue;
             ends.push(next);
-            if over {
-                batches.give_up();
-            }
         }
         ends
     }
@@ -173,14 +194,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_takes_too_long_is_given_up_with_all_behind_it() {
-        for (first, then) in [((11, 0), vec![]), ((0, 11), vec![Next::Decided, Next::Decided])] {
+    async fn what_can_not_be_waited_for_is_given_up_with_all_behind_it() {
+        let decided = || vec![Next::Decided, Next::Decided];
+        let cases = [
+            (Taking(11, 0), vec![Next::Overdue]),
+            (Taking(0, 11), [decided(), vec![Next::Overdue]].concat()),
+            (Taking(0, NEVER), vec![Next::Decided, Next::Undurable]),
+            (Taking(2, NEVER), [decided(), vec![Next::Undurable]].concat()),
+        ];
+        for (first, expected) in cases {
             let mut batches = Batches::new(Some(SECOND * 10));
-            add(&mut batches, 1, Taking(first.0, first.1));
+            add(&mut batches, 1, first);
             add(&mut batches, 2, Taking(1, 0));
-            let expected = [then, vec![Next::Overdue]].concat();
             assert_eq!(ends(&mut batches).await, expected);
-            assert!(batches.are_none());
         }
     }
 

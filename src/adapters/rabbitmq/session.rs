@@ -5,6 +5,7 @@
 //! on another: what a lost channel held comes again. The intake decides batches one after the other, but while one is
 //! decided the next is read, and several may wait to be durable; acknowledgements keep their order.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use super::subscribing::Subscribing;
 use super::topology::{self, short};
 use super::{fault, link, wire};
 use crate::domain::envelope::Received;
-use crate::ports::{BrokerError, Clock, TakeIn};
+use crate::ports::{BrokerError, Clock, TakeIn, Undurable};
 
 /// Bytes of one batch's bodies: they may be large, a batch is one transaction, and the intake copies them.
 const BATCH_BYTES: usize = 4 << 20;
@@ -64,11 +65,12 @@ pub(super) struct Session<'a> {
     events: Events,
     /// What has come since the latest batch was handed over.
     batch: Batch,
-    /// Came too large for the batch before it.
-    ahead: Option<Delivery>,
+    /// What has come and does not fit into the batch.
+    ahead: VecDeque<Delivery>,
     /// What the intake has, each by the tag of its last delivery.
     batches: Batches<u64>,
-    /// The broker has cancelled the consumer: the queue may be gone, and what has come would not come again.
+    /// The broker has cancelled the consumer, which did not just end with its channel: the queue may be gone, and what has
+    /// come would not come again.
     cancelled: bool,
     watch: Watchdog,
     /// Another consumer was there first: this one gets nothing until that is gone.
@@ -109,7 +111,7 @@ impl<'a> Session<'a> {
             consumer,
             events,
             batch: Batch::default(),
-            ahead: None,
+            ahead: VecDeque::new(),
             batches,
             cancelled: false,
             watch: Watchdog::of(alone),
@@ -128,6 +130,7 @@ impl<'a> Session<'a> {
             End::Shutdown => self.finish(true).await,
             End::Lost(why) => {
                 self.terms.health.connecting(why.as_str());
+                self.gather_rest();
                 while self.cancelled && self.has_gathered() {
                     self.finish(false).await;
                     self.hand_over();
@@ -145,7 +148,7 @@ impl<'a> Session<'a> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.hand_over();
-            let has_room = self.ahead.is_none() && !self.batch.is_full(self.terms.options.batch);
+            let has_room = self.ahead.is_empty() && !self.batch.is_full(self.terms.options.batch);
             let end = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
@@ -178,12 +181,12 @@ impl<'a> Session<'a> {
     /// Drops all that is not durable.
     fn give_up(&mut self) {
         self.batch = Batch::default();
-        self.ahead = None;
+        self.ahead.clear();
         self.batches.give_up();
     }
 
     fn has_gathered(&self) -> bool {
-        self.ahead.is_some() || !self.batch.events.is_empty()
+        !self.ahead.is_empty() || !self.batch.events.is_empty()
     }
 
     /// Closes in bounded time. Closing, and not cancelling first, gives back the rest and the place as the
@@ -203,13 +206,13 @@ impl<'a> Session<'a> {
             }
             match next {
                 Some(Ok(delivery)) if !self.batch.takes(delivery.data.len()) => {
-                    self.ahead = Some(delivery);
+                    self.ahead.push_back(delivery);
                     return None;
                 }
                 Some(Ok(delivery)) => self.batch.add(delivery, self.terms.clock.now()),
                 Some(Err(error)) => return Some(End::Lost(fault::words(&error))),
                 None => {
-                    self.cancelled = true;
+                    self.cancelled = self.channel.status().connected();
                     let why = "the broker cancelled the consumer (the queue was deleted or moved)";
                     return Some(End::Lost(why.into()));
                 }
@@ -221,46 +224,66 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Keeps what has come of a session that has ended, and finds out whether the broker has cancelled the consumer:
+    /// something else may have been seen first.
+    fn gather_rest(&mut self) {
+        loop {
+            match self.consumer.next().now_or_never() {
+                Some(Some(Ok(delivery))) => self.ahead.push_back(delivery),
+                Some(None) => return self.cancelled = self.channel.status().connected(),
+                Some(Some(Err(_))) | None => return,
+            }
+        }
+    }
+
     /// Hands the batch over where the intake has nothing else to decide, or where it is large enough to be read
     /// while another is decided: of many small ones each would cost a transaction.
     fn hand_over(&mut self) {
         let most = self.terms.options.batch;
-        let is_large = self.ahead.is_some() || self.batch.is_full(most.div_ceil(2));
+        let is_large = !self.ahead.is_empty() || self.batch.is_full(most.div_ceil(2));
         let is_wanted = self.batches.are_decided() || (self.batches.have_room() && is_large);
         if self.batch.events.is_empty() || !is_wanted {
             return;
         }
         let Batch { events, last, .. } = std::mem::take(&mut self.batch);
-        if let Some(delivery) = self.ahead.take() {
+        while let Some(delivery) = self
+            .ahead
+            .pop_front_if(|delivery| !self.batch.is_full(most) && self.batch.takes(delivery.data.len()))
+        {
             self.batch.add(delivery, self.terms.clock.now());
         }
         self.batches.add(last, events, self.terms.intake);
     }
 
-    /// Acknowledges a batch that is durable, with those behind it that are; or says that one took too long.
+    /// Acknowledges a batch that is durable, with those behind it that are; or says why one is given up.
     async fn follow(&mut self, next: Next<u64>) -> Option<End> {
-        let mut last = match next {
-            Next::Decided => return None,
-            Next::Overdue => return Some(self.given_up()),
-            Next::Durable(last) => last,
-        };
-        let mut is_overdue = false;
-        while !is_overdue && let Some(next) = self.batches.durable_now() {
+        let Next::Durable(mut last) = next else { return self.given_up(&next) };
+        let mut end = None;
+        while end.is_none()
+            && let Some(next) = self.batches.durable_now()
+        {
             match next {
                 Next::Durable(next) => last = next,
-                _ => is_overdue = true,
+                next => end = self.given_up(&next),
             }
         }
         let acked = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
         match link::answer("acknowledging", acked).await {
             Err(error) => Some(End::Lost(error.to_string())),
-            Ok(()) => is_overdue.then(|| self.given_up()),
+            Ok(()) => end,
         }
     }
 
-    fn given_up(&self) -> End {
-        let patience = self.terms.options.yield_after.unwrap_or_default();
-        End::Yielded(format!("a batch could not be made durable within {} s", patience.as_secs_f64()))
+    fn given_up(&self, next: &Next<u64>) -> Option<End> {
+        let why = match next {
+            Next::Decided | Next::Durable(_) => return None,
+            Next::Overdue => {
+                let patience = self.terms.options.yield_after.unwrap_or_default();
+                format!("a batch could not be made durable within {} s", patience.as_secs_f64())
+            }
+            Next::Undurable => Undurable.to_string(),
+        };
+        Some(End::Yielded(why))
     }
 
     /// Asks the queue whether events wait although this consumer is idle.

@@ -1,5 +1,7 @@
 //! Taking events in, and what ends a session.
 
+use std::time::Duration;
+
 use super::*;
 
 #[tokio::test]
@@ -97,6 +99,60 @@ async fn a_session_that_ends_while_the_store_is_broken_is_followed_by_another() 
     broker.publish("monitor.acme.1", "after", b"{}").await;
     worker.sees("after").await;
     worker.intake.lets.add_permits(1);
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+/// Deciding it would tell producers of a malformed event twice, and come to nothing else.
+#[tokio::test]
+async fn what_a_lost_session_had_only_gathered_is_left_to_the_next() {
+    let broker = Broker::fresh().await;
+    let proxy = Proxy::before(broker.host_and_port()).await;
+    let worker = Worker::start(broker.options_by(&broker.url_by(&proxy.address)), 0);
+    broker.publish("monitor.acme.1", "decided", b"{}").await;
+    worker.sees("decided").await;
+    broker.publish("monitor.acme.1", "gathered", b"{}").await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.make_broker_close_the_channel().await;
+    eventually("the loss is noticed", async || worker.health.verdict().err()).await;
+    worker.intake.lets.add_permits(Semaphore::MAX_PERMITS / 2);
+    worker.sees("gathered").await;
+    assert_eq!(worker.ids(), ["decided", "decided", "gathered"]);
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+/// Nothing of it would come again.
+#[tokio::test]
+async fn what_has_come_of_a_queue_that_is_deleted_is_taken_in() {
+    for batch in [1, 100] {
+        let broker = Broker::fresh().await;
+        let worker = Worker::start(BrokerOptions { batch, ..broker.options() }, 0);
+        for id in ["m-0", "m-1", "m-2", "m-3", "m-4"] {
+            broker.publish("monitor.acme.1", id, b"{}").await;
+            broker.depth_becomes(&broker.topology.queue, 0).await;
+        }
+        worker.sees("m-0").await;
+        broker.delete_queue(&broker.topology.queue).await;
+        eventually("the loss is noticed", async || worker.health.verdict().err()).await;
+        worker.intake.lets.add_permits(Semaphore::MAX_PERMITS / 2);
+        worker.sees("m-4").await;
+        assert_eq!(worker.ids(), ["m-0", "m-1", "m-2", "m-3", "m-4"], "batches of {batch}");
+        worker.is_ready().await;
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nobody_knows_what_is_written_comes_again() {
+    let broker = Broker::fresh().await;
+    let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "undurable", b"{}").await;
+    let twice = ["undurable", "undurable"];
+    eventually("it comes again", async || (worker.ids() == twice).then_some(())).await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
     worker.stop().await;
     broker.depth_becomes(&broker.topology.queue, 0).await;
 }

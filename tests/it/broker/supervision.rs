@@ -131,13 +131,16 @@ async fn of_workers_that_start_at_the_same_moment_one_says_that_it_consumes() {
 
 /// As if one had frozen in the middle of it.
 #[tokio::test]
-async fn a_turn_to_subscribe_that_another_never_ends_is_not_waited_for_long() {
+async fn who_never_ends_subscribing_is_not_waited_for_long() {
     let broker = Broker::fresh().await;
     let log = Log::catch();
     let other = broker.connection().create_channel().await.expect("a channel");
     let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
-    let turn = format!("{}.subscribing", broker.topology.queue);
-    other.queue_declare(turn.as_str().into(), exclusive, FieldTable::default()).await.expect("declared");
+    let subscribing = format!("{}.subscribing", broker.topology.queue);
+    other
+        .queue_declare(subscribing.as_str().into(), exclusive, FieldTable::default())
+        .await
+        .expect("declared");
     let worker = Worker::start(broker.options(), Semaphore::MAX_PERMITS);
     worker.is_ready().await;
     broker.publish("monitor.acme.1", "m-1", b"{}").await;

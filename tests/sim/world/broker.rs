@@ -137,8 +137,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
                     tokio::time::sleep(wait).await;
                 }
             }
-            Some(Next::Overdue) => {
-                batches.give_up();
+            Some(Next::Overdue | Next::Undurable) => {
                 give_up(&world, &life, &intake, latest.unwrap_or_default()).await;
             }
         }
@@ -150,7 +149,7 @@ pub async fn consume(world: Arc<World>, life: Arc<Life>, intake: Intake, stop: S
 async fn finish(world: &World, life: &Life, batches: &mut Batches<Delivered>, acknowledging: bool) {
     while let Some(next) = batches.next().await {
         match next {
-            Next::Overdue => batches.give_up(),
+            Next::Overdue | Next::Undurable => {}
             Next::Decided => world.lock().ledger.batch_received(life.number),
             Next::Durable(delivered) => {
                 if acknowledging {

@@ -107,7 +107,7 @@ async fn found(client: &deadpool_postgres::Client) -> Done<Option<i64>> {
 /// afterwards, since its statements may take as long as they need: indexes are built of all that is kept.
 async fn migrate(link: &Link, client: Object, keys: &Keys) -> Done<()> {
     let mut client = Object::take(client);
-    client.batch_execute("SET statement_timeout = 0").await?;
+    link.once(async { Ok(client.batch_execute("SET statement_timeout = 0").await?) }).await?;
     // The decision lock, held by the session: migrations are transactions of their own.
     client.query_one("SELECT pg_advisory_lock($1)", &[&keys.decisions]).await?;
     let done = embedded::migrations::runner().set_grouped(true).run_async(&mut *client).await;

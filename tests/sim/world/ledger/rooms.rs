@@ -52,9 +52,9 @@ impl Ledger {
         (held_for < self.plan.lease.as_micros().cast_signed()).then_some(held_for)
     }
 
-    pub(super) fn held(&mut self, life: usize, line: &RoomLine, now: Timestamp) {
+    pub(super) fn held(&mut self, life: usize, line: &RoomLine, since: Timestamp) {
         let (claim, room) = (line.claim, line.room.clone());
-        let holder = Holder { life, claim, since: now, held: true, revision: self.revision };
+        let holder = Holder { life, claim, since, held: true, revision: self.revision };
         self.holders.insert(room.clone(), holder);
         self.claims.insert((life, room), claim);
     }
