@@ -19,8 +19,8 @@ pub async fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<()> 
     let entries = store.explain(&EventId::new(&args.event_id)).await?;
     let Some(first) = entries.first() else {
         bail!(
-            "event {:?} is not in the journal: it was never seen, no integration wanted it (`simulate` says why), \
-             it could not be read (`dead-letters list --each --event {}` shows its letter), or it is older than {} \
+            "event {:?} is not in the journal: it was never seen, or waits in the broker still (`check` says how many \
+             do), no integration wanted it (`simulate` says why), it could not be read (`dead-letters list --each --event {}` shows its letter), or it is older than {} \
              (journal.keep)",
             args.event_id,
             as_argument(&args.event_id),

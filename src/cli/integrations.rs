@@ -32,8 +32,15 @@ pub async fn run(verb: IntegrationsVerb, settings: &Settings) -> anyhow::Result<
         IntegrationsVerb::Remove(args) => remove(&parts, &args, now).await,
         IntegrationsVerb::Pause(args) => {
             let id = existing_id(&args.id)?;
+            let pending = find(&parts, &id).await?.pending;
             parts.store.pause(&id, now).await.map_err(refused)?;
             say(&format!("{id} is paused; events for it are suppressed until `integrations resume {id}`"));
+            if pending > 0 {
+                say(&format!(
+                    "{} of it that waited ended as suppressed (integration-paused)",
+                    message::count(pending, "notification", "notifications")
+                ));
+            }
             Ok(())
         }
         IntegrationsVerb::Resume(args) => resume(&parts, &existing_id(&args.id)?).await,

@@ -190,3 +190,14 @@ fn store_urls() {
         assert!(matches!(settings.store.url, StoreUrl::Sqlite(found) if found == Path::new(path)), "{text}");
     }
 }
+
+#[test]
+fn a_misspelt_level_is_no_module() {
+    for level in ["info", "WARN", "off", "info,hyper=debug", "hipchat_notifier::worker=trace"] {
+        assert_eq!(load(&[("NOTIFIER__LOG__LEVEL", level)]).unwrap().log.level, level);
+    }
+    for level in ["inof", "info,loud", "hyper"] {
+        let fault = one_fault(&[("NOTIFIER__LOG__LEVEL", level)]);
+        assert!(fault.contains("is no level") && fault.contains("write error, warn, info"), "{fault}");
+    }
+}

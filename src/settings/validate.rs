@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::forms::{amqp_url, bearer, key, link_template, peer, proxy_url, store_url};
 use super::reader::Reader;
@@ -331,6 +332,13 @@ fn log(r: &mut Reader) -> Option<LogSettings> {
         "log.level",
         "write error, warn, info, debug or trace, or directives like \"info,hipchat_notifier::worker=debug\"",
         |text| {
+            // To the filter a lone word is a module, of which all is told, and nothing of any other: a misspelt level
+            // would silence the worker.
+            let is_level = |word: &&str| word.parse::<LevelFilter>().is_ok();
+            let mut words = text.split(',').filter(|one| !one.contains(['=', '[']));
+            if let Some(word) = words.find(|word| !is_level(word)) {
+                return Err(format!("{word:?} is no level (of a module alone write \"{word}=trace\")"));
+            }
             EnvFilter::try_new(text)
                 .map(|_| text.to_owned())
                 .map_err(|_| "not a level and not directives".to_owned())

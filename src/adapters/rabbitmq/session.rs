@@ -201,6 +201,13 @@ impl<'a> Session<'a> {
         let mut next = first;
         loop {
             if let Some(Ok(_)) = next {
+                if !self.watch.active {
+                    let broker = self.terms.address.to_string();
+                    tracing::info!(
+                        broker,
+                        "taking in events from RabbitMQ, since the worker that did is gone"
+                    );
+                }
                 self.watch.delivered();
                 self.terms.health.set(SessionState::Consuming);
             }
@@ -213,7 +220,8 @@ impl<'a> Session<'a> {
                 Some(Err(error)) => return Some(End::Lost(fault::words(&error))),
                 None => {
                     self.cancelled = self.channel.status().connected();
-                    let why = "the broker cancelled the consumer (the queue was deleted or moved)";
+                    let why = "the broker cancelled the consumer: the queue has another leader now; or it was \
+                               deleted, and what waited in it is gone";
                     return Some(End::Lost(why.into()));
                 }
             }
@@ -286,13 +294,21 @@ impl<'a> Session<'a> {
         Some(End::Yielded(why))
     }
 
-    /// Asks the queue whether events wait although this consumer is idle.
+    /// Asks the queue whether events wait although this consumer is idle, and whether the way into it still stands. The
+    /// next session declares what is missing.
     async fn look(&mut self) -> Option<String> {
         if self.has_gathered() || !self.batches.are_none() {
             // It may be all that the prefetch allows.
             self.watch.delivered();
         }
-        match count(&self.side, &self.terms.options.topology.queue).await {
+        let topology = &self.terms.options.topology;
+        let found = async {
+            let standing = count(&self.side, &topology.queue).await?;
+            // Without exchange or bindings nothing comes, and nobody but the producers would know.
+            topology::look(&self.side, topology).await?;
+            Ok::<_, BrokerError>(standing)
+        };
+        match found.await {
             Err(error) => Some(error.to_string()),
             Ok(standing) => self.watch.starved(standing.messages).then(|| {
                 format!("{} events wait, but none is delivered to the active consumer", standing.messages)

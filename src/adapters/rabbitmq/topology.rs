@@ -176,6 +176,31 @@ pub(super) async fn missing<'t>(
     Ok(missing)
 }
 
+/// Looks whether the exchange that producers publish to still stands, and binds the work queue to it again, since nobody
+/// can be asked whether it is bound. A refusal closes the channel.
+///
+/// # Errors
+/// Names the exchange if it is gone.
+pub(super) async fn look(channel: &Channel, topology: &Topology) -> Result<(), BrokerError> {
+    let Topology { exchange, queue, .. } = topology;
+    let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
+    let asked =
+        channel.exchange_declare(short(exchange)?, ExchangeKind::default(), passive, FieldTable::default());
+    link::answer(&format!("looking for the exchange '{exchange}'"), asked).await?;
+    for key in BINDINGS {
+        let bound = channel.queue_bind(
+            short(queue)?,
+            short(exchange)?,
+            short(key)?,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        link::answer(&format!("binding queue '{queue}' to exchange '{exchange}' with '{key}'"), bound)
+            .await?;
+    }
+    Ok(())
+}
+
 async fn exchange(connection: &Connection, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
     let channel = link::channel(connection).await?;

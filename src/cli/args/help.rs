@@ -77,7 +77,8 @@ Examples:
 
 pub const INTEGRATIONS_APPLY: &str = "\
 All of the file is applied, or, if anything in it is wrong, nothing: every fault is listed with its line, and the \
-exit code is 78. A room URL that changes lifts a suspension. A file that names no integration is a fault, unless it \
+exit code is 78. A room URL that changes lifts a suspension; a pause by `pause` is lifted where the file does not \
+say paused = true. A file that names no integration is a fault, unless it \
 says integrations = [].
 
 Examples:
@@ -111,7 +112,7 @@ Example:
 
 pub const EXPLAIN: &str = "\
 Of what is pending it says what that waits for, and until when. An id that is not in the journal exits 1: it was \
-never seen, no integration wanted it, it could not be read and is a dead letter, or it is older than journal.keep.
+never seen, or waits in the broker still, no integration wanted it, it could not be read and is a dead letter, or it is older than journal.keep.
 
 Examples:
   hipchat-notifier explain 5852-run-1
@@ -129,7 +130,8 @@ Examples:
     --output json - < events.jsonl";
 
 pub const DEAD_LETTERS: &str = "\
-Looking never removes a letter. `replay` and `discard` show the count first and want --yes.
+Looking never removes a letter. `replay` and `discard` show the count first and want --yes; without an id and without \
+a filter they mean all letters.
 
 Examples:
   hipchat-notifier dead-letters list

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hipchat_notifier::adapters::rabbitmq::SessionState;
+use hipchat_notifier::adapters::rabbitmq::{SessionState, Topology};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -102,6 +102,8 @@ async fn a_worker_that_stands_by_is_not_taken_for_a_starved_one() {
     broker.publish("monitor.acme.1", "m-3", b"{}").await;
     standby.sees("m-3").await;
     assert_eq!(standby.health.state(), SessionState::Consuming);
+    let taken_over = "taking in events from RabbitMQ, since the worker that did is gone";
+    assert_eq!(log.text().matches(taken_over).count(), 1, "{}", log.text());
     standby.intake.lets.add_permits(1);
     broker.depth_becomes(&broker.topology.queue, 0).await;
     standby.stop().await;
@@ -171,4 +173,28 @@ async fn attempts_at_a_mute_broker_leave_nothing_behind() {
         (worker.threads("lapin-io-loop") <= 1).then_some(())
     })
     .await;
+}
+
+/// Somebody has deleted it, or what binds the queue to it; the session itself notices neither.
+#[tokio::test]
+async fn an_exchange_that_is_deleted_and_a_binding_are_made_again() {
+    let broker = Broker::fresh().await;
+    let options = BrokerOptions { look_every: Duration::from_millis(200), ..broker.options() };
+    let worker = Worker::start(options, Semaphore::MAX_PERMITS);
+    worker.is_ready().await;
+    let Topology { exchange, queue, .. } = &broker.topology;
+    let channel = broker.connection().create_channel().await.expect("a channel");
+    let (name, queue) = (exchange.as_str().into(), queue.as_str().into());
+    channel.queue_unbind(queue, name, "monitor.#".into(), FieldTable::default()).await.expect("unbound");
+    // Several looks.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    broker.publish("monitor.acme.1", "m-1", b"{}").await;
+    worker.sees("m-1").await;
+    let name = exchange.as_str().into();
+    channel.exchange_delete(name, Default::default()).await.expect("deleted");
+    eventually("it is missed", async || worker.health.verdict().err()).await;
+    worker.is_ready().await;
+    broker.publish("monitor.acme.1", "m-2", b"{}").await;
+    worker.sees("m-2").await;
+    worker.stop().await;
 }

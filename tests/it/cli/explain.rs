@@ -221,9 +221,9 @@ async fn an_id_that_is_not_known_exits_1_and_says_why_that_may_be() {
         assert_eq!(
             ran.complaint(1),
             format!(
-                "event {id:?} is not in the journal: it was never seen, no integration wanted it (`simulate` says why), \
-                 it could not be read (`dead-letters list --each --event {argument}` shows its letter), or it is older \
-                 than 7d (journal.keep)"
+                "event {id:?} is not in the journal: it was never seen, or waits in the broker still (`check` says how \
+                 many do), no integration wanted it (`simulate` says why), it could not be read (`dead-letters list \
+                 --each --event {argument}` shows its letter), or it is older than 7d (journal.keep)"
             )
         );
     }

@@ -213,12 +213,25 @@ async fn pause_resume_and_remove_reach_a_running_worker() {
     assert_eq!(lab.outcomes("resumed").await[0].1, "sent");
 
     lab.rooms.fail(json!([{"kind": "status", "status": 503}])).await;
-    publish("waiting").await;
-    eventually("it waits", async || {
-        let ran = lab.run(&["explain", "waiting", "--output", "json"]).await;
-        (ran.code == Some(0) && ran.json()["outcomes"][0]["outcome"] == "pending").then_some(())
-    })
-    .await;
+    let waits = async |id: &str| {
+        publish(id).await;
+        eventually(&format!("{id} waits"), async || {
+            let ran = lab.run(&["explain", id, "--output", "json"]).await;
+            (ran.code == Some(0) && ran.json()["outcomes"][0]["outcome"] == "pending").then_some(())
+        })
+        .await;
+    };
+    waits("paused-meanwhile").await;
+    assert_eq!(
+        lab.run(&["integrations", "pause", "runs"]).await.done(),
+        "runs is paused; events for it are suppressed until `integrations resume runs`\n\
+         1 notification of it that waited ended as suppressed (integration-paused)\n"
+    );
+    changes("it is paused again", 3).await;
+    assert_eq!(lab.outcomes("paused-meanwhile").await, expected("suppressed", "integration-paused"));
+    assert_eq!(lab.run(&["integrations", "resume", "runs"]).await.done(), "runs is active\n");
+    changes("it is resumed again", 4).await;
+    waits("waiting").await;
     assert_eq!(
         lab.run(&["integrations", "remove", "runs"]).await.complaint(1),
         "runs has 1 pending notification, which would end as suppressed; add --yes to remove it"
