@@ -180,7 +180,8 @@ fn without_markup(text: &str) -> String {
     let (mut plain, mut rest) = (String::new(), text);
     while let Some(c) = rest.chars().next() {
         let after = &rest[c.len_utf8()..];
-        let numbered = [("&#x", 16, 6), ("&#", 10, 7), ("\\u", 16, 4), ("\\U", 16, 8), ("\\x", 16, 2)];
+        let numbered =
+            [("&#x", 16, 6), ("&#X", 16, 6), ("&#", 10, 7), ("\\u", 16, 4), ("\\U", 16, 8), ("\\x", 16, 2)];
         let number = numbered.iter().find_map(|(begin, base, most)| {
             let digits = rest.strip_prefix(begin)?;
             let count = digits.chars().take(*most).take_while(|c| c.is_digit(*base)).count();
