@@ -248,18 +248,18 @@ impl<'a> Session<'a> {
     /// while another is decided: of many small ones each would cost a transaction.
     fn hand_over(&mut self) {
         let most = self.terms.options.batch;
-        let is_large = !self.ahead.is_empty() || self.batch.is_full(most.div_ceil(2));
-        let is_wanted = self.batches.are_decided() || (self.batches.have_room() && is_large);
-        if self.batch.events.is_empty() || !is_wanted {
-            return;
-        }
-        let Batch { events, last, .. } = std::mem::take(&mut self.batch);
         while let Some(delivery) = self
             .ahead
             .pop_front_if(|delivery| !self.batch.is_full(most) && self.batch.takes(delivery.data.len()))
         {
             self.batch.add(delivery, self.terms.clock.now());
         }
+        let is_large = !self.ahead.is_empty() || self.batch.is_full(most.div_ceil(2));
+        let is_wanted = self.batches.are_decided() || (self.batches.have_room() && is_large);
+        if self.batch.events.is_empty() || !is_wanted {
+            return;
+        }
+        let Batch { events, last, .. } = std::mem::take(&mut self.batch);
         self.batches.add(last, events, self.terms.intake);
     }
 

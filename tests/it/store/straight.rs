@@ -4,7 +4,9 @@
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::pacing::Budget;
 use hipchat_notifier::domain::reason::Belief;
-use hipchat_notifier::ports::{ClaimTerms, IntakeChanges, Retry, Settled, Then, TokenCalls, Transition};
+use hipchat_notifier::ports::{
+    ClaimTerms, IntakeChanges, Retry, RoomLine, Settled, Then, TokenCalls, Transition,
+};
 
 use super::lab::*;
 
@@ -24,6 +26,12 @@ fn two(first: IntakeChanges, second: IntakeChanges) -> IntakeChanges {
         streaks: [first.streaks, second.streaks].concat(),
         ..IntakeChanges::default()
     }
+}
+
+/// An attempt at millisecond 2 that got no answer.
+fn unanswered(line: &RoomLine) -> Transition {
+    let (status, detail) = (None, "no answer".into());
+    Transition::Attempted { seqs: seqs(line), at: at(2), status, detail, plain_next: false }
 }
 
 async fn written(desk: &Desk, taken: &Taken) {
@@ -154,14 +162,7 @@ pub async fn it_keeps_its_place_among_those_of_its_batch(lab: &dyn Lab) {
     verb.apply(vec![definition("a", "2", "ta")], hipchat_notifier::ports::ManagedBy::Operator, at(1))
         .await
         .unwrap();
-    let failed = Transition::Attempted {
-        seqs: seqs(line),
-        at: at(2),
-        status: None,
-        detail: "no answer".into(),
-        plain_next: false,
-    };
-    assert_eq!(desk.settle(line, 2, vec![failed], RELEASE).await, Settled::Applied);
+    assert_eq!(desk.settle(line, 2, vec![unanswered(line)], RELEASE).await, Settled::Applied);
     let lines = desk.claim(3).await;
     let of_two = lines.iter().find(|line| line.room == room("2")).expect("the room");
     assert_eq!(ids(of_two), ["e1", "e3"]);
@@ -241,14 +242,7 @@ pub async fn a_change_of_its_integration_meanwhile_counts(lab: &dyn Lab) {
         .await
         .unwrap();
     for line in &taken.lines {
-        let failed = Transition::Attempted {
-            seqs: seqs(line),
-            at: at(2),
-            status: None,
-            detail: "no answer".into(),
-            plain_next: false,
-        };
-        assert_eq!(desk.settle(line, 2, vec![failed], RELEASE).await, Settled::Applied);
+        assert_eq!(desk.settle(line, 2, vec![unanswered(line)], RELEASE).await, Settled::Applied);
     }
     assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
     let line = desk.claim_one(3).await;
