@@ -147,7 +147,7 @@ pub struct Straight {
     pub now: Timestamp,
     /// Whether a room may be told straight, since its server answers at once: the batch waits for it.
     pub is_quick: Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>,
-    /// Takes a held room with one notification, to be told and settled as any other. Called inside the store's
+    /// Takes a held room with one notification, to be told and settled as any other. May be called inside the store's
     /// transaction, so it must be quick.
     pub hand: Arc<dyn Fn(RoomLine) + Send + Sync>,
 }
@@ -211,7 +211,7 @@ pub type AtWork = Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Applied,
-    /// Applied, and the room is at rest: it was told straight from intake, and nothing has come for it since.
+    /// Applied, and the room was given back and is at rest: nothing waits in it.
     AtRest,
     /// The claim had lapsed and another has claimed the room since, or the room was given back: nothing was
     /// changed. A lapsed claim that nobody has followed still holds. Whoever gets this must not post
@@ -280,14 +280,15 @@ pub trait Store: Send + Sync {
     /// transaction. When this returns, the batch is durable and may be acknowledged.
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError>;
 
-    /// As [`Store::take_in`], but a notification may be handed to `straight` instead of being written, as a held
-    /// room: if its room is idle and within its budgets, if it is all that becomes of its event, and if nothing else of
-    /// the batch is for that room or that integration. Its outcome is then the only write, and comes with what else
-    /// the event changes. What the receipt says is durable but for that: the event must not be acknowledged before
-    /// [`Store::written`] returns, and if the worker dies it comes again, as if it had never been taken in.
+    /// As [`Store::take_in`], but a notification may be handed to `straight`, as a held room: if its room is idle and
+    /// within its budgets, if it is all that becomes of its event, and if nothing else of the batch is for that room or
+    /// that integration. It is told and settled as any other, without a claim of its room. By default none is.
     ///
-    /// Whatever else touches the event, its room or its integration meanwhile has it written down first, as pending
-    /// and its room as held; so order, once-ness and decisions are those of `take_in`. A store may always do just that.
+    /// A store that other workers use too writes it down first, as pending and its room as held. One that is this
+    /// process's alone need not: then its outcome is the only write, and comes with what else the event changes. What the
+    /// receipt says is durable but for that: the event must not be acknowledged before [`Store::written`] returns, and if
+    /// the worker dies it comes again, as if it had never been taken in. Whatever else touches the event, its room or its
+    /// integration meanwhile has it written down first; so order, once-ness and decisions are those of `take_in`.
     async fn take_in_telling(
         &self,
         query: IntakeQuery,

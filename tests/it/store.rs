@@ -64,11 +64,29 @@ macro_rules! conformance {
                 secrets_come_back_and_stay_hidden;
         );
     };
-    // Of a store that hands out what it need not write first.
+    // Of a store that hands rooms out at intake.
     (straight $backend:ident, $lab:expr) => {
         conformance!(@cases $backend, $lab,
-            straight: the_outcome_is_the_only_write, who_dies_meanwhile_has_taken_nothing_in, what_takes_long_is_written_down_and_its_room_stays_held, who_stops_waiting_for_what_takes_long_changes_nothing, what_fails_waits_as_any_other, who_comes_later_comes_behind_it, it_keeps_its_place_among_those_of_its_batch, only_an_idle_and_open_room_and_what_stands_alone_is_told_straight, a_token_is_not_overdrawn_by_what_is_handed_out, a_room_that_gets_more_meanwhile_is_not_claimed_twice, a_change_of_its_integration_meanwhile_counts,
-                who_is_moved_meanwhile_is_told_anew_what_fails, who_is_paused_meanwhile_was_told_all_the_same;
+            straight: what_fails_waits_as_any_other, who_comes_later_comes_behind_it,
+                it_keeps_its_place_among_those_of_its_batch,
+                only_an_idle_and_open_room_and_what_stands_alone_is_told_straight,
+                a_token_is_not_overdrawn_by_what_is_handed_out, a_room_that_gets_more_meanwhile_is_not_claimed_twice,
+                a_change_of_its_integration_meanwhile_counts, who_is_moved_meanwhile_is_told_anew_what_fails,
+                who_is_paused_meanwhile_was_told_all_the_same;
+        );
+    };
+    // Of one that need not write first what it hands out.
+    (unwritten $backend:ident, $lab:expr) => {
+        conformance!(@cases $backend, $lab,
+            straight: the_outcome_is_the_only_write, who_dies_meanwhile_has_taken_nothing_in,
+                what_takes_long_is_written_down_and_its_room_stays_held,
+                who_stops_waiting_for_what_takes_long_changes_nothing;
+        );
+    };
+    // Of one that writes it first, since others use it too.
+    (written $backend:ident, $lab:expr) => {
+        conformance!(@cases $backend, $lab,
+            straight: what_is_handed_out_is_written_and_its_room_is_held;
         );
     };
     (@cases $backend:ident, $lab:expr, $($area:ident: $($case:ident),+;)+) => {
@@ -84,7 +102,13 @@ macro_rules! conformance {
 }
 
 conformance!(on_sqlite, crate::store::sqlite::SqliteLab::new());
-conformance!(on_model, crate::store::model::ModelLab::default());
-conformance!(straight straight_on_sqlite, crate::store::sqlite::SqliteLab::new());
-conformance!(straight straight_on_model, crate::store::model::ModelLab::default());
+conformance!(on_model, crate::store::model::ModelLab::new());
 conformance!(on_postgres, crate::store::postgres::PostgresLab::new().await);
+conformance!(straight straight_on_sqlite, crate::store::sqlite::SqliteLab::new());
+conformance!(straight straight_on_model, crate::store::model::ModelLab::new());
+conformance!(straight straight_on_shared_model, crate::store::model::ModelLab::shared());
+conformance!(straight straight_on_postgres, crate::store::postgres::PostgresLab::new().await);
+conformance!(unwritten unwritten_on_sqlite, crate::store::sqlite::SqliteLab::new());
+conformance!(unwritten unwritten_on_model, crate::store::model::ModelLab::new());
+conformance!(written written_on_shared_model, crate::store::model::ModelLab::shared());
+conformance!(written written_on_postgres, crate::store::postgres::PostgresLab::new().await);

@@ -50,8 +50,13 @@ fn a_world_without_trouble_has_no_repeats() {
 #[test]
 fn sqlite_and_the_model_give_the_same_histories() {
     let on = |store| Options { trace: true, store, ..Options::default() };
+    // SQLite, which is one process's alone, never writes first what is told straight.
+    let alike = |seed: &u64| {
+        let plan = Plan::draw(*seed);
+        !(plan.shared && plan.straight)
+    };
     let tells_straight = |seed: &u64| run(*seed, Options::default()).figures.straight > 0;
-    for seed in (0..8).chain((8..).filter(tells_straight).take(4)) {
+    for seed in (0..12).filter(alike).chain((12..).filter(alike).filter(tells_straight).take(4)) {
         let (model, sqlite) = (run(seed, on(StoreKind::Model)), run(seed, on(StoreKind::Sqlite)));
         assert!(sqlite.faults.is_empty(), "seed {seed}: {:?}", sqlite.faults);
         for (n, (one, other)) in model.trace.iter().zip(&sqlite.trace).enumerate() {

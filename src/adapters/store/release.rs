@@ -5,7 +5,7 @@ use std::cmp::{max, min};
 use jiff::Timestamp;
 
 use super::rows::{micros, time};
-use crate::ports::{Settlement, Then};
+use crate::ports::{Settled, Settlement, Then};
 
 /// A held room's row, as far as settling looks at it.
 pub struct Held {
@@ -34,6 +34,13 @@ pub struct Next {
     pub due_at: Option<i64>,
     pub hold_until: Option<i64>,
     pub fresh_at: Option<i64>,
+}
+
+impl Next {
+    /// What became of the settlement that came to this.
+    pub fn settled(&self) -> Settled {
+        if self.due_at.is_none() { Settled::AtRest } else { Settled::Applied }
+    }
 }
 
 impl Held {

@@ -110,14 +110,14 @@ pub async fn a_lapsed_claim_is_fenced_off(lab: &dyn Lab) {
     late.state.expired_untold = 7;
     assert_eq!(desk.0.settle(late).await.unwrap(), Settled::LostClaim);
     assert_eq!(desk.fate("e1", "a").await, "pending failure");
-    assert_eq!(desk.settle(&new, 30_002, all_sent(&new, 30_002), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.settle(&new, 30_002, all_sent(&new, 30_002), RELEASE).await, Settled::AtRest);
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
 
     // A lapsed claim that nobody has followed still holds.
     desk.tell("e2", "a", 40_000).await;
     let line = desk.claim_one(40_000).await;
     assert_eq!(line.state.expired_untold, 0, "nothing of the late settlement was kept");
-    assert_eq!(desk.settle(&line, 90_000, all_sent(&line, 90_000), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.settle(&line, 90_000, all_sent(&line, 90_000), RELEASE).await, Settled::AtRest);
 }
 
 pub async fn rooms_that_are_at_work_are_passed_over(lab: &dyn Lab) {
@@ -424,5 +424,5 @@ pub async fn a_clock_that_is_set_back_twice_takes_no_room_from_its_holder(lab: &
     desk.tell("b1", "b", 50_000).await;
     let held = desk.claim_one(50_000).await;
     assert!(desk.claim(-20_000).await.is_empty(), "it is held");
-    assert_eq!(desk.settle(&held, -19_000, all_sent(&held, -19_000), RELEASE).await, Settled::Applied);
+    assert_eq!(desk.settle(&held, -19_000, all_sent(&held, -19_000), RELEASE).await, Settled::AtRest);
 }

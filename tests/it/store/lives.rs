@@ -180,7 +180,7 @@ impl Life {
                 self.claims.insert(line.room.clone(), line.claim);
                 let mut s = settlement(&line, self.now, all_sent(&line, self.now), RELEASE);
                 s.state.retry = None;
-                assert_eq!(self.desk.0.settle(s).await.unwrap(), Settled::Applied);
+                assert_ne!(self.desk.0.settle(s).await.unwrap(), Settled::LostClaim);
             }
         }
         let letters: Vec<i64> = self.desk.0.letters(10_000).await.unwrap().iter().map(|l| l.id).collect();

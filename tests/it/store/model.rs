@@ -11,9 +11,14 @@ use crate::model::{Flaws, ModelStore};
 /// One store in memory that keeps its promises; whoever opens it sees the same.
 pub struct ModelLab(Arc<ModelStore>);
 
-impl Default for ModelLab {
-    fn default() -> Self {
-        Self(Arc::new(ModelStore::new(Flaws::default())))
+impl ModelLab {
+    pub fn new() -> Self {
+        Self(Arc::new(ModelStore::new(Flaws::default(), false)))
+    }
+
+    /// One that other workers use too.
+    pub fn shared() -> Self {
+        Self(Arc::new(ModelStore::new(Flaws::default(), true)))
     }
 }
 

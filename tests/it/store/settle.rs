@@ -274,7 +274,7 @@ pub async fn rooms_that_settle_at_once_do_not_mix(lab: &dyn Lab) {
         let number = room.as_str().rsplit('r').next().unwrap().to_owned();
         let fate = desk.fate(&format!("e{number}"), &format!("i{number}")).await;
         match n % 2 {
-            0 => assert_eq!((settled, fate.as_str()), (Settled::Applied, "sent failure")),
+            0 => assert_eq!((settled, fate.as_str()), (Settled::AtRest, "sent failure")),
             _ => assert_eq!((settled, fate.as_str()), (Settled::LostClaim, "pending failure")),
         }
     }

@@ -1,5 +1,5 @@
-//! What is told straight from intake: written once, with its outcome; and written down first whenever anything else
-//! comes near it, so that nothing can be told from the outside.
+//! What is told straight from intake: written first, where others use the store too; or else once, with its outcome,
+//! and first whenever anything else comes near it. So nothing can be told from the outside.
 
 use hipchat_notifier::domain::frequency::Streak;
 use hipchat_notifier::domain::pacing::Budget;
@@ -75,6 +75,30 @@ pub async fn the_outcome_is_the_only_write(lab: &dyn Lab) {
     assert_eq!(next.tokens.values().next().unwrap().calls, 0, "the call was counted");
 }
 
+pub async fn what_is_handed_out_is_written_and_its_room_is_held(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let line = taken.line();
+    assert_eq!((&line.room, ids(line)), (&room("1"), vec!["e1".to_owned()]));
+    assert_eq!(line.waiting[0].received.envelope, envelope("e1"));
+    assert!(taken.in_hand.is_none(), "the broker may forget it");
+    assert_eq!(desk.fate("e1", "a").await, "pending failure");
+    assert_eq!(desk.belief("a").await, Some(Belief::Failing));
+    assert!(desk.claim(29_999).await.is_empty(), "by its lease");
+
+    // Where its worker has died, another goes on, and it can't.
+    let other = Desk(lab.tool().await.unwrap());
+    let lapsed = other.claim_one(30_000).await;
+    assert_eq!((ids(&lapsed), seqs(&lapsed)), (ids(line), seqs(line)));
+    assert!(lapsed.claim > line.claim);
+    assert_eq!(desk.settle(line, 30_001, all_sent(line, 30_001), RELEASE).await, Settled::LostClaim);
+    let told = other.settle(&lapsed, 30_002, all_sent(&lapsed, 30_002), RELEASE).await;
+    assert_eq!(told, Settled::AtRest);
+    let next = other.take_telling(30_003, TERMS, failure("e2", "a", 30_003)).await;
+    assert!(next.line().claim > lapsed.claim);
+    assert_eq!(other.0.next_due().await.unwrap(), Some(at(60_003)), "when that lease lapses");
+}
+
 pub async fn who_dies_meanwhile_has_taken_nothing_in(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     assert_eq!(desk.take_telling(0, TERMS, failure("e1", "a", 0)).await.lines.len(), 1);
@@ -94,7 +118,7 @@ pub async fn what_takes_long_is_written_down_and_its_room_stays_held(lab: &dyn L
     assert_eq!(desk.belief("a").await, Some(Belief::Failing));
     assert!(desk.claim(29_999).await.is_empty());
     let line = taken.line();
-    assert_eq!(desk.settle(line, 3, all_sent(line, 3), RELEASE).await, Settled::Applied);
+    desk.finish(line, 3, all_sent(line, 3)).await;
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
 }
 
@@ -145,7 +169,7 @@ pub async fn who_comes_later_comes_behind_it(lab: &dyn Lab) {
     written(&desk, &first).await;
     assert_eq!(desk.fate("e1", "a").await, "pending failure");
     assert!(desk.claim(2).await.is_empty(), "the room is held");
-    assert_eq!(desk.settle(first.line(), 2, all_sent(first.line(), 2), RELEASE).await, Settled::Applied);
+    desk.finish(first.line(), 2, all_sent(first.line(), 2)).await;
     let line = desk.claim_one(2).await;
     assert_eq!(ids(&line), ["e2"]);
     assert!(line.claim > first.line().claim && line.waiting[0].seq > first.line().waiting[0].seq);
@@ -162,7 +186,7 @@ pub async fn it_keeps_its_place_among_those_of_its_batch(lab: &dyn Lab) {
     verb.apply(vec![definition("a", "2", "ta")], hipchat_notifier::ports::ManagedBy::Operator, at(1))
         .await
         .unwrap();
-    assert_eq!(desk.settle(line, 2, vec![unanswered(line)], RELEASE).await, Settled::Applied);
+    desk.finish(line, 2, vec![unanswered(line)]).await;
     let lines = desk.claim(3).await;
     let of_two = lines.iter().find(|line| line.room == room("2")).expect("the room");
     assert_eq!(ids(of_two), ["e1", "e3"]);
@@ -242,7 +266,7 @@ pub async fn a_change_of_its_integration_meanwhile_counts(lab: &dyn Lab) {
         .await
         .unwrap();
     for line in &taken.lines {
-        assert_eq!(desk.settle(line, 2, vec![unanswered(line)], RELEASE).await, Settled::Applied);
+        desk.finish(line, 2, vec![unanswered(line)]).await;
     }
     assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
     let line = desk.claim_one(3).await;
@@ -278,6 +302,6 @@ pub async fn who_is_paused_meanwhile_was_told_all_the_same(lab: &dyn Lab) {
     written(&desk, &taken).await;
     assert_eq!(desk.fate("e1", "a").await, "suppressed integration-paused");
     let line = taken.line();
-    assert_eq!(desk.settle(line, 2, all_sent(line, 2), RELEASE).await, Settled::Applied);
+    desk.finish(line, 2, all_sent(line, 2)).await;
     assert_eq!(desk.fate("e1", "a").await, "sent failure");
 }

@@ -194,16 +194,18 @@ fn refused<T>(sentence: String) -> Result<T, StoreError> {
 /// The store in memory.
 pub struct ModelStore {
     tables: Mutex<Tables>,
+    /// Others use it too: what is handed out is written down first.
+    shared: bool,
     /// Batches of which something is handed out and not durable.
     in_hand: Mutex<HashMap<InHand, Arc<tokio::sync::Mutex<straight::HandedOut>>>>,
     batches: AtomicU64,
 }
 
 impl ModelStore {
-    /// An empty one, which keeps its promises but for `flaws`.
-    pub fn new(flaws: Flaws) -> Self {
+    /// An empty one, which keeps its promises but for `flaws`. One that is `shared` is not one process's alone.
+    pub fn new(flaws: Flaws, shared: bool) -> Self {
         let tables = Mutex::new(Tables { flaws, ..Tables::default() });
-        Self { tables, in_hand: Mutex::default(), batches: AtomicU64::default() }
+        Self { tables, shared, in_hand: Mutex::default(), batches: AtomicU64::default() }
     }
 
     /// What the only worker of a store does at its start: the claims of an earlier one are void.
@@ -243,6 +245,10 @@ impl ModelStore {
         let places = tables.places(&changes.events);
         let handed = straight.map(|straight| tables.hand_out(&changes, &places, straight));
         let receipt = tables.take_in(&changes, &places, handed.as_ref());
+        if let Some(handed) = handed.as_ref().filter(|_| self.shared) {
+            tables.write_down_slow(&handed.seqs);
+            return Ok(receipt);
+        }
         let in_hand = handed.filter(|handed| !handed.seqs.is_empty()).map(|handed| {
             let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
             self.in_hand().insert(batch, Arc::new(tokio::sync::Mutex::new(handed)));

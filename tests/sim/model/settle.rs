@@ -52,7 +52,7 @@ impl Tables {
             room.hold_until = next.hold_until;
             room.fresh_at = next.fresh_at;
         }
-        Settled::Applied
+        next.settled()
     }
 
     pub(super) fn spend_throttles(&mut self, s: &Settlement) {

@@ -29,9 +29,10 @@ pub enum Backend {
 }
 
 impl Backend {
-    pub fn new(kind: StoreKind, flaws: Flaws) -> Self {
+    /// One that is `shared` can only be the model.
+    pub fn new(kind: StoreKind, flaws: Flaws, shared: bool) -> Self {
         match kind {
-            StoreKind::Model => Self::Model(Arc::new(ModelStore::new(flaws))),
+            StoreKind::Model => Self::Model(Arc::new(ModelStore::new(flaws, shared))),
             StoreKind::Sqlite => {
                 let folder =
                     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");

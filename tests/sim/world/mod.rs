@@ -183,12 +183,12 @@ impl World {
             static METRICS: Arc<Metrics> = Arc::default();
         }
         Arc::new(Self {
+            backend: Backend::new(options.store, flaws, plan.shared),
             plan,
             options,
             began: Instant::now(),
             skew: AtomicI64::new(0),
             metrics: METRICS.with(Arc::clone),
-            backend: Backend::new(options.store, flaws),
             landings: Notify::new(),
             inner: Mutex::new(inner),
         })

@@ -82,7 +82,7 @@ pub struct Plan {
     pub server_allows_less: bool,
     /// When the store is away altogether, and for how long.
     pub outages: Vec<(Duration, Duration)>,
-    /// Quick rooms are told straight from intake, as the embedded store does it.
+    /// Quick rooms are told straight from intake.
     pub straight: bool,
 }
 
@@ -137,7 +137,7 @@ impl Plan {
             jumps,
             server_allows_less: some(rng, 6),
             outages,
-            straight: !shared && rng.u8(..3) > 0,
+            straight: rng.u8(..3) > 0,
         };
         if plan.straight && rng.bool() {
             // What is alone in its batch, for few who want it and may hear much, is told straight most often.

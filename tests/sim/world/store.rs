@@ -324,6 +324,8 @@ impl SimStore {
         straight: Option<Straight>,
     ) -> Result<IntakeReceipt, StoreError> {
         let life = self.life.clone();
+        // A store that others use too writes first what it hands over, and does so when its caller hears of that.
+        let hand = straight.as_ref().filter(|_| self.world.plan.shared).map(|straight| straight.hand.clone());
         let mut luck = self.luck(true);
         let snapshot = {
             let mut inner = self.world.lock();
@@ -341,7 +343,7 @@ impl SimStore {
         }
         let asked = straight.as_ref().map_or(Timestamp::MIN, |straight| straight.now);
         let disturbed = luck.disturbs();
-        self.call("intake", luck, move |world, inner| {
+        let taken = self.call("intake", luck, move |world, inner| {
             let seen = Arc::new(Mutex::new(None));
             let told = seen.clone();
             let decide = move |state| {
@@ -358,7 +360,9 @@ impl SimStore {
                         Straight { hand: Arc::new(move |line| lock(&noted).push(line)), ..straight };
                     let receipt = at_once(world.store().take_in_telling(query, Box::new(decide), straight));
                     let lines = std::mem::take(&mut *lock(&lines));
-                    lines.iter().for_each(|line| hand(line.clone()));
+                    if !world.plan.shared {
+                        lines.iter().for_each(|line| hand(line.clone()));
+                    }
                     (lines, receipt?)
                 }
                 None => (Vec::new(), at_once(world.store().take_in(query, Box::new(decide)))?),
@@ -387,10 +391,15 @@ impl SimStore {
                 inner.ledger.disturbed += u64::from(disturbed || life.is_stopped());
                 inner.figures.straight += handed.len() as u64;
                 faults.into_iter().for_each(|says| world.fault(inner, says));
+                world.observe(inner);
             }
-            Ok(receipt)
-        })
-        .await?
+            Ok((receipt, handed))
+        });
+        let (receipt, handed) = taken.await??;
+        if let Some(hand) = hand {
+            handed.into_iter().for_each(|line| hand(line));
+        }
+        Ok(receipt)
     }
 
     /// Breaks what a mutation wants broken of a line.

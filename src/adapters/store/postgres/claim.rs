@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::errors::Done;
 use super::line::{self, Head, Lines};
-use super::rounds::{Round, Tx, execute, rows, texts, values};
+use super::rounds::{Round, Tx, execute, rows, text, texts, values};
 use super::settle::LEFT;
 use super::standing::{ask_revision, revision_of};
 use super::tokens::Forfeits;
@@ -74,7 +74,8 @@ pub async fn claim_rooms(
     asking.sort_by_key(|(head, ..)| *head);
     let needs: Needs = asking.into_iter().map(|(_, room, needs)| (room, needs)).collect();
     let mut round = Round::default();
-    write_claims(&mut round, &lines, (now, terms.lease), found.revision);
+    let claims = lines.iter().map(|line| (&line.room, i64::try_from(line.claim).unwrap_or(i64::MAX)));
+    write_claims(&mut round, claims, (now, terms.lease), found.revision);
     let mut grants = locked.reserve(&mut round, &needs, (&found.seen, &found.forfeits), budget, now);
     clock::note(&mut round, found.noted, now);
     round.run_last(tx).await?;
@@ -187,10 +188,11 @@ impl Found {
 }
 
 /// A room that is due, under its lock.
-struct Due {
-    room: RoomKey,
-    claim: i64,
-    state: RoomState,
+pub struct Due {
+    pub room: RoomKey,
+    /// The number of the latest claim.
+    pub claim: i64,
+    pub state: RoomState,
 }
 
 /// Rooms that are due and whose last attempt did not fail. A held room has its lapse as `due_at`, so what is found
@@ -207,7 +209,7 @@ pub const NEXT_DUE: &str = "SELECT least( \
     (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL))";
 
 /// What can't be read of a room's state begins anew, since a room must not stand still for it.
-fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
+pub fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
     let room = RoomKey::new(row.try_get::<_, &str>(0)?);
     let meter = meters::room(row.try_get(2)?, &room, now);
     let failures = row.try_get::<_, Option<i64>>(3)?.and_then(|failures| u32::try_from(failures).ok());
@@ -217,22 +219,23 @@ fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
     Ok(Due { room, claim: row.try_get(1)?, state: RoomState { meter, retry, expired_untold } })
 }
 
-/// They are this claim's from now on.
-fn write_claims(round: &mut Round, lines: &[RoomLine], (now, lease): (Timestamp, Duration), revision: i64) {
-    if lines.is_empty() {
+/// These rooms are this claim's from now on, by their new numbers.
+pub fn write_claims<'r>(
+    round: &mut Round,
+    claims: impl Iterator<Item = (&'r RoomKey, i64)>,
+    (now, lease): (Timestamp, Duration),
+    revision: i64,
+) {
+    let (keys, numbers): (Vec<String>, Vec<i64>) =
+        claims.map(|(room, claim)| (text(room.as_str()), claim)).unzip();
+    if keys.is_empty() {
         return;
     }
     round.add(
         "UPDATE rooms AS r SET claim = u.claim, lease_until = $3, due_at = $3, lease = $4, \
          hold_until = NULL, fresh_at = NULL, claimed_at_revision = $5 \
          FROM unnest($1::text[], $2::bigint[]) AS u(room, claim) WHERE r.room = u.room",
-        values![
-            texts(lines.iter().map(|line| line.room.as_str())),
-            lines.iter().map(|line| i64::try_from(line.claim).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
-            micros(later(now, lease)),
-            span(lease),
-            revision,
-        ],
+        values![keys, numbers, micros(later(now, lease)), span(lease), revision,],
     );
 }
 
@@ -286,9 +289,9 @@ async fn go_on(tx: &Tx, lines: &mut [RoomLine]) -> Done<()> {
     let found = rows(
         tx,
         "SELECT u.place FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) WITH ORDINALITY \
-         AS u(room, seq, integration, gather, place) WHERE EXISTS (SELECT 1 FROM notifications AS n \
-         WHERE n.room = u.room AND n.state = 'pending' AND n.seq > u.seq AND n.integration = u.integration \
-         AND n.gather = u.gather)",
+         AS u(room, seq, integration, gather, place) WHERE (SELECT TRUE FROM notifications AS n \
+         WHERE n.integration = u.integration AND n.event_no IS NOT NULL AND n.state = 'pending' AND n.seq > u.seq \
+         AND n.room = u.room AND n.gather = u.gather LIMIT 1)",
         values![
             of_rooms,
             seqs,

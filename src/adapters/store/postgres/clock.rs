@@ -138,7 +138,7 @@ pub async fn set_back(tx: &Tx, now: Timestamp, ours: bool) -> Done<()> {
     }
     round.add(HELD, values![micros(now)]);
     round.add("UPDATE meta SET value = $1 WHERE name = 'clock'", values![micros(now)]);
-    round.run_last(tx).await
+    round.run_last(tx).await.map(drop)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::locks::{Keys, decide_alone};
 use super::notifications::{Doubts, count_open, doubt_streaks, let_go, wake_rooms};
 use super::rounds::{Answers, Place, Round, Tx, key_text, rows, text, texts, values};
 use super::standing::{ask_standings, standings as read_standings};
+use super::straight::{Candidates, Claimed};
 use crate::adapters::store::fate::{Now, Standing, fate_by_now};
 use crate::adapters::store::rows::{belief, micros, properties, time};
 use crate::adapters::store::state::{BURYING, GATHERING, PENDING};
@@ -21,17 +22,18 @@ use crate::domain::ids::{EventId, GatherKey, IntegrationId};
 use crate::domain::reason::Outcome;
 use crate::ports::{
     CollationKey, Decide, DecidedEvent, Fate, Hint, IntakeChanges, IntakeQuery, IntakeReceipt, IntakeState,
-    NewNotification, StreakKey,
+    NewNotification, RoomLine, Straight, StreakKey,
 };
 
-/// Takes one batch in. `decide` is gone as soon as it has decided: what follows from it must not be tried again on
-/// what others have changed since.
+/// Takes one batch in, and claims for `straight` what it takes. `decide` is gone as soon as it has decided: what follows
+/// from it must not be tried again on what others have changed since.
 pub async fn take_in(
     tx: &Tx,
     keys: &Keys,
     query: &IntakeQuery,
     decide: &mut Option<Decide>,
-) -> Done<IntakeReceipt> {
+    straight: Option<&Straight>,
+) -> Done<(IntakeReceipt, Vec<RoomLine>)> {
     let mut round = Round::default();
     decide_alone(&mut round, keys);
     let asked = Asked::new(&mut round, query);
@@ -42,7 +44,7 @@ pub async fn take_in(
     let changes = catch_unwind(AssertUnwindSafe(|| decide(state))).map_err(|_| {
         Fail::corrupt("a fault in this program: a decision panicked inside the store; report it".to_owned())
     })?;
-    write(tx, keys, &changes).await
+    write(tx, keys, &changes, straight).await
 }
 
 /// What a batch has to know before it can be decided.
@@ -194,8 +196,15 @@ struct Told<'c> {
     streak: Option<&'c StreakKey>,
 }
 
-async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeReceipt> {
+async fn write(
+    tx: &Tx,
+    keys: &Keys,
+    changes: &IntakeChanges,
+    straight: Option<&Straight>,
+) -> Done<(IntakeReceipt, Vec<RoomLine>)> {
     let mut round = Round::default();
+    // Rooms first, as everywhere.
+    let candidates = straight.and_then(|straight| Candidates::ask(&mut round, changes, straight));
     let standings = ask_standings(&mut round, &concerned(changes));
     let known = Known::ask(&mut round, &changes.events);
     let mut answers = round.run(tx).await?;
@@ -213,7 +222,14 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
         batch.event(event);
     }
     let mut round = Round::default();
-    // Rooms first, as everywhere.
+    let claimed = match candidates {
+        Some(candidates) => candidates.among(&mut answers, batch.alone())?.claim(tx, &mut round).await?,
+        None => Claimed::default(),
+    };
+    for room in claimed.rooms() {
+        batch.ready.remove(room.as_str());
+    }
+    batch.receipt.pending -= claimed.len();
     wake_rooms(&mut round, &batch.ready);
     let mut opened: i64 = batch.events.iter().map(|(_, told)| told).sum();
     if !batch.exhumed.is_empty() {
@@ -221,7 +237,7 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
         opened -= exhume(tx, &mut round, &batch.exhumed).await?;
     }
     batch.insert_events(&mut round);
-    batch.insert_notifications(&mut round);
+    let written = batch.insert_notifications(&mut round, claimed.len() > 0);
     let at = changes.events.last().map(|event| micros(event.received.at));
     batch.write_streaks(&mut round, &changes.streaks, at);
     // After the streaks, whose beliefs rest on the telling.
@@ -235,8 +251,9 @@ async fn write(tx: &Tx, keys: &Keys, changes: &IntakeChanges) -> Done<IntakeRece
         tell(&mut round, keys, Hint::Letters);
     }
     count_open(&mut round, opened);
-    round.run_last(tx).await?;
-    Ok(batch.receipt)
+    let mut answers = round.run_last(tx).await?;
+    let lines = claimed.lines(&written.map_or_else(Vec::new, |written| answers.take(written)))?;
+    Ok((batch.receipt, lines))
 }
 
 /// Dead letters come back: their earlier ends make room for new beginnings. Where the broker has a letter but that is
@@ -261,6 +278,22 @@ fn concerned(changes: &IntakeChanges) -> Vec<&IntegrationId> {
     let streaks = changes.streaks.iter().map(|(key, _)| &key.integration);
     let collations = changes.collations.iter().map(|(key, _)| &key.integration);
     told.chain(streaks).chain(collations).collect::<HashSet<_>>().into_iter().collect()
+}
+
+/// The statement that writes notifications.
+macro_rules! insert {
+    () => {
+        "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, decided_at, \
+         failures, first_failed_at, gather, ready_at, monitor, region, event_no) \
+         SELECT u.event, u.integration, u.room, u.state, u.reason, u.detail, u.at, u.at, \
+         coalesce(u.failures, 0), u.first_failed_at, u.gather, u.ready_at, u.monitor, u.region, \
+         CASE WHEN u.ready_at IS NULL THEN NULL ELSE e.no END \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
+         $8::bigint[], $9::bigint[], $10::text[], $11::bigint[], $12::text[], $13::text[]) WITH ORDINALITY \
+         AS u(event, integration, room, state, reason, detail, at, failures, first_failed_at, gather, \
+         ready_at, monitor, region, place) \
+         LEFT JOIN events AS e ON e.id = u.event ORDER BY u.place"
+    };
 }
 
 impl<'c> Batch<'c> {
@@ -327,6 +360,18 @@ impl<'c> Batch<'c> {
         }
     }
 
+    /// What is ready and alone in its room, with where its integration stands.
+    fn alone(&self) -> impl Iterator<Item = (&'c DecidedEvent, &Standing)> {
+        let mut counts: HashMap<&str, u32> = HashMap::new();
+        for new in self.new.iter().filter(|new| new.told.is_some()) {
+            *counts.entry(&new.room).or_default() += 1;
+        }
+        self.new
+            .iter()
+            .filter(move |new| new.state == PENDING && counts.get(new.room.as_str()) == Some(&1))
+            .filter_map(|new| Some((new.event, self.standings.get(new.integration)?)))
+    }
+
     fn insert_events(&self, round: &mut Round) {
         // One id may come twice in a batch, as an event and as a replay: one row serves both.
         let mut once: BTreeMap<&str, (&DecidedEvent, i64)> = BTreeMap::new();
@@ -354,26 +399,17 @@ impl<'c> Batch<'c> {
         );
     }
 
-    /// In the order of their events, which their places keep.
-    fn insert_notifications(&self, round: &mut Round) {
+    /// In the order of their events, which their places keep. Says which, if they are `asked` for.
+    fn insert_notifications(&self, round: &mut Round, asked: bool) -> Option<Place> {
         if self.new.is_empty() {
-            return;
+            return None;
         }
         fn column<'a, T>(new: &'a [New<'a>], of: impl Fn(&'a Told<'a>) -> Option<T>) -> Vec<Option<T>> {
             new.iter().map(|new| new.told.as_ref().and_then(&of)).collect()
         }
         let new = &self.new;
-        round.add(
-            "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, decided_at, \
-             failures, first_failed_at, gather, ready_at, monitor, region, event_no) \
-             SELECT u.event, u.integration, u.room, u.state, u.reason, u.detail, u.at, u.at, \
-             coalesce(u.failures, 0), u.first_failed_at, u.gather, u.ready_at, u.monitor, u.region, \
-             CASE WHEN u.ready_at IS NULL THEN NULL ELSE e.no END \
-             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
-             $8::bigint[], $9::bigint[], $10::text[], $11::bigint[], $12::text[], $13::text[]) WITH ORDINALITY \
-             AS u(event, integration, room, state, reason, detail, at, failures, first_failed_at, gather, \
-             ready_at, monitor, region, place) \
-             LEFT JOIN events AS e ON e.id = u.event ORDER BY u.place",
+        let written = round.add(
+            if asked { concat!(insert!(), " RETURNING seq, event, integration") } else { insert!() },
             values![
                 texts(new.iter().map(|new| new.event.id.as_str())),
                 texts(new.iter().map(|new| new.integration.as_str())),
@@ -390,6 +426,7 @@ impl<'c> Batch<'c> {
                 column(new, |told| told.streak.map(|key| text(&key.region))),
             ],
         );
+        asked.then_some(written)
     }
 
     /// Streaks live no longer than their integration; one that was removed a moment ago gets none anew. `at` is when
@@ -405,13 +442,19 @@ impl<'c> Batch<'c> {
         if there.is_empty() {
             return;
         }
+        let told = self.new.iter().filter_map(|new| Some((new.told.as_ref()?.streak?, &new.event.id)));
+        let told: Vec<_> = told.map(|(key, event)| (names(key), event)).collect();
+        // The latest.
+        let news: HashMap<_, _> =
+            told.iter().map(|(key, event)| (key.each_ref().map(String::as_str), *event)).collect();
         round.add(
             "INSERT INTO streaks AS s (integration, monitor, region, failures, first_failed_at, newest, belief, \
-             touched, news) SELECT u.*, $8, (SELECT max(n.seq) FROM notifications AS n \
-               WHERE n.event = ANY($9::text[]) AND n.integration = u.integration AND n.monitor = u.monitor \
-               AND n.region = u.region AND n.event_no IS NOT NULL) \
+             touched, news) SELECT u.integration, u.monitor, u.region, u.failures, u.first_failed_at, u.newest, \
+             u.belief, $8, (SELECT n.seq FROM notifications AS n \
+               WHERE n.event = u.news AND n.integration = u.integration) \
              FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-             $7::text[]) AS u(integration, monitor, region, failures, first_failed_at, newest, belief) \
+             $7::text[], $9::text[]) AS u(integration, monitor, region, failures, first_failed_at, newest, belief, \
+             news) \
              ON CONFLICT (integration, monitor, region) DO UPDATE SET failures = excluded.failures, \
              first_failed_at = excluded.first_failed_at, newest = excluded.newest, belief = excluded.belief, \
              news = coalesce(excluded.news, s.news), \
@@ -426,7 +469,7 @@ impl<'c> Batch<'c> {
                 there.values().map(|streak| streak.newest.map(micros)).collect::<Vec<_>>(),
                 texts(there.values().map(|streak| streak.belief.as_str())),
                 at,
-                texts(self.events.iter().map(|(event, _)| event.id.as_str())),
+                there.keys().map(|(integration, monitor, region)| news.get(&[*integration, monitor.as_str(), region.as_str()]).map(|event| text(event.as_str()))).collect::<Vec<_>>(),
             ],
         );
     }

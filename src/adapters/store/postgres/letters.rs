@@ -113,5 +113,5 @@ pub async fn buried(tx: &Tx, ids: &[i64], at: Timestamp) -> Done<()> {
     let mut round = Round::default();
     ledger.write(&mut round);
     round.add("DELETE FROM letters WHERE id = ANY($1)", values![ids.to_vec()]);
-    round.run_last(tx).await
+    round.run_last(tx).await.map(drop)
 }

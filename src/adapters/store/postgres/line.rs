@@ -50,9 +50,10 @@ struct Place {
 /// asked for, and what belongs to a notification is looked up row by row. Where an integration of the room is
 /// throttled, the line is put together of the others' own, so that a hundred thousand that wait for the throttle are not
 /// read to find what stands behind them.
-pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, EXISTS \
-      (SELECT 1 FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
-       WHERE i.room = u.room AND t.closed_until > $3) AS closed FROM unnest($1::text[]) AS u(room)) \
+pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, \
+      (SELECT TRUE FROM integrations AS i WHERE i.room = u.room AND (SELECT TRUE FROM throttles AS t \
+        WHERE t.integration = i.id AND t.closed_until > $3) LIMIT 1) IS NOT NULL AS closed \
+      FROM unnest($1::text[]) AS u(room)) \
     SELECT n.seq, n.event, n.integration, n.event_no, n.reason, n.failures, \
       n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \
       coalesce((SELECT octet_length(e.body) FROM events AS e WHERE e.no = n.event_no), 0), \
@@ -65,8 +66,8 @@ pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, EXISTS \
       (SELECT o.* FROM integrations AS i CROSS JOIN LATERAL \
          (SELECT * FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
             AND n.state = 'pending' ORDER BY n.seq LIMIT $2) AS o \
-       WHERE r.closed AND i.room = r.room AND o.room = r.room AND NOT EXISTS \
-         (SELECT 1 FROM throttles AS c WHERE c.integration = i.id AND c.closed_until > $3) \
+       WHERE r.closed AND i.room = r.room AND o.room = r.room AND \
+         (SELECT TRUE FROM throttles AS c WHERE c.integration = i.id AND c.closed_until > $3) IS NULL \
        ORDER BY o.seq LIMIT $2)) AS n \
     ORDER BY r.room, n.seq";
 

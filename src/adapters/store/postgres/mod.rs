@@ -23,6 +23,7 @@ mod rounds;
 mod settle;
 mod settler;
 mod standing;
+mod straight;
 mod tokens;
 
 /// What claiming and giving back ask the server: for whoever wants to see the plans (`scripts/bench`).
@@ -51,7 +52,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 use crate::ports::{
     Applied, AtWork, ClaimTerms, Decide, Definition, Each, Gauges, Hint, IntakeQuery, IntakeReceipt, Journal,
     JournalEntry, Letter, ManagedBy, Registry, RoomLine, Settled, Settlement, Storage, Store, StoreError,
-    Stored,
+    Stored, Straight,
 };
 
 /// How to open a store.
@@ -133,6 +134,23 @@ impl PostgresStore {
         Ok(Arc::clone(self.clock.get_or_init(|| Arc::new(clock))))
     }
 
+    /// Takes a batch in, and claims what of it `straight` takes.
+    async fn take(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Option<&Straight>,
+    ) -> Result<(IntakeReceipt, Vec<RoomLine>), StoreError> {
+        let mut decide = Some(decide);
+        in_transaction!(self.link, decide.is_some(), |tx| intake::take_in(
+            tx,
+            &self.keys,
+            &query,
+            &mut decide,
+            straight
+        ))
+    }
+
     /// Keeps the clock right for as long as this is polled.
     async fn keep_time(&self) {
         loop {
@@ -150,13 +168,20 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        let mut decide = Some(decide);
-        in_transaction!(self.link, decide.is_some(), |tx| intake::take_in(
-            tx,
-            &self.keys,
-            &query,
-            &mut decide
-        ))
+        let (receipt, _) = self.take(query, decide, None).await?;
+        Ok(receipt)
+    }
+
+    async fn take_in_telling(
+        &self,
+        query: IntakeQuery,
+        decide: Decide,
+        straight: Straight,
+    ) -> Result<IntakeReceipt, StoreError> {
+        let (receipt, lines) = self.take(query, decide, Some(&straight)).await?;
+        // Not before they are durable.
+        lines.into_iter().for_each(|line| (straight.hand)(line));
+        Ok(receipt)
     }
 
     async fn claim_others(

@@ -139,10 +139,10 @@ impl Round {
     }
 
     /// Sends all, and the commit behind them: nothing may follow.
-    pub async fn run_last(self, tx: &Tx) -> Done<()> {
+    pub async fn run_last(self, tx: &Tx) -> Done<Answers> {
         let prepared = self.prepare(tx).await?;
-        try_join(try_join(tx.begin(), send_all(tx, prepared)), tx.commit()).await?;
-        Ok(())
+        let ((_, answers), ()) = try_join(try_join(tx.begin(), send_all(tx, prepared)), tx.commit()).await?;
+        Ok(answers)
     }
 
     async fn prepare(self, tx: &Tx) -> Done<Vec<(Statement, Values)>> {

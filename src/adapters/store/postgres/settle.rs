@@ -47,15 +47,17 @@ pub async fn settle(tx: &Tx, keys: &Keys, batch: &[&Settlement]) -> Done<Vec<Set
         spend(&mut round, Spending::read(&mut answers, tokens, first.now)?, &kept);
     }
     throttle(&mut round, &kept);
-    finish(tx, round, &kept).await?;
-    Ok(batch
-        .iter()
-        .map(|s| if held.contains_key(&s.room) { Settled::Applied } else { Settled::LostClaim })
-        .collect())
+    let settled = finish(tx, round, &kept).await?;
+    Ok(batch.iter().map(|s| settled.get(&s.room).copied().unwrap_or(Settled::LostClaim)).collect())
 }
 
 /// Writes all, and when each room is looked at next: that of those that are given back rests on what is left in them.
-async fn finish(tx: &Tx, mut round: Round, kept: &[(&Settlement, &Held)]) -> Done<()> {
+/// Returns what became of each settlement, by room.
+async fn finish<'s>(
+    tx: &Tx,
+    mut round: Round,
+    kept: &[(&'s Settlement, &Held)],
+) -> Done<HashMap<&'s RoomKey, Settled>> {
     let mut left = HashMap::new();
     if let Some(asked) = ask_left(&mut round, kept) {
         let mut answers = round.run(tx).await?;
@@ -66,8 +68,10 @@ async fn finish(tx: &Tx, mut round: Round, kept: &[(&Settlement, &Held)]) -> Don
         Some(left) => (*s, held.released(s, left)),
         None => (*s, held.renewed(s.now)),
     });
-    save(&mut round, &next.collect::<Vec<_>>());
-    round.run_last(tx).await
+    let next: Vec<_> = next.collect();
+    save(&mut round, &next);
+    round.run_last(tx).await?;
+    Ok(next.iter().map(|(s, next)| (&s.room, next.settled())).collect())
 }
 
 /// Whether beliefs may change, or an integration's standing: both are for one decider at a time.
@@ -247,20 +251,26 @@ fn read_left(answers: &mut Answers, asked: Place) -> Done<HashMap<RoomKey, Left>
 
 /// What waits in rooms at a time each. What waits for an integration is in its room's line, so that much that is
 /// throttled need not be read to find out whether something else is ready.
+///
+/// Each question is a scalar one with a limit and not an EXISTS, which the server may answer for all rooms at once by
+/// reading everything that waits; and a room is compared by a range, as in [`super::line::HEADS`].
 pub const LEFT: &str = "SELECT r.room, \
-    (SELECT min(n.ready_at) FROM notifications AS n WHERE n.room = r.room AND n.state = 'gathering'), \
-    (SELECT min(t.closed_until) FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
-       WHERE i.room = r.room AND t.closed_until > r.now AND EXISTS \
-       (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
-        AND n.state = 'pending')), \
-    CASE WHEN EXISTS (SELECT 1 FROM integrations AS i JOIN throttles AS t ON t.integration = i.id \
-       WHERE i.room = r.room AND t.closed_until > r.now) \
-    THEN EXISTS (SELECT 1 FROM integrations AS i WHERE i.room = r.room \
-       AND NOT EXISTS (SELECT 1 FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > r.now) \
-       AND EXISTS (SELECT 1 FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
-         AND n.state = 'pending')) \
-    ELSE EXISTS (SELECT 1 FROM notifications AS n WHERE n.room = r.room AND n.state = 'pending') END \
-    FROM unnest($1::text[], $2::bigint[]) AS r(room, now)";
+    (SELECT n.ready_at FROM notifications AS n WHERE n.room BETWEEN r.room AND r.room AND n.state = 'gathering' \
+       ORDER BY n.room, n.ready_at LIMIT 1), \
+    c.opening, \
+    CASE WHEN c.closed THEN (SELECT TRUE FROM integrations AS i WHERE i.room = r.room \
+        AND (SELECT TRUE FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > r.now) IS NULL \
+        AND (SELECT TRUE FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
+          AND n.state = 'pending' LIMIT 1) LIMIT 1) \
+      ELSE (SELECT TRUE FROM notifications AS n WHERE n.room BETWEEN r.room AND r.room AND n.state = 'pending' \
+        ORDER BY n.room, n.seq LIMIT 1) END IS NOT NULL \
+    FROM unnest($1::text[], $2::bigint[]) AS r(room, now) CROSS JOIN LATERAL \
+      (SELECT count(*) > 0 AS closed, min(CASE WHEN (SELECT TRUE FROM notifications AS n \
+           WHERE n.integration = i.id AND n.event_no IS NOT NULL AND n.state = 'pending' LIMIT 1) \
+         THEN i.until END) AS opening \
+       FROM (SELECT i.id, (SELECT t.closed_until FROM throttles AS t \
+               WHERE t.integration = i.id AND t.closed_until > r.now) AS until \
+             FROM integrations AS i WHERE i.room = r.room OFFSET 0) AS i WHERE i.until IS NOT NULL) AS c";
 
 fn save(round: &mut Round, next: &[(&Settlement, Next)]) {
     if next.is_empty() {

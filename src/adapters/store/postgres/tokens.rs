@@ -4,7 +4,7 @@
 //! token they share. What a lapsed claim had reserved counts as spent: its holder may have made those calls. A
 //! token's row is its lock; tokens are always locked by their keys' order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -216,10 +216,12 @@ impl Spending {
         }
     }
 
-    /// Writes the meters, takes what rooms have spent from their reservations, and gives back the rest of those
-    /// that are released.
+    /// Writes the meters, takes what rooms have spent from their reservations, and gives back those of rooms that are
+    /// released.
     pub fn write(&self, round: &mut Round, spent: &[(&RoomKey, &TokenCalls)], released: &[String]) {
         save(round, &self.held.iter().map(|(token, (meter, _))| (token, meter)).collect());
+        let gone: HashSet<&str> = released.iter().map(String::as_str).collect();
+        let spent: Vec<_> = spent.iter().filter(|(room, _)| !gone.contains(room.as_str())).collect();
         if !spent.is_empty() {
             round.add(
                 "UPDATE reservations AS r SET calls = greatest(r.calls - u.calls, 0) \

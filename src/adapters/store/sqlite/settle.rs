@@ -47,7 +47,7 @@ pub fn settle(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<Settl
     }
     let next = next(c, s, &held)?;
     save(c, s, &next)?;
-    Ok(Settled::Applied)
+    Ok(next.settled())
 }
 
 fn spend_throttles(c: &Connection, memory: &mut Memory, s: &Settlement) -> Done<()> {
