@@ -3,6 +3,7 @@
 
 mod locks;
 mod moments;
+mod plans;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -253,20 +253,21 @@ fn read_left(answers: &mut Answers, asked: Place) -> Done<HashMap<RoomKey, Left>
 /// throttled need not be read to find out whether something else is ready.
 ///
 /// Each question is a scalar one with a limit and not an EXISTS, which the server may answer for all rooms at once by
-/// reading everything that waits; and a room is compared by a range, as in [`super::line::HEADS`].
+/// reading everything that waits; and rooms and integrations are compared by ranges, as in [`super::line::HEADS`].
 pub const LEFT: &str = "SELECT r.room, \
     (SELECT n.ready_at FROM notifications AS n WHERE n.room BETWEEN r.room AND r.room AND n.state = 'gathering' \
        ORDER BY n.room, n.ready_at LIMIT 1), \
     c.opening, \
     CASE WHEN c.closed THEN (SELECT TRUE FROM integrations AS i WHERE i.room = r.room \
         AND (SELECT TRUE FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > r.now) IS NULL \
-        AND (SELECT TRUE FROM notifications AS n WHERE n.integration = i.id AND n.event_no IS NOT NULL \
-          AND n.state = 'pending' LIMIT 1) LIMIT 1) \
+        AND (SELECT TRUE FROM notifications AS n WHERE n.integration BETWEEN i.id AND i.id \
+          AND n.event_no IS NOT NULL AND n.state = 'pending' ORDER BY n.integration, n.seq LIMIT 1) LIMIT 1) \
       ELSE (SELECT TRUE FROM notifications AS n WHERE n.room BETWEEN r.room AND r.room AND n.state = 'pending' \
         ORDER BY n.room, n.seq LIMIT 1) END IS NOT NULL \
     FROM unnest($1::text[], $2::bigint[]) AS r(room, now) CROSS JOIN LATERAL \
       (SELECT count(*) > 0 AS closed, min(CASE WHEN (SELECT TRUE FROM notifications AS n \
-           WHERE n.integration = i.id AND n.event_no IS NOT NULL AND n.state = 'pending' LIMIT 1) \
+           WHERE n.integration BETWEEN i.id AND i.id AND n.event_no IS NOT NULL AND n.state = 'pending' \
+           ORDER BY n.integration, n.seq LIMIT 1) \
          THEN i.until END) AS opening \
        FROM (SELECT i.id, (SELECT t.closed_until FROM throttles AS t \
                WHERE t.integration = i.id AND t.closed_until > r.now) AS until \
