@@ -63,16 +63,16 @@ impl<'a> ActivityText<'a> {
         let attributes = vec![
             attribute("Who", named(&a.user_name, &a.user_id)),
             attribute("Action", Some(&a.action)),
-            instance.map(|i| i.linked(self.style.links.instance(self.event, a))),
+            instance.map(|i| i.linked(self.style.links.instance(self.event, a).as_ref())),
             collection
                 .filter(|_| !is_collection(a))
-                .map(|c| c.linked(self.style.links.collection(self.event))),
+                .map(|c| c.linked(self.style.links.collection(self.event).as_ref())),
             attribute("Workspace", named(&a.workspace_name, &a.workspace_id)),
         ];
         card::Parts {
             id: card::id([(&self.style.integration.id, &self.event.id)]),
             title: &self.headline(),
-            url: self.style.links.instance(self.event, a),
+            url: self.style.links.instance(self.event, a).as_ref(),
             description: extras.line().into_iter().map(|line| line.plain().to_owned()).collect(),
             attributes,
             date: Some(self.at),

@@ -23,7 +23,7 @@ const ACTIVITY_HTML: usize = 1_000;
 pub(super) struct Parts<'a> {
     pub id: String,
     pub title: &'a Phrase,
-    pub url: Option<Href>,
+    pub url: Option<&'a Href>,
     /// Plain text, line by line.
     pub description: Vec<String>,
     pub attributes: Vec<Option<Attribute>>,
@@ -33,12 +33,12 @@ pub(super) struct Parts<'a> {
 impl Parts<'_> {
     /// The card, with every part within its limit and no part empty.
     pub fn card(self) -> Card {
-        let description = text::clamp_own(&self.description.join("\n"), DESCRIPTION);
+        let description = text::clamp_own(self.description.join("\n"), DESCRIPTION);
         let mut attributes: Vec<_> = self.attributes.into_iter().flatten().collect();
         attributes.truncate(ATTRIBUTES);
         Card {
             id: self.id,
-            title: text::clamp_own(self.title.plain(), TITLE),
+            title: text::clamp_own(self.title.plain().to_owned(), TITLE),
             url: self.url.map(|href| href.as_str().to_owned()),
             description: (!text::is_blank(&description)).then_some(description),
             activity_html: collapsed(self.title),
@@ -70,22 +70,20 @@ pub(super) fn id<'a>(of: impl IntoIterator<Item = (&'a IntegrationId, &'a EventI
 
 /// `label: value`, if the value has something to show.
 pub(super) fn attribute(label: &str, value: Option<&str>) -> Option<Attribute> {
-    let value = text::shown(value)?;
-    Some(Attribute {
-        label: text::clamp(label, LABEL),
-        value: text::clamp(value, VALUE),
-        style: None,
-        url: None,
-    })
+    Some(labelled(label, text::clamp(text::shown(value)?, VALUE)))
+}
+
+fn labelled(label: &str, value: String) -> Attribute {
+    Attribute { label: text::clamp(label, LABEL), value, style: None, url: None }
 }
 
 /// A number, if it is known.
 pub(super) fn number(label: &str, value: Option<u64>) -> Option<Attribute> {
-    attribute(label, value.map(|n| n.to_string()).as_deref())
+    value.map(|n| labelled(label, n.to_string()))
 }
 
 impl Attribute {
-    pub(super) fn linked(self, to: Option<Href>) -> Self {
+    pub(super) fn linked(self, to: Option<&Href>) -> Self {
         Self { url: to.map(|href| href.as_str().to_owned()), ..self }
     }
 

@@ -23,9 +23,7 @@ pub struct Phrase {
 impl Phrase {
     /// The worker's own words.
     pub fn text(words: &str) -> Self {
-        let html = escape(words);
-        let units = text::units(&html);
-        Self { html, units, plain: words.to_owned() }
+        Self::default().say(words)
     }
 
     /// A value from outside: cleaned, escaped, and cut with an ellipsis to `max` UTF-16 units of HTML.
@@ -91,14 +89,16 @@ impl Phrase {
     }
 
     /// Tags around nothing would be nothing to see, so there are none.
-    fn wrapped(self, open: &[&str], close: &str) -> Self {
+    fn wrapped(mut self, open: &[&str], close: &str) -> Self {
         if self.is_empty() {
             return self;
         }
-        let units =
-            self.units + open.iter().map(|part| text::units(part)).sum::<usize>() + text::units(close);
-        let html = [&open.concat(), self.html.as_str(), close].concat();
-        Self { html, units, plain: self.plain }
+        let tags = || open.iter().chain([&close]);
+        self.units += tags().map(|part| text::units(part)).sum::<usize>();
+        self.html.reserve(tags().map(|part| part.len()).sum());
+        open.iter().rev().for_each(|part| self.html.insert_str(0, part));
+        self.html.push_str(close);
+        self
     }
 
     /// This, then that.
@@ -117,6 +117,11 @@ impl Phrase {
     #[must_use]
     pub fn say(mut self, words: &str) -> Self {
         let before = self.html.len();
+        if before == 0 {
+            // Most get some more behind them, or around them.
+            self.html.reserve(words.len() + USUAL_REST);
+            self.plain.reserve(words.len() + USUAL_REST);
+        }
         escape_into(&mut self.html, words);
         self.units += text::units(&self.html[before..]);
         self.plain.push_str(words);
@@ -126,7 +131,9 @@ impl Phrase {
     /// The parts that have something in them, with `separator` between.
     pub fn joined(parts: impl IntoIterator<Item = Phrase>, separator: &str) -> Self {
         let mut parts = parts.into_iter().filter(|part| !part.is_empty());
-        let first = parts.next().unwrap_or_default();
+        let mut first = parts.next().unwrap_or_default();
+        first.html.reserve(USUAL_LINE);
+        first.plain.reserve(USUAL_LINE);
         parts.fold(first, |all, part| all.say(separator).then(part))
     }
 
@@ -151,6 +158,10 @@ impl Phrase {
     }
 }
 
+/// Bytes that usually follow the first words of a phrase, and of a whole line: less often grown, less often copied.
+const USUAL_REST: usize = 32;
+const USUAL_LINE: usize = 192;
+
 /// The entity that stands for a character with a meaning in HTML.
 fn escaped(c: char) -> Option<&'static str> {
     match c {
@@ -173,10 +184,9 @@ pub(super) fn escape(text: &str) -> String {
 fn escape_into(out: &mut String, text: &str) {
     let mut rest = text;
     // What has to be escaped is of one byte, so that what lies between is copied in one piece.
-    while let Some((at, entity)) = rest.bytes().enumerate().find_map(|(at, b)| Some((at, escaped(b.into())?)))
-    {
+    while let Some(at) = rest.bytes().position(|b| matches!(b, b'&' | b'<' | b'>' | b'"' | b'\'')) {
         out.push_str(&rest[..at]);
-        out.push_str(entity);
+        out.push_str(escaped(rest.as_bytes()[at].into()).unwrap_or_default());
         rest = &rest[at + 1..];
     }
     out.push_str(rest);

@@ -22,7 +22,8 @@ const LONGEST: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Href {
     url: String,
-    escaped: String,
+    /// Where something had to be.
+    escaped: Option<String>,
 }
 
 impl Href {
@@ -35,8 +36,9 @@ impl Href {
         // `https://postman.co@evil.example/` goes to evil.example and does not look it.
         let plain =
             matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
-        let escaped = escape(url.as_str());
-        (plain && text::units(&escaped) <= LONGEST).then(|| Self { url: url.into(), escaped })
+        let escaped = Some(escape(url.as_str())).filter(|escaped| *escaped != url.as_str());
+        let href = Self { url: url.into(), escaped };
+        (plain && text::units(href.escaped()) <= LONGEST).then_some(href)
     }
 
     /// The address as it is.
@@ -46,7 +48,7 @@ impl Href {
 
     /// The address as an attribute's value, without the quotes.
     pub(super) fn escaped(&self) -> &str {
-        &self.escaped
+        self.escaped.as_deref().unwrap_or(&self.url)
     }
 }
 

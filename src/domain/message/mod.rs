@@ -123,12 +123,13 @@ fn pings(integration: &Integration, told: &Told<'_>) -> bool {
 /// `from`: the integration's name, always, since several may speak in one room; of a digest of several the
 /// first one's with the number of the others.
 fn sender<'a>(integrations: impl IntoIterator<Item = &'a Integration>) -> Option<String> {
-    let mut ids = std::collections::HashSet::new();
-    let mut integrations = integrations.into_iter().filter(|integration| ids.insert(&integration.id));
-    let first = label(integrations.next()?);
-    let others = match integrations.count() {
-        0 => String::new(),
-        n => format!(" and {n} more"),
+    let mut integrations = integrations.into_iter();
+    let first = integrations.next()?;
+    let others: std::collections::HashSet<_> =
+        integrations.map(|integration| &integration.id).filter(|id| **id != first.id).collect();
+    let (first, others) = match others.len() {
+        0 => (label(first), String::new()),
+        n => (label(first), format!(" and {n} more")),
     };
     Some(text::clamp(first, FROM_LIMIT - others.len()) + &others)
 }

@@ -41,6 +41,8 @@ pub(super) struct RunText<'a> {
     link: Option<Href>,
     collection_link: Option<Href>,
     headline: Phrase,
+    /// Those failed tests that are shown.
+    tests: Vec<Phrase>,
 }
 
 impl<'a> RunText<'a> {
@@ -49,7 +51,12 @@ impl<'a> RunText<'a> {
         let link = style.links.run(event, run);
         let collection_link = style.links.collection(event);
         let headline = headline(run, story, link.as_ref());
-        Self { style, event, run, at: time_of(run, received_at), link, collection_link, headline }
+        let shown = match (style.integration.message.detail, run.result.is_failed()) {
+            (Detail::Full, true) => TESTS_SHOWN,
+            (Detail::Full, false) | (Detail::Compact, _) => 0,
+        };
+        let tests = run.failures.iter().take(shown).map(failed_test).collect();
+        Self { style, event, run, at: time_of(run, received_at), link, collection_link, headline, tests }
     }
 
     /// The message's HTML.
@@ -74,7 +81,7 @@ impl<'a> RunText<'a> {
     fn all_lines(&self) -> Vec<Block> {
         let lines = [self.headline.clone(), self.place(), metrics_line(&self.run.metrics)];
         let lines = lines.into_iter().filter(|line| !line.is_empty()).map(Block::Line);
-        lines.chain(self.tests_shown().map(|test| Block::Item(failed_test(test), 1))).collect()
+        lines.chain(self.tests.iter().map(|test| Block::Item(test.clone(), 1))).collect()
     }
 
     /// Collection, environment, region, trigger, time.
@@ -92,11 +99,6 @@ impl<'a> RunText<'a> {
         Phrase::joined(facts, DOT)
     }
 
-    fn tests_shown(&self) -> impl Iterator<Item = &FailedTest> {
-        let shown = if self.run.result.is_failed() { TESTS_SHOWN } else { 0 };
-        self.run.failures.iter().take(shown)
-    }
-
     /// How many failed tests and errors there were, listed by the producer or not.
     fn failed_in_all(&self) -> u64 {
         let m = &self.run.metrics;
@@ -110,7 +112,7 @@ impl<'a> RunText<'a> {
         let collection = attribute("Collection", named(&run.collection_name, &run.collection_uid));
         let attributes = vec![
             attribute("Result", Some(run.result.as_str())).map(|a| a.styled(lozenge(run.result))),
-            collection.map(|a| a.linked(self.collection_link.clone())),
+            collection.map(|a| a.linked(self.collection_link.as_ref())),
             attribute("Environment", named(&run.environment_name, &run.environment_uid)),
             attribute("Region", run.region.as_deref()),
             number("Passed", m.passed_tests),
@@ -123,7 +125,7 @@ impl<'a> RunText<'a> {
         card::Parts {
             id: card::id([(&self.style.integration.id, &self.event.id)]),
             title: &self.headline,
-            url: self.link.clone(),
+            url: self.link.as_ref(),
             description: self.card_description(extras),
             attributes,
             date: Some(self.at),
@@ -136,12 +138,10 @@ impl<'a> RunText<'a> {
         if let Some(trigger) = text::shown(self.run.trigger.as_deref()) {
             lines.push(format!("Trigger {}", text::clamp(trigger, WORD)));
         }
-        if self.style.integration.message.detail == Detail::Full {
-            let tests: Vec<String> =
-                self.tests_shown().map(|test| failed_test(test).plain().to_owned()).collect();
-            let left = self.failed_in_all().saturating_sub(tests.len() as u64);
-            let more = (left > 0 && !tests.is_empty()).then(|| format!("and {left} more"));
-            lines.extend(tests.into_iter().chain(more));
+        if !self.tests.is_empty() {
+            lines.extend(self.tests.iter().map(|test| test.plain().to_owned()));
+            let left = self.failed_in_all().saturating_sub(self.tests.len() as u64);
+            lines.extend((left > 0).then(|| format!("and {left} more")));
         }
         lines.extend(extras.line().map(|line| line.plain().to_owned()));
         lines
@@ -255,14 +255,15 @@ fn metrics_line(m: &RunMetrics) -> Phrase {
         ("Warnings", m.warnings),
         ("Requests", m.request_count),
     ];
-    let average = m.average_response_ms().map(|ms| Phrase::text(&format!("Average response {ms} ms")));
+    let average =
+        m.average_response_ms().map(|ms| Phrase::text("Average response ").say(&ms.to_string()).say(" ms"));
     Phrase::joined(counts.into_iter().map(counted).chain(average), DOT)
 }
 
 /// `Passed 10`; in bold what is wrong; nothing where it is not known.
 fn counted((label, n): (&str, Option<u64>)) -> Phrase {
     let Some(n) = n else { return Phrase::default() };
-    let phrase = Phrase::text(&format!("{label} {n}"));
+    let phrase = Phrase::text(label).say(" ").say(&n.to_string());
     if n > 0 && matches!(label, "Failed" | "Errors") { phrase.bold() } else { phrase }
 }
 

@@ -90,9 +90,9 @@ pub fn clamp(raw: &str, max: usize) -> String {
 }
 
 /// Cuts text that is made of clean values and of our own words (so its line ends are meant).
-pub fn clamp_own(text: &str, max: usize) -> String {
-    if units(text) <= max {
-        return text.to_owned();
+pub fn clamp_own(text: String, max: usize) -> String {
+    if units(&text) <= max {
+        return text;
     }
     clamp_chars(text.chars(), max)
 }
