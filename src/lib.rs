@@ -15,8 +15,8 @@
 //! 3. Inside one transaction of the store ([`ports::Store::take_in`]) the streaks are gathered,
 //!    [`domain::intake`] decides for each integration by [`domain::frequency`] or [`domain::activity`], and
 //!    outcomes, pending notifications and streaks are written. Now the batch is durable, and is acknowledged.
-//!    A room that is idle and within its budgets may be told straight from here, while the broker still holds the
-//!    event ([`ports::Store::take_in_telling`], [`worker::handover`]): then its outcome is the only write.
+//!    A room that is idle and within its budgets may be told straight from here, without being claimed first
+//!    ([`ports::Store::take_in_telling`], [`worker::handover`]).
 //! 4. [`worker::dispatch`] claims the room, which is due. For the room's line, [`domain::line::next_step`]
 //!    chooses: one notification alone, several in one digest, or to wait until a time that the store keeps.
 //!    Budgets are metered by [`domain::pacing`].

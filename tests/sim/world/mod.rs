@@ -162,7 +162,9 @@ pub struct Inner {
 }
 
 impl World {
-    fn new(plan: Plan, options: Options) -> Arc<Self> {
+    fn new(mut plan: Plan, options: Options) -> Arc<Self> {
+        // SQLite's store is one process's alone, and tells straight as such.
+        plan.straight &= !(plan.shared && options.store == StoreKind::Sqlite);
         let flaws = options.mutation.map(Mutation::flaws).unwrap_or_default();
         let inner = Inner {
             rng: Rng::with_seed(plan.seed ^ 0x5eed),
