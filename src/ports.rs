@@ -145,6 +145,8 @@ pub struct Straight {
     /// Of these `rooms`, `retries` and `line` play no part.
     pub terms: ClaimTerms,
     pub now: Timestamp,
+    /// Rooms at most.
+    pub most: usize,
     /// Whether a room may be told straight, since its server answers at once: the batch waits for it.
     pub is_quick: Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>,
     /// Takes a held room with one notification, to be told and settled as any other. May be called inside the store's

@@ -130,7 +130,7 @@ impl Running {
     ) -> anyhow::Result<()> {
         let (dispatch_bell, burial_bell) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
         let terms = dispatch_terms(&self.settings)?;
-        let handover = Handover::new(terms.claim(0, 0), self.parts.clock.clone());
+        let handover = Handover::new(terms.claim(0, 0), terms.handed_over(), self.parts.clock.clone());
         let dispatch = self.dispatch(terms, &handover, &dispatch_bell, &burial_bell);
         tasks.spawn(dispatch.run(self.stop.clone()));
         self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;

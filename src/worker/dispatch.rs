@@ -78,6 +78,12 @@ pub struct Dispatch {
 }
 
 impl DispatchTerms {
+    /// How many rooms may wait that intake hands over. Where other workers could take them from the store, no more
+    /// than have places here.
+    pub fn handed_over(&self) -> usize {
+        if self.shared { Places::for_handed_over(self.concurrency) } else { usize::MAX }
+    }
+
     /// By which rooms are held: `rooms` at most whose last attempt did not fail, and `retries` of the others.
     pub fn claim(&self, rooms: usize, retries: usize) -> ClaimTerms {
         ClaimTerms {

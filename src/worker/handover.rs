@@ -25,6 +25,7 @@ const WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// Where intake puts rooms and dispatch takes them.
 pub struct Handover {
     waiting: Mutex<Waiting>,
+    longest: usize,
     /// Rooms that took their last message, and at once.
     quick: Mutex<HashSet<RoomKey>>,
     terms: ClaimTerms,
@@ -42,10 +43,11 @@ struct Waiting {
 }
 
 impl Handover {
-    /// An empty one, for rooms that are held by `terms`.
-    pub fn new(terms: ClaimTerms, clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// An empty one, for rooms that are held by `terms`, of which `longest` wait at most.
+    pub fn new(terms: ClaimTerms, longest: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::default(),
+            longest,
             quick: Mutex::default(),
             terms,
             clock,
@@ -59,6 +61,7 @@ impl Handover {
         Straight {
             terms: self.terms,
             now: now.wall,
+            most: self.longest.saturating_sub(lock(&self.waiting).rooms.len()),
             is_quick: Arc::new(move |room| by.has_room() && lock(&by.quick).contains(room)),
             hand: Arc::new(move |line| to.put(Held { line, since: now })),
         }
@@ -141,8 +144,9 @@ mod tests {
             room_budget: Budget::ROOM,
             token_budget: Budget::TOKEN,
         };
-        let (handover, room) = (Handover::new(terms, Arc::new(Stopped)), RoomKey::new("room"));
-        let Straight { hand, is_quick, .. } = handover.straight();
+        let (handover, room) = (Handover::new(terms, 3, Arc::new(Stopped)), RoomKey::new("room"));
+        let Straight { hand, is_quick, most, .. } = handover.straight();
+        assert_eq!(most, 3);
         assert!(!is_quick(&room));
         handover.answered(&room, Some(Duration::ZERO));
         for _ in 0..2 {
@@ -150,6 +154,7 @@ mod tests {
             hand(large());
         }
         assert!(!is_quick(&room));
+        assert_eq!(handover.straight().most, 1, "besides those that wait");
         assert!(handover.take(|_| None::<()>).is_none(), "no place");
         assert!(!is_quick(&room));
         assert!(handover.take(|_| Some(())).is_some());

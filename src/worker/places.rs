@@ -68,7 +68,7 @@ impl Places {
     }
 
     /// How many of the quick places are for that too.
-    fn for_handed_over(concurrency: usize) -> usize {
+    pub fn for_handed_over(concurrency: usize) -> usize {
         let alone = (concurrency / CLAIMED_ALONE).max(1);
         concurrency.saturating_sub(alone)
     }

@@ -70,7 +70,7 @@ macro_rules! conformance {
             straight: what_fails_waits_as_any_other, who_comes_later_comes_behind_it,
                 it_keeps_its_place_among_those_of_its_batch,
                 only_an_idle_and_open_room_and_what_stands_alone_is_told_straight,
-                a_token_is_not_overdrawn_by_what_is_handed_out, a_room_that_gets_more_meanwhile_is_not_claimed_twice,
+                no_more_rooms_are_handed_out_than_asked_for, a_token_is_not_overdrawn_by_what_is_handed_out, a_room_that_gets_more_meanwhile_is_not_claimed_twice,
                 a_change_of_its_integration_meanwhile_counts, who_is_moved_meanwhile_is_told_anew_what_fails,
                 who_is_paused_meanwhile_was_told_all_the_same;
         );

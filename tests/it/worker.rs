@@ -206,7 +206,7 @@ impl Bench {
                 claiming: trouble.clone(),
                 unsettled: AtomicUsize::new(0),
                 rate_limits: Mutex::default(),
-                handover: Handover::new(terms.claim(0, 0), clock.clone()),
+                handover: Handover::new(terms.claim(0, 0), terms.handed_over(), clock.clone()),
                 places: Arc::new(Places::new(terms.concurrency)),
                 terms,
                 wake: dispatch_bell,

@@ -173,10 +173,21 @@ impl Desk {
 
     /// Takes in with idle rooms told straight.
     pub async fn take_telling(&self, ms: i64, terms: ClaimTerms, changes: IntakeChanges) -> Taken {
+        self.take_telling_at_most(usize::MAX, ms, terms, changes).await
+    }
+
+    /// The same, with so many rooms at most.
+    pub async fn take_telling_at_most(
+        &self,
+        most: usize,
+        ms: i64,
+        terms: ClaimTerms,
+        changes: IntakeChanges,
+    ) -> Taken {
         let lines = Arc::<Mutex<Vec<RoomLine>>>::default();
         let got = lines.clone();
         let hand = Arc::new(move |line| got.lock().unwrap().push(line));
-        let straight = Straight { terms, now: at(ms), is_quick: Arc::new(|_| true), hand };
+        let straight = Straight { terms, now: at(ms), most, is_quick: Arc::new(|_| true), hand };
         let events = changes.events.iter().map(|event| event.id.clone()).collect();
         let streaks = changes.streaks.iter().map(|(key, _)| key.clone()).collect();
         let query = IntakeQuery { events, streaks, ..IntakeQuery::default() };

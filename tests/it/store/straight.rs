@@ -227,6 +227,21 @@ pub async fn only_an_idle_and_open_room_and_what_stands_alone_is_told_straight(l
     assert_eq!(taken.lines.len(), 2, "and then it is");
 }
 
+pub async fn no_more_rooms_are_handed_out_than_asked_for(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    for (most, events) in [(0, ["f1", "f2"]), (1, ["g1", "g2"])] {
+        let both = two(failure(events[0], "a", 0), failure(events[1], "b", 0));
+        let taken = desk.take_telling_at_most(most, 0, TERMS, both).await;
+        assert_eq!(taken.lines.len(), most);
+        // The others wait as any.
+        let claimed = desk.claim(1).await;
+        assert_eq!(claimed.len(), 2 - most);
+        for line in taken.lines.iter().chain(&claimed) {
+            desk.finish(line, 2, all_sent(line, 2)).await;
+        }
+    }
+}
+
 pub async fn a_token_is_not_overdrawn_by_what_is_handed_out(lab: &dyn Lab) {
     let desk = Desk(lab.worker().await.unwrap());
     let definitions = ["x", "y", "z"].map(|id| definition(id, id, "t"));

@@ -167,6 +167,9 @@ impl Tables {
         let (open, ended) = mpsc::channel(1);
         let mut handed = HandedOut { integrations: HashSet::new(), seqs: BTreeSet::new(), ended };
         for (event, &seq) in changes.events.iter().zip(places) {
+            if handed.seqs.len() == straight.most {
+                break;
+            }
             let Some((new, story)) = choice.fits(event) else { continue };
             if !(straight.is_quick)(&new.room) || !self.hears(new) {
                 continue;

@@ -220,7 +220,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         shared: plan.shared,
         links: links(),
     };
-    let handover = Handover::new(terms.claim(0, 0), clock.clone());
+    let handover = Handover::new(terms.claim(0, 0), terms.handed_over(), clock.clone());
     let intake = Intake {
         store: seen.clone(),
         catalogue: catalogue.clone(),

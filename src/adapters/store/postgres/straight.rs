@@ -40,7 +40,7 @@ impl<'c> Candidates<'c> {
         let choice = Choice::among(changes);
         let fitting = changes.events.iter().filter_map(|event| Some(choice.fits(event)?.0));
         let fitting: Vec<&NewNotification> = fitting.filter(|new| (straight.is_quick)(&new.room)).collect();
-        if fitting.is_empty() {
+        if fitting.is_empty() || straight.most == 0 {
             return None;
         }
         let told = changes.events.iter().flat_map(|event| &event.notifications);
@@ -81,7 +81,8 @@ impl<'c> Candidates<'c> {
         let (mut told, mut new_rooms) = (Vec::new(), Vec::new());
         for (event, standing) in alone {
             let Some((new, story)) = self.choice.fits(event) else { continue };
-            if standing.room == new.room.as_str()
+            if told.len() < self.straight.most
+                && standing.room == new.room.as_str()
                 && self.quick.contains(&new.room)
                 && !throttled.contains(new.integration.as_str())
                 && let Some(due) = rooms.remove(&new.room).unwrap_or_else(|| {

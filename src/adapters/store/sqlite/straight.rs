@@ -144,6 +144,9 @@ pub fn hand_out(
     let (open, ended) = mpsc::channel(1);
     let mut handed = HandedOut { integrations: HashSet::new(), seqs: HashSet::new(), ended };
     for (event, &seq) in changes.events.iter().zip(places) {
+        if handed.seqs.len() == straight.most {
+            break;
+        }
         let fitting = choice.fits(event).filter(|(new, _)| {
             (straight.is_quick)(&new.room) && memory.in_flight.is_durable(&new.room, &new.integration)
         });

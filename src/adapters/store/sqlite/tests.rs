@@ -154,7 +154,7 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
         let story = Story::plain(SendReason::EveryRun);
         decided.notifications[0].fate = Fate::Tell { story, ready_at: now, gather: None };
         let hand = Arc::new(move |line| got.lock().unwrap().push(line));
-        let straight = Straight { terms, now, is_quick: Arc::new(move |_| is_quick), hand };
+        let straight = Straight { terms, now, most: 9, is_quick: Arc::new(move |_| is_quick), hand };
         let changes = IntakeChanges { events: vec![decided], ..IntakeChanges::default() };
         f.store.take_in_telling(IntakeQuery::default(), Box::new(move |_| changes), straight)
     };
