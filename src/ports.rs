@@ -125,7 +125,7 @@ pub type Decide = Box<dyn FnOnce(IntakeState) -> IntakeChanges + Send>;
 /// What was committed.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeReceipt {
-    /// Notifications that this batch made pending.
+    /// Notifications that this batch made pending, but for those in rooms that it handed out.
     pub pending: usize,
     /// Counts by outcome for those that ended at once (suppressed), by reason.
     pub suppressed: HashMap<SuppressReason, usize>,
@@ -147,7 +147,7 @@ pub struct Straight {
     pub now: Timestamp,
     /// Rooms at most.
     pub most: usize,
-    /// Whether a room may be told straight, since its server answers at once: the batch waits for it.
+    /// Whether a room may be told straight, since its server answers at once: a batch may have to wait for it.
     pub is_quick: Arc<dyn Fn(&RoomKey) -> bool + Send + Sync>,
     /// Takes a held room with one notification, to be told and settled as any other. May be called inside the store's
     /// transaction, so it must be quick.

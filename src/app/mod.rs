@@ -132,7 +132,7 @@ impl Running {
         let terms = dispatch_terms(&self.settings)?;
         let handover = Handover::new(terms.claim(0, 0), terms.handed_over(), self.parts.clock.clone());
         let dispatch = self.dispatch(terms, &handover, &dispatch_bell, &burial_bell);
-        tasks.spawn(dispatch.run(self.stop.clone()));
+        tasks.spawn(dispatch.clone().run(self.stop.clone()));
         self.spawn_parts(&mut tasks, file, &dispatch_bell, &burial_bell)?;
         let consumer = self.consumer(handover, &dispatch_bell, &burial_bell)?;
         tokio::pin!(consumer);
@@ -152,6 +152,7 @@ impl Running {
                 consumer.await.map_err(parts::from_broker)?;
             }
             while tasks.join_next().await.is_some() {}
+            dispatch.give_back_handed_over(&self.stop).await;
             consumed.unwrap_or(Ok(()))
         };
         let grace = self.settings.shutdown.grace;

@@ -132,12 +132,18 @@ impl Dispatch {
                 () = self.handover.bell.wait(LOOK_EVERY) => {}
             }
         }
-        // What is handed over and not begun is given back, since stopping was asked for.
-        while let Some((held, ())) = self.handover.take(|_| Some(())) {
-            self.work_off(held, &stop).await;
-        }
+        self.handover.close();
+        self.give_back_handed_over(&stop).await;
         while tasks.join_next().await.is_some() {}
         say_untold(self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner).end());
+    }
+
+    /// Gives back what was handed over and not begun, since stopping was asked for. Once more when intake has stopped as
+    /// well: what it was just taking in may come behind [`Self::run`].
+    pub async fn give_back_handed_over(&self, stop: &Stop) {
+        while let Some((held, ())) = self.handover.take(|_| Some(())) {
+            self.work_off(held, stop).await;
+        }
     }
 
     /// Notes that the store is looked at now, after the rooms' tasks, and other workers, had the time that they need

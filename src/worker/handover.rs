@@ -1,8 +1,9 @@
-//! Held rooms on their way from intake to dispatch: what is told straight, before it is written down.
+//! Held rooms on their way from intake to dispatch: what is told straight.
 //!
-//! Only rooms whose server answered at once the last time are told so. The next batch does not wait for them, but it is
-//! acknowledged after this one: a server that takes its time would hold up all acknowledgements, and in the end what the
-//! broker delivers. Where it does, what goes through the store is quick enough.
+//! Only rooms whose server answered at once the last time are told so. On SQLite nothing of it is written before it is
+//! told, and the next batch, which does not wait for it, is acknowledged after this one: a server that takes its time would
+//! hold up all acknowledgements, and in the end what the broker delivers. Where it does, what goes through the store is
+//! quick enough.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,15 @@ struct Waiting {
     rooms: VecDeque<Held>,
     /// Of their bodies.
     bytes: usize,
+    /// Nobody takes them any more.
+    closed: bool,
+}
+
+impl Waiting {
+    /// How many more may come, where `longest` may wait.
+    fn places(&self, longest: usize) -> usize {
+        if self.closed { 0 } else { longest.saturating_sub(self.rooms.len()) }
+    }
 }
 
 impl Handover {
@@ -61,10 +71,15 @@ impl Handover {
         Straight {
             terms: self.terms,
             now: now.wall,
-            most: self.longest.saturating_sub(lock(&self.waiting).rooms.len()),
+            most: lock(&self.waiting).places(self.longest),
             is_quick: Arc::new(move |room| by.has_room() && lock(&by.quick).contains(room)),
             hand: Arc::new(move |line| to.put(Held { line, since: now })),
         }
+    }
+
+    /// No more are handed over, but for what intake is just about.
+    pub fn close(&self) {
+        lock(&self.waiting).closed = true;
     }
 
     /// A room's server has answered; `took` if it took the message.
@@ -159,5 +174,7 @@ mod tests {
         assert!(!is_quick(&room));
         assert!(handover.take(|_| Some(())).is_some());
         assert!(is_quick(&room));
+        handover.close();
+        assert_eq!(handover.straight().most, 0);
     }
 }

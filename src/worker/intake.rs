@@ -33,7 +33,7 @@ pub struct Intake {
     pub dispatch: Arc<Bell>,
     /// Rung when there is something to bury.
     pub burial: Arc<Bell>,
-    /// Where quick rooms are told straight from here; `None`: everything is written down first.
+    /// Where quick rooms are told straight from here; `None`: each waits in the store until it is claimed.
     pub handover: Option<Arc<Handover>>,
     pub turn: Turn,
 }

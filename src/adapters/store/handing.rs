@@ -1,4 +1,4 @@
-//! What of a batch may be told straight from intake, before it is written, and when one was told and that is all. Pure.
+//! What of a batch may be told straight from intake, and when one was told and that is all. Pure.
 
 use std::collections::{HashMap, HashSet};
 

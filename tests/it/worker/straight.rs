@@ -1,5 +1,8 @@
 //! Rooms that are told straight from intake: the whole way through intake, handover and dispatch.
 
+use hipchat_notifier::ports::{RoomLine, Straight};
+use hipchat_notifier::worker::batch;
+
 use super::*;
 
 /// Takes `id` in while dispatch takes what is handed over, and returns how many rooms that were.
@@ -122,4 +125,38 @@ async fn a_room_that_takes_its_time_is_told_by_way_of_the_store() {
     assert_eq!(take_and_tell(&bench, "e3", &run("m", true)).await, 1, "it was quick the last time");
     bench.dispatch.handover.answered(&room, None);
     assert_eq!(take_and_tell(&bench, "e4", &run("m", true)).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_taken_in_while_the_worker_stops_is_given_back() {
+    let bench = straight(&results("one", "a", "all")).await;
+    bench.take("e1", &run("m", true)).await;
+    bench.settle_down().await;
+    let Bench { dispatch, intake, clock, store, .. } = bench;
+    let (dispatch, straight) = (Arc::new(dispatch), intake.handover.as_ref().unwrap().straight());
+    let (switch, stop) = StopSwitch::new();
+    switch.stop();
+    dispatch.clone().run(stop.clone()).await;
+    assert_eq!(intake.handover.as_ref().unwrap().straight().most, 0, "nobody takes it any more");
+
+    // A batch that had begun before that.
+    let due = intake.store.next_due().await.unwrap();
+    assert_eq!(due, None);
+    let handed = Arc::new(Mutex::new(None));
+    let hand = {
+        let (handed, hand) = (handed.clone(), straight.hand.clone());
+        Arc::new(move |line: RoomLine| {
+            *handed.lock().unwrap() = Some(line.room.clone());
+            hand(line);
+        })
+    };
+    let received = Received { envelope: envelope("e2", &run("m", true)), at: clock.now() };
+    let read: Arc<[_]> = Arc::from([batch::read(received, &intake.catalogue.now())]);
+    let query = batch::query(&read);
+    let decide = Box::new(move |state| batch::decide(&read, state).0);
+    intake.store.take_in_telling(query, decide, Straight { hand, ..straight }).await.unwrap();
+    assert!(handed.lock().unwrap().is_some());
+    dispatch.give_back_handed_over(&stop).await;
+    let lines = store.claim_rooms(dispatch.terms.claim(8, 8), clock.now()).await.unwrap();
+    assert_eq!(lines.len(), 1, "whoever comes next tells it at once");
 }

@@ -268,7 +268,8 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
     tasks.spawn(consumer);
     tasks.spawn(burial.run(stop.clone()));
     tasks.spawn(janitor.run(stop.clone()));
-    tasks.spawn(Arc::new(dispatch).run(stop.clone()));
+    let (dispatch, stopped) = (Arc::new(dispatch), stop.clone());
+    tasks.spawn(dispatch.clone().run(stop.clone()));
     tasks.spawn(async move { catalogue.watch(&dispatch_bell, stop).await });
     tokio::select! {
         biased;
@@ -276,6 +277,7 @@ async fn begin(world: Arc<World>, life: Arc<Life>) {
         _ = tasks.join_next() => {}
     }
     while tasks.join_next().await.is_some() {}
+    dispatch.give_back_handed_over(&stopped).await;
 }
 
 fn links() -> Arc<Links> {

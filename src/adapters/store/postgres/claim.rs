@@ -187,7 +187,7 @@ impl Found {
     }
 }
 
-/// A room that is due, under its lock.
+/// A room that can be claimed, under its lock.
 pub struct Due {
     pub room: RoomKey,
     /// The number of the latest claim.
@@ -290,8 +290,9 @@ async fn go_on(tx: &Tx, lines: &mut [RoomLine]) -> Done<()> {
         tx,
         "SELECT u.place FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) WITH ORDINALITY \
          AS u(room, seq, integration, gather, place) WHERE (SELECT TRUE FROM notifications AS n \
-         WHERE n.integration = u.integration AND n.event_no IS NOT NULL AND n.state = 'pending' AND n.seq > u.seq \
-         AND n.room = u.room AND n.gather = u.gather LIMIT 1)",
+         WHERE n.integration BETWEEN u.integration AND u.integration AND n.event_no IS NOT NULL \
+         AND n.state = 'pending' AND n.seq > u.seq AND n.room = u.room AND n.gather = u.gather \
+         ORDER BY n.integration, n.seq LIMIT 1)",
         values![
             of_rooms,
             seqs,

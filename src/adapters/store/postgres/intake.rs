@@ -442,11 +442,13 @@ impl<'c> Batch<'c> {
         if there.is_empty() {
             return;
         }
-        let told = self.new.iter().filter_map(|new| Some((new.told.as_ref()?.streak?, &new.event.id)));
-        let told: Vec<_> = told.map(|(key, event)| (names(key), event)).collect();
-        // The latest.
-        let news: HashMap<_, _> =
-            told.iter().map(|(key, event)| (key.each_ref().map(String::as_str), *event)).collect();
+        let told = self.new.iter().filter_map(|new| Some((names(new.told.as_ref()?.streak?), &new.event.id)));
+        // Of each streak the latest.
+        let news: HashMap<[String; 3], &EventId> = told.collect();
+        let news_of = |key: &(&str, String, String)| {
+            let event = news.get(&[key.0.to_owned(), key.1.clone(), key.2.clone()])?;
+            Some(text(event.as_str()))
+        };
         round.add(
             "INSERT INTO streaks AS s (integration, monitor, region, failures, first_failed_at, newest, belief, \
              touched, news) SELECT u.integration, u.monitor, u.region, u.failures, u.first_failed_at, u.newest, \
@@ -469,7 +471,7 @@ impl<'c> Batch<'c> {
                 there.values().map(|streak| streak.newest.map(micros)).collect::<Vec<_>>(),
                 texts(there.values().map(|streak| streak.belief.as_str())),
                 at,
-                there.keys().map(|(integration, monitor, region)| news.get(&[*integration, monitor.as_str(), region.as_str()]).map(|event| text(event.as_str()))).collect::<Vec<_>>(),
+                there.keys().map(news_of).collect::<Vec<_>>(),
             ],
         );
     }

@@ -51,8 +51,10 @@ struct Place {
 /// throttled, the line is put together of the others' own, so that a hundred thousand that wait for the throttle are not
 /// read to find what stands behind them.
 pub const HEADS: &str = "WITH r AS MATERIALIZED (SELECT u.room, \
-      (SELECT TRUE FROM integrations AS i WHERE i.room = u.room AND (SELECT TRUE FROM throttles AS t \
-        WHERE t.integration = i.id AND t.closed_until > $3) LIMIT 1) IS NOT NULL AS closed \
+      (SELECT TRUE FROM integrations AS i WHERE i.room = u.room \
+        AND (SELECT TRUE FROM throttles AS t WHERE t.closed_until > $3 LIMIT 1) \
+        AND (SELECT TRUE FROM throttles AS t WHERE t.integration = i.id AND t.closed_until > $3) LIMIT 1) \
+        IS NOT NULL AS closed \
       FROM unnest($1::text[]) AS u(room)) \
     SELECT n.seq, n.event, n.integration, n.event_no, n.reason, n.failures, \
       n.first_failed_at, n.gather, n.ready_at, n.attempts, n.first_attempt_at, n.plain, n.received_at, r.room, \

@@ -271,7 +271,9 @@ pub const LEFT: &str = "SELECT r.room, \
          THEN i.until END) AS opening \
        FROM (SELECT i.id, (SELECT t.closed_until FROM throttles AS t \
                WHERE t.integration = i.id AND t.closed_until > r.now) AS until \
-             FROM integrations AS i WHERE i.room = r.room OFFSET 0) AS i WHERE i.until IS NOT NULL) AS c";
+             FROM integrations AS i WHERE i.room = r.room \
+               AND (SELECT TRUE FROM throttles AS t WHERE t.closed_until > r.now LIMIT 1) OFFSET 0) AS i \
+       WHERE i.until IS NOT NULL) AS c";
 
 fn save(round: &mut Round, next: &[(&Settlement, Next)]) {
     if next.is_empty() {

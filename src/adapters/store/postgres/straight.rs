@@ -35,22 +35,32 @@ pub struct Candidates<'c> {
 
 impl<'c> Candidates<'c> {
     /// Looks for candidates and asks for what else has to be known of them; `None` if there are none. Locks all rooms
-    /// that the batch tells something, by their keys.
+    /// that the batch tells something, by their keys: also those that an integration was moved to a moment ago. The tokens
+    /// come behind them, and so no room may.
     pub fn ask(round: &mut Round, changes: &'c IntakeChanges, straight: &'c Straight) -> Option<Self> {
         let choice = Choice::among(changes);
         let fitting = changes.events.iter().filter_map(|event| Some(choice.fits(event)?.0));
+        let retells = |event: &&DecidedEvent| {
+            event.notifications.iter().any(|new| matches!(new.fate, Fate::Retell { .. }))
+        };
+        if changes.events.iter().any(|event| retells(&event)) {
+            // What comes back makes its earlier end go, and notifications are locked before tokens.
+            return None;
+        }
         let fitting: Vec<&NewNotification> = fitting.filter(|new| (straight.is_quick)(&new.room)).collect();
         if fitting.is_empty() || straight.most == 0 {
             return None;
         }
         let told = changes.events.iter().flat_map(|event| &event.notifications);
         let told = told.filter(|new| !matches!(new.fate, Fate::Suppress { .. }));
-        let keys: BTreeSet<&str> = told.map(|new| new.room.as_str()).collect();
+        let (keys, whose): (BTreeSet<&str>, BTreeSet<&str>) =
+            told.map(|new| (new.room.as_str(), new.integration.as_str())).unzip();
         let rooms = round.add(
             "SELECT room, claim, meter, retry_failures, retry_at, expired_untold, \
              due_at IS NULL AND lease_until IS NULL AND coalesce(hold_until <= $2, TRUE) \
-             FROM rooms WHERE room = ANY($1) ORDER BY room FOR UPDATE",
-            values![texts(keys), micros(straight.now)],
+             FROM rooms WHERE room = ANY(ARRAY(SELECT unnest($1::text[]) \
+             UNION SELECT i.room FROM integrations AS i WHERE i.id = ANY($3))) ORDER BY room FOR UPDATE",
+            values![texts(keys), micros(straight.now), texts(whose)],
         );
         let throttled = round.add(
             "SELECT integration FROM throttles WHERE integration = ANY($1)",
@@ -168,7 +178,13 @@ impl Claimed<'_> {
         let line = |(told, tokens): (Told<'_>, Grants)| {
             let Told { event, new, story, due, .. } = told;
             let (id, integration): (&EventId, &IntegrationId) = (&event.id, &new.integration);
-            let seq = *places.get(&(text(id.as_str()).as_str(), integration.as_str()))?;
+            let Some(&seq) = places.get(&(text(id.as_str()).as_str(), integration.as_str())) else {
+                tracing::error!(
+                    room = due.room.as_str(),
+                    "what is told straight has no place; its lease has to end"
+                );
+                return None;
+            };
             let Due { room, claim, state } = due;
             Some(RoomLine {
                 room,
