@@ -86,7 +86,11 @@ fn integrations(n: usize) -> String {
 async fn worker(parts: &Parts) -> Finding {
     let result = match parts.store.workers().await {
         Ok(workers) if workers.is_empty() => Ok("none runs on this store".to_owned()),
-        Ok(workers) => Ok(format!("{} runs on this store", workers.join(", "))),
+        Ok(workers) => {
+            let verb = if workers.len() == 1 { "runs" } else { "run" };
+            let counted = count(workers.len() as u64, "worker", "workers");
+            Ok(format!("{counted} {verb} on this store: {}", workers.join(", ")))
+        }
         Err(error) => Err(error.to_string()),
     };
     finding("worker", result, false)

@@ -223,7 +223,10 @@ async fn a_suspended_integration_is_seen_with_what_to_do_and_so_is_the_worker() 
     lab.run_with(&["publish", "-"], &[], cloud_run("e-1", "m", 1).to_string().as_bytes()).await.done();
     lab.outcomes("e-1").await;
     let ran = lab.run(&["check"]).await;
-    assert_eq!(line(&ran, "worker"), format!("ok    worker: process {} runs on this store", worker.id()));
+    assert_eq!(
+        line(&ran, "worker"),
+        format!("ok    worker: 1 worker runs on this store: process {}", worker.id())
+    );
     let told = line(&ran, "integration gone");
     assert!(told.starts_with("FAULT integration gone: suspended: HipChat answered 404"), "{told}");
     assert!(told.ends_with("; mend that, then `integrations resume gone`"), "{told}");

@@ -211,7 +211,7 @@ async fn every_verb_works_on_a_shared_store_and_none_shows_its_password() {
     assert_eq!(listed.json()[0]["id"], "one");
     let worker = by_hand.start().await;
     let checked = site.run(&["check"]).await.done();
-    assert!(checked.stdout.contains("a worker at 127.0.0.1 runs on this store"), "{checked:?}");
+    assert!(checked.stdout.contains("on this store: one at 127.0.0.1 since 20"), "{checked:?}");
     let unknown = site.run(&["explain", "e-1"]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     site.run(&["integrations", "pause", "one"]).await.done();

@@ -4,7 +4,7 @@
 use futures_util::future::poll_fn;
 use tokio_postgres::Socket;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Row};
 
 use super::address::Tls;
 use super::errors::Done;
@@ -37,12 +37,18 @@ pub fn tell(round: &mut Round, keys: &Keys, hint: Hint) {
 pub async fn listeners(c: &deadpool_postgres::Client, keys: &Keys) -> Done<Vec<String>> {
     let statement = c
         .prepare_cached(
-            "SELECT coalesce(host(client_addr), 'a socket') FROM pg_stat_activity \
+            "SELECT coalesce(host(client_addr), 'a socket'), \
+             to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity \
              WHERE application_name = $1 AND datname = current_database() ORDER BY backend_start",
         )
         .await?;
     let found = c.query(&statement, &[&keys.channel]).await?;
-    found.iter().map(|row| Ok(format!("a worker at {}", row.try_get::<_, &str>(0)?))).collect()
+    // Those of one machine are told apart by when they came.
+    let name = |row: &Row| {
+        let (place, since): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(format!("one at {place} since {since} UTC"))
+    };
+    found.iter().map(name).collect()
 }
 
 /// Listens for as long as this is polled, on a connection of its own.
