@@ -151,7 +151,7 @@ where
         line.push_str("\",\"level\":\"");
         line.push_str(metadata.level().as_str());
         line.push_str("\",\"target\":");
-        line.push_str(&quoted(metadata.target()));
+        quote(&mut line, metadata.target());
         line.push_str(",\"message\":");
         line.push_str(pairs(&own.0).find(|(name, _)| *name == "message").map_or("\"\"", |(_, json)| json));
         let mut told: Vec<&str> = OWN.to_vec();
@@ -168,8 +168,8 @@ where
         for fields in extensions.iter().filter_map(|e| e.get::<FormattedFields<JsonPairs>>()) {
             tell_new(&fields.fields, &mut told, &mut tell);
         }
-        line.push('}');
-        writeln!(writer, "{line}")
+        line.push_str("}\n");
+        writer.write_str(&line)
     }
 }
 
@@ -207,9 +207,16 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| line.split_once('\0'))
 }
 
-fn quoted(text: &str) -> String {
-    // A text always has a JSON form.
-    serde_json::to_string(text).unwrap_or_default()
+/// Writes `text` as JSON.
+fn quote(out: &mut String, text: &str) {
+    if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        // A text always has a JSON form.
+        out.push_str(&serde_json::to_string(text).unwrap_or_default());
+    }
 }
 
 /// What [`JsonPairs`] writes.
@@ -220,6 +227,13 @@ impl Pairs {
     fn put(&mut self, field: &Field, json: impl fmt::Display) {
         // Writing into a text can't fail.
         let _ = writeln!(self.0, "{}\0{json}", field.name());
+    }
+
+    fn put_text(&mut self, field: &Field, text: &str) {
+        self.0.push_str(field.name());
+        self.0.push('\0');
+        quote(&mut self.0, text);
+        self.0.push('\n');
     }
 }
 
@@ -241,15 +255,15 @@ impl Visit for Pairs {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, quoted(value));
+        self.put_text(field, value);
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.put(field, quoted(&value.to_string()));
+        self.put_text(field, &value.to_string());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, quoted(&format!("{value:?}")));
+        self.put_text(field, &format!("{value:?}"));
     }
 }
 

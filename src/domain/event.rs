@@ -2,6 +2,8 @@
 //!
 //! Built by `formats` from a producer's bytes. Holds no JSON and knows no wire form.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::ids::{EventId, TeamId};
@@ -59,7 +61,7 @@ impl RunResult {
 /// A finished run of one monitor in one region.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MonitorRun {
-    pub monitor_uid: String,
+    pub monitor_uid: Arc<str>,
     pub monitor_name: Option<String>,
     pub collection_uid: Option<String>,
     pub collection_name: Option<String>,
@@ -70,7 +72,7 @@ pub struct MonitorRun {
     pub result: RunResult,
     pub metrics: RunMetrics,
     pub run_id: Option<String>,
-    pub region: Option<String>,
+    pub region: Option<Arc<str>>,
     /// `schedule`, `manual`, `webhook`, or whatever the producer says.
     pub trigger: Option<String>,
     pub started_at: Option<Timestamp>,

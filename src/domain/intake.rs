@@ -3,6 +3,7 @@
 //! Gathers nothing itself: the caller hands over what the store knows and keeps what this changes.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -18,9 +19,9 @@ use super::story::Story;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StreakKey {
     pub integration: IntegrationId,
-    pub monitor_uid: String,
+    pub monitor_uid: Arc<str>,
     /// Empty where the run names no region.
-    pub region: String,
+    pub region: Arc<str>,
 }
 
 /// Whose repeats: one user on one instance, as one integration hears of it.

@@ -12,7 +12,7 @@ fn integration(interest: Interest) -> Integration {
 }
 
 fn failed_run(region: Option<&str>) -> Event {
-    let run = MonitorRun { region: region.map(str::to_owned), ..samples::run(RunResult::Failure) };
+    let run = MonitorRun { region: region.map(Into::into), ..samples::run(RunResult::Failure) };
     Event { id: EventId::new("e"), team: None, subject: Subject::Run(run) }
 }
 

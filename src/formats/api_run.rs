@@ -33,7 +33,7 @@ pub(super) fn read(body: &Fields<'_, '_>) -> Result<MonitorRun, Malformed> {
     let seen = Executions::read(&run)?;
     let stats = Stats::read(&run, &seen)?;
     Ok(MonitorRun {
-        monitor_uid: info.required_key("monitorId")?,
+        monitor_uid: info.required_key("monitorId")?.into(),
         monitor_name: info.text("name")?,
         collection_uid: info.text("collectionUid")?,
         collection_name: None,

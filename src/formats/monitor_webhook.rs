@@ -18,7 +18,7 @@ pub(super) fn read(body: &Fields<'_, '_>) -> Result<MonitorRun, Malformed> {
         None => derived(&metrics),
     };
     Ok(MonitorRun {
-        monitor_uid,
+        monitor_uid: monitor_uid.into(),
         monitor_name: body.text("monitor_name")?,
         collection_uid: body.text("collection_uid")?,
         collection_name: body.text("collection_name")?,
@@ -29,7 +29,7 @@ pub(super) fn read(body: &Fields<'_, '_>) -> Result<MonitorRun, Malformed> {
         result,
         metrics,
         run_id: body.text("run_id")?,
-        region: body.key("region")?,
+        region: body.key("region")?.map(Into::into),
         trigger: body.text("trigger")?,
         started_at: body.time("started_at")?,
         finished_at: body.time("finished_at")?,

@@ -112,7 +112,7 @@ impl Snapshot {
                     wanting.extend(team.activities.iter().filter(|i| i.wants(event)).cloned())
                 }
                 Subject::Run(run) => {
-                    let exact = team.monitors.get(run.monitor_uid.as_str()).into_iter().flatten();
+                    let exact = team.monitors.get(&*run.monitor_uid).into_iter().flatten();
                     wanting.extend(exact.chain(&team.runs).filter(|i| i.wants(event)).cloned());
                 }
             }

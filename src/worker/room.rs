@@ -71,25 +71,20 @@ pub enum Progress {
 }
 
 impl Dispatch {
-    /// Works off a held room's line, and gives the room back. Every line of the log that comes of it names the
-    /// room, also one of a library.
-    pub async fn work_off(&self, held: Held, stop: &Stop) -> Progress {
-        // At the highest level, so that no filter which lets a line through leaves its ids out.
-        let span = tracing::error_span!("turn", room = held.line.room.as_str());
-        self.take_turn(held, stop).instrument(span).await
-    }
-
-    async fn take_turn(&self, mut held: Held, stop: &Stop) -> Progress {
+    /// Works off a held room's line, and gives the room back.
+    pub async fn work_off(&self, mut held: Held, stop: &Stop) -> Progress {
         let turn_ends = later(self.clock.now(), TURN);
         loop {
             match self.step(&mut held, stop.is_set()).await {
                 // A slow room with a long line must not keep its place while others wait for one.
                 Progress::Goes if self.clock.now() >= turn_ends => {
-                    return self.give_back(&held.line, AT_ONCE).await;
+                    let span = turn(&held.line);
+                    return self.give_back(&held.line, AT_ONCE).instrument(span).await;
                 }
                 Progress::Goes => {}
                 Progress::Lost => {
-                    tracing::warn!("the room is not held by this worker any more; leaving it alone");
+                    let room = held.line.room.as_str();
+                    tracing::warn!(room, "the room is not held by this worker any more; leaving it alone");
                     return Progress::Lost;
                 }
                 given_back => return given_back,
@@ -99,19 +94,40 @@ impl Dispatch {
 
     /// One step: decide, post if there is something to post, settle. With `stopping` no attempt is begun.
     async fn step(&self, held: &mut Held, stopping: bool) -> Progress {
-        let (moment, line) = (Moment::now(&*self.clock), &held.line);
-        let now = moment.wall;
+        let moment = Moment::now(&*self.clock);
         let snapshot = self.catalogue.now();
         let lookup = |id: &IntegrationId| snapshot.integration(id);
-        match next_step(line, &lookup, &self.terms.rules, now) {
+        match next_step(&held.line, &lookup, &self.terms.rules, moment.wall) {
+            Step::Post { take, shape }
+                if !stopping && !held.since.may_be_past(self.terms.lease / 2, &moment) =>
+            {
+                self.tell(held, &take, shape, &snapshot).await
+            }
+            step => {
+                let span = turn(&held.line);
+                self.go_on(held, step, stopping, &snapshot, moment.wall).instrument(span).await
+            }
+        }
+    }
+
+    /// Does whatever a step is that posts nothing.
+    async fn go_on(
+        &self,
+        held: &mut Held,
+        step: Step,
+        stopping: bool,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Progress {
+        let line = &held.line;
+        match step {
             Step::Drop(transitions) => self.drop_untold(held, transitions).await,
             // This process was frozen since it was handed the room, or the room was slow: somebody else may have it
             // by now. Nothing is posted on a lease that could lapse before the answer is there.
-            Step::Post { .. } if !stopping && held.since.may_be_past(self.terms.lease / 2, &moment) => {
+            Step::Post { .. } if !stopping => {
                 let renewal = self.settlement(line, Vec::new(), Then::Hold);
                 self.hold(held, renewal).await
             }
-            Step::Post { take, shape } if !stopping => self.tell(held, &take, shape, &snapshot).await,
             Step::Empty if !line.waiting.is_empty() => {
                 // Not for this room any more, or of an integration that is just being changed: the store and
                 // the catalogue will agree in a moment.
@@ -129,7 +145,7 @@ impl Dispatch {
                 self.metrics.waits(WaitReason::IntegrationThrottle);
                 let then = Then::Release { due: Some(until) };
                 let mut settlement = self.settlement(line, Vec::new(), then);
-                settlement.closed = closed(line, &snapshot, now);
+                settlement.closed = closed(line, snapshot, now);
                 self.settle(settlement).await
             }
         }
@@ -140,30 +156,44 @@ impl Dispatch {
         held.line.apply(&transitions);
         let settlement = self.settlement(&held.line, transitions, Then::Hold);
         let progress = self.hold(held, settlement).await;
-        self.report(progress, ended)
+        self.report(progress, &held.line, ended)
     }
 
     /// Renders and posts one message, and settles what follows from the answer.
     async fn tell(&self, held: &mut Held, take: &[usize], shape: Shape, snapshot: &Snapshot) -> Progress {
+        let head = &held.line.waiting[take[0]];
+        // At the highest level, so that no filter which lets a line through leaves its ids out, also one of a library.
+        let span = tracing::error_span!(
+            "attempt",
+            room = held.line.room.as_str(),
+            event_id = head.event.as_str(),
+            integration_id = head.integration.as_str(),
+            attempt = head.attempts.saturating_add(1)
+        );
+        let (progress, ended) = self.attempt(held, take, shape, snapshot).instrument(span).await;
+        self.report(progress, &held.line, ended)
+    }
+
+    async fn attempt(
+        &self,
+        held: &mut Held,
+        take: &[usize],
+        shape: Shape,
+        snapshot: &Snapshot,
+    ) -> (Progress, Vec<Ended>) {
         let line = &held.line;
         let head = &line.waiting[take[0]];
         let (Some(integration), Some(target)) =
             (snapshot.integration(&head.integration), snapshot.target(&head.integration))
         else {
             // Removed since the step was decided; the next claim drops it.
-            return self.give_back(line, AT_ONCE).await;
+            return (self.give_back(line, AT_ONCE).await, Vec::new());
         };
         let Some(message) = compose(line, take, shape, snapshot, &self.terms.links) else {
             return self.give_up_unwritable(held, take).await;
         };
-        let span = tracing::error_span!(
-            "attempt",
-            event_id = head.event.as_str(),
-            integration_id = integration.id.as_str(),
-            attempt = head.attempts.saturating_add(1)
-        );
         let posted_at = self.clock.now();
-        let answer = self.gateway.post(&target, &message).instrument(span.clone()).await;
+        let answer = self.gateway.post(&target, &message).await;
         let now = self.clock.now();
         let took = Duration::try_from(now.duration_since(posted_at)).unwrap_or_default();
         self.handover.answered(&line.room, (answer.class == AnswerClass::Accepted).then_some(took));
@@ -172,10 +202,9 @@ impl Dispatch {
         let attempt = Attempt { line, take, shape, integration: &integration };
         let consequence =
             delivery::after(attempt, &answer, &spoke_for, &self.terms.rules, now, fastrand::f64());
-        span.in_scope(|| self.report_answer(take.len(), &answer));
+        self.report_answer(take.len(), &answer);
         let ended = self.ended(&consequence.transitions, line);
-        let progress = self.conclude(held, consequence, answer.class).instrument(span).await;
-        self.report(progress, ended)
+        (self.conclude(held, consequence, answer.class).await, ended)
     }
 
     /// Brings the held line up to date with what an attempt changed, and settles it.
@@ -204,7 +233,7 @@ impl Dispatch {
     }
 
     /// A message that can't be written is this notification's fault alone, not the room's.
-    async fn give_up_unwritable(&self, held: &mut Held, take: &[usize]) -> Progress {
+    async fn give_up_unwritable(&self, held: &mut Held, take: &[usize]) -> (Progress, Vec<Ended>) {
         let line = &mut held.line;
         let transition = Transition::DeadLettered {
             seqs: take.iter().map(|at| line.waiting[*at].seq).collect(),
@@ -218,8 +247,7 @@ impl Dispatch {
         let ended = self.ended(&transitions, line);
         line.apply(&transitions);
         let settlement = self.settlement(line, transitions, Then::Hold);
-        let progress = self.hold(held, settlement).await;
-        self.report(progress, ended)
+        (self.hold(held, settlement).await, ended)
     }
 
     async fn give_back(&self, line: &RoomLine, then: Then) -> Progress {
@@ -337,7 +365,7 @@ impl Dispatch {
 
     /// Counts and says what has ended by a step that was settled. Where it was not, because somebody else holds the
     /// room by now, nothing has ended by it: that one will report it.
-    fn report(&self, progress: Progress, ended: Vec<Ended>) -> Progress {
+    fn report(&self, progress: Progress, line: &RoomLine, ended: Vec<Ended>) -> Progress {
         if progress == Progress::Lost {
             return progress;
         }
@@ -354,11 +382,17 @@ impl Dispatch {
                 event_id = event.as_str(),
                 integration_id = integration.as_str(),
                 reason,
+                room = line.room.as_str(),
                 "{outcome}"
             );
         }
         progress
     }
+}
+
+/// Around what is done with a room and is no attempt, so that every line of the log that comes of it names the room.
+fn turn(line: &RoomLine) -> tracing::Span {
+    tracing::error_span!("turn", room = line.room.as_str())
 }
 
 /// A notification that ends by a step.

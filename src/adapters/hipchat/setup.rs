@@ -171,6 +171,8 @@ fn builder(
         .connect_timeout(options.connect_timeout)
         .timeout(options.timeout)
         .redirect(redirect::Policy::none())
+        // When it is tried again is not the client's to say; and it would keep a copy of each request for it.
+        .retry(reqwest::retry::never())
         .referer(false)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .pool_idle_timeout(IDLE_TIMEOUT)

@@ -88,6 +88,12 @@ impl Purse {
         Self { meter, budget, available, others, taken: 0 }
     }
 
+    /// The one call of a room that asks alone; `None` if nothing is left.
+    pub fn one(mut self, now: Timestamp) -> Option<TokenGrant> {
+        let calls = self.take(1, 1);
+        (calls > 0).then(|| TokenGrant { calls, opens_at: self.opens_at(now) })
+    }
+
     /// A fair share for one of `rooms` that still ask, at most what it needs.
     fn take(&mut self, needed: u32, rooms: u32) -> u32 {
         let calls = needed.min(self.available.div_ceil(rooms.max(1)));

@@ -1,6 +1,7 @@
 //! How domain values stand in columns: the forms that all stores share. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,13 +73,28 @@ pub fn meter_text(meter: &Meter) -> String {
     if *meter == Meter::default() {
         return String::new();
     }
-    let counts: Vec<String> = meter.counts.iter().map(u32::to_string).collect();
-    let learned =
-        meter.learned.map_or(String::new(), |learned| format!("{}@{}", learned.limit, micros(learned.at)));
-    let blocked = meter.blocked_until.map_or(String::new(), |at| micros(at).to_string());
     let Meter { slot_ms, newest, limited, .. } = meter;
-    format!("{slot_ms};{newest};{};{learned};{blocked};{limited}", counts.join(","))
+    let mut text = String::with_capacity(METER_TEXT);
+    // Writing to a text does not fail.
+    let _ = write!(text, "{slot_ms};{newest};");
+    for (at, count) in meter.counts.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let _ = write!(text, "{comma}{count}");
+    }
+    text.push(';');
+    if let Some(Learned { limit, at }) = meter.learned {
+        let _ = write!(text, "{limit}@{}", micros(at));
+    }
+    text.push(';');
+    if let Some(until) = meter.blocked_until {
+        let _ = write!(text, "{}", micros(until));
+    }
+    let _ = write!(text, ";{limited}");
+    text
 }
+
+/// Bytes of most meters.
+const METER_TEXT: usize = 96;
 
 /// The meter that `text` stands for; `None` if it is not what [`meter_text`] made.
 pub fn meter(text: &str) -> Option<Meter> {

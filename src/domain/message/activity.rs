@@ -7,6 +7,8 @@
 //! Compact, both are one line. What Postman says itself in `message` stands in place of the first line, with
 //! the instance linked in it. Actions and models that nobody knows yet are told as they came.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 use super::card::{self, attribute};
@@ -57,8 +59,9 @@ impl<'a> ActivityText<'a> {
     /// The same facts as a card.
     pub fn card(&self, extras: Extras) -> Card {
         let a = self.activity;
-        let instance =
-            attribute(text::shown(Some(&a.model)).unwrap_or("Instance"), named(&a.model_name, &a.model_uid));
+        let model: Cow<'static, str> =
+            text::shown(Some(&a.model)).map_or("Instance".into(), |m| text::clamp(m, card::LABEL).into());
+        let instance = attribute(model, named(&a.model_name, &a.model_uid));
         let collection = attribute("Collection", named(&a.collection_name, &a.collection_uid));
         let attributes = vec![
             attribute("Who", named(&a.user_name, &a.user_id)),
@@ -148,7 +151,11 @@ fn model_and_instance(links: &Links, event: &Event, activity: &Activity) -> Phra
 
 /// Where something was changed: the collection, unless it is itself what was changed, and the workspace.
 pub(super) fn place(links: &Links, event: &Event, activity: &Activity) -> Phrase {
-    if is_collection(activity) { workspace(activity) } else { section(links, event, activity) }
+    if is_collection(activity) {
+        in_workspace(Phrase::line(), activity)
+    } else {
+        section(links, event, activity)
+    }
 }
 
 /// Where all of a digest's section was changed: the collection and the workspace.
@@ -156,11 +163,13 @@ pub(super) fn section(links: &Links, event: &Event, activity: &Activity) -> Phra
     let own = is_collection(activity).then(|| named(&activity.model_name, &activity.model_uid)).flatten();
     let name = named(&activity.collection_name, &activity.collection_uid).or(own);
     let collection = shown_value(name, NAME).link(links.collection(event).as_ref());
-    Phrase::joined([labelled("Collection", collection), workspace(activity)], DOT)
+    in_workspace(labelled(Phrase::line(), ("Collection", collection)), activity)
 }
 
-fn workspace(activity: &Activity) -> Phrase {
-    labelled("Workspace", shown_value(named(&activity.workspace_name, &activity.workspace_id), NAME))
+/// The line, then the workspace.
+fn in_workspace(line: Phrase, activity: &Activity) -> Phrase {
+    let name = named(&activity.workspace_name, &activity.workspace_id);
+    labelled(line, ("Workspace", shown_value(name, NAME)))
 }
 
 fn is_collection(activity: &Activity) -> bool {

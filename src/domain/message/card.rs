@@ -1,5 +1,7 @@
 //! The card: the facts of a message again, for clients that show cards. Builds within the limits of every part.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +15,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 const TITLE: usize = 500;
 const DESCRIPTION: usize = 1_000;
 const ATTRIBUTES: usize = 10;
-const LABEL: usize = 50;
+pub(super) const LABEL: usize = 50;
 /// Ours: a value is one line beside its label.
 const VALUE: usize = 200;
 /// Ours: the collapsed line is one line.
@@ -68,18 +70,18 @@ pub(super) fn id<'a>(of: impl IntoIterator<Item = (&'a IntegrationId, &'a EventI
     hex::encode(&hash.finalize()[..16])
 }
 
-/// `label: value`, if the value has something to show.
-pub(super) fn attribute(label: &str, value: Option<&str>) -> Option<Attribute> {
-    Some(labelled(label, text::clamp(text::shown(value)?, VALUE)))
+/// `label: value`, if the value has something to show. A label that is not our own word is within [`LABEL`].
+pub(super) fn attribute(label: impl Into<Cow<'static, str>>, value: Option<&str>) -> Option<Attribute> {
+    Some(labelled(label.into(), text::clamp(text::shown(value)?, VALUE)))
 }
 
-fn labelled(label: &str, value: String) -> Attribute {
-    Attribute { label: text::clamp(label, LABEL), value, style: None, url: None }
+fn labelled(label: Cow<'static, str>, value: String) -> Attribute {
+    Attribute { label, value, style: None, url: None }
 }
 
 /// A number, if it is known.
-pub(super) fn number(label: &str, value: Option<u64>) -> Option<Attribute> {
-    value.map(|n| labelled(label, n.to_string()))
+pub(super) fn number(label: &'static str, value: Option<u64>) -> Option<Attribute> {
+    value.map(|n| labelled(label.into(), n.to_string()))
 }
 
 impl Attribute {

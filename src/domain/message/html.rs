@@ -26,6 +26,12 @@ impl Phrase {
         Self::default().say(words)
     }
 
+    /// Nothing yet, with room for a line.
+    pub fn line() -> Self {
+        let text = || String::with_capacity(USUAL_LINE);
+        Self { html: text(), units: 0, plain: text() }
+    }
+
     /// A value from outside: cleaned, escaped, and cut with an ellipsis to `max` UTF-16 units of HTML.
     pub fn value(raw: &str, max: usize) -> Self {
         // A text that is too long by its bytes need not be looked through to its end.
@@ -128,6 +134,23 @@ impl Phrase {
         self
     }
 
+    /// This, then our own words in bold.
+    #[must_use]
+    pub fn say_bold(mut self, words: &str) -> Self {
+        let (open, close) = ("<b>", "</b>");
+        self.html.push_str(open);
+        self.units += open.len() + close.len();
+        let mut all = self.say(words);
+        all.html.push_str(close);
+        all
+    }
+
+    /// This with `separator` behind it, if there is anything to separate.
+    #[must_use]
+    pub fn and(self, separator: &str) -> Self {
+        if self.is_empty() { self } else { self.say(separator) }
+    }
+
     /// The parts that have something in them, with `separator` between.
     pub fn joined(parts: impl IntoIterator<Item = Phrase>, separator: &str) -> Self {
         let mut parts = parts.into_iter().filter(|part| !part.is_empty());
@@ -223,15 +246,15 @@ pub fn page(
 ) -> String {
     let tail = tail.filter(|phrase| !phrase.is_empty());
     let more = |left: u64| Phrase::text(&format!("and {left} more")).italic();
-    let cut_short = Phrase::text("… (shortened)").italic();
-    // The widest ending: a number has never more digits than the total.
-    let ending = more(total).units().max(cut_short.units()) + tail.as_ref().map_or(0, Phrase::units);
+    // The widest ending: a number has never more digits than the total. Most messages need none.
+    let ending =
+        more_units(total).max(text::units(CUT_SHORT) + ITALIC) + tail.as_ref().map_or(0, Phrase::units);
 
     let mut page = Page { html: String::with_capacity(USUAL), units: 0, place: Place::Start };
     let (told, cut) = page.fill(blocks, limit.saturating_sub(ending + ENDING_TAGS));
     match (total.saturating_sub(told), cut) {
         (0, false) => {}
-        (0, true) => page.line(&cut_short),
+        (0, true) => page.line(&Phrase::text(CUT_SHORT).italic()),
         (left, _) if page.place == Place::InList => page.item(&more(left)),
         (left, _) => page.line(&more(left)),
     }
@@ -240,6 +263,16 @@ pub fn page(
     }
     page.finish()
 }
+
+/// What is left, in italics: `and 7 more`.
+fn more_units(left: u64) -> usize {
+    let digits = left.checked_ilog10().map_or(1, |tens| tens as usize + 1);
+    "and  more".len() + digits + ITALIC
+}
+
+const CUT_SHORT: &str = "… (shortened)";
+/// What the tags around italics take.
+const ITALIC: usize = "<i></i>".len();
 
 /// Bytes of most messages: less often grown, less often copied.
 const USUAL: usize = 1_024;

@@ -19,6 +19,8 @@ mod tally;
 mod tests;
 mod text;
 
+use std::borrow::Cow;
+
 pub use links::{Href, LinkTemplateError, Links, VARIABLES as LINK_VARIABLES};
 pub use text::count;
 
@@ -68,7 +70,8 @@ pub fn render(integration: &Integration, told: &Told<'_>, links: &Links, extras:
     let (html, color, card) = match &told.event.subject {
         Subject::Run(run) => {
             let text = RunText::new(style, told, run);
-            (text.html(extras), run::color(run.result), text.card(extras))
+            let card = text.card(extras);
+            (text.html(extras), run::color(run.result), card)
         }
         Subject::Activity(activity) => {
             let text = ActivityText::new(style, told, activity);
@@ -204,7 +207,7 @@ pub struct Card {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribute {
     /// At most 50 characters.
-    pub label: String,
+    pub label: Cow<'static, str>,
     pub value: String,
     pub style: Option<Lozenge>,
     pub url: Option<String>,

@@ -60,28 +60,31 @@ impl<'a> RunText<'a> {
     }
 
     /// The message's HTML.
-    pub fn html(&self, extras: Extras) -> String {
+    pub fn html(self, extras: Extras) -> String {
+        let in_all = if self.tests.is_empty() { 0 } else { self.failed_in_all() };
         let blocks = match self.style.integration.message.detail {
             Detail::Compact => vec![Block::Line(self.one_line())],
             Detail::Full => self.all_lines(),
         };
-        let listed = blocks.iter().any(|block| matches!(block, Block::Item(..)));
-        page(blocks, if listed { self.failed_in_all() } else { 0 }, extras.line(), MESSAGE_LIMIT)
+        page(blocks, in_all, extras.line(), MESSAGE_LIMIT)
     }
 
-    fn one_line(&self) -> Phrase {
+    fn one_line(self) -> Phrase {
         let m = &self.run.metrics;
         let counts = [("Passed", m.passed_tests), ("Failed", m.failed_tests), ("Errors", m.errors)];
-        let place =
-            [&self.run.environment_name, &self.run.region].map(|name| shown_value(name.as_deref(), NAME));
-        let facts = counts.into_iter().map(counted).chain(place).chain([Phrase::text(&text::time(self.at))]);
-        Phrase::joined([self.headline.clone()].into_iter().chain(facts), DOT)
+        let place = [self.run.environment_name.as_deref(), self.run.region.as_deref()];
+        let line = counts.into_iter().fold(self.headline, counted);
+        let line = place.into_iter().fold(line, |line, name| {
+            let value = shown_value(name, NAME);
+            if value.is_empty() { line } else { line.and(DOT).then(value) }
+        });
+        line.and(DOT).say(&text::time(self.at))
     }
 
-    fn all_lines(&self) -> Vec<Block> {
-        let lines = [self.headline.clone(), self.place(), metrics_line(&self.run.metrics)];
-        let lines = lines.into_iter().filter(|line| !line.is_empty()).map(Block::Line);
-        lines.chain(self.tests.iter().map(|test| Block::Item(test.clone(), 1))).collect()
+    fn all_lines(self) -> Vec<Block> {
+        let (place, metrics) = (self.place(), metrics_line(&self.run.metrics));
+        let lines = [self.headline, place, metrics].into_iter().filter(|line| !line.is_empty());
+        lines.map(Block::Line).chain(self.tests.into_iter().map(|test| Block::Item(test, 1))).collect()
     }
 
     /// Collection, environment, region, trigger, time.
@@ -89,14 +92,14 @@ impl<'a> RunText<'a> {
         let run = self.run;
         let collection = named(&run.collection_name, &run.collection_uid);
         let collection = shown_value(collection, NAME).link(self.collection_link.as_ref());
+        let environment = shown_value(named(&run.environment_name, &run.environment_uid), NAME);
         let facts = [
-            labelled("Collection", collection),
-            labelled("Environment", shown_value(named(&run.environment_name, &run.environment_uid), NAME)),
-            labelled("Region", shown_value(run.region.as_deref(), WORD)),
-            labelled("Trigger", shown_value(run.trigger.as_deref(), WORD)),
-            Phrase::text(&text::time(self.at)),
+            ("Collection", collection),
+            ("Environment", environment),
+            ("Region", shown_value(run.region.as_deref(), WORD)),
+            ("Trigger", shown_value(run.trigger.as_deref(), WORD)),
         ];
-        Phrase::joined(facts, DOT)
+        facts.into_iter().fold(Phrase::line(), labelled).and(DOT).say(&text::time(self.at))
     }
 
     /// How many failed tests and errors there were, listed by the producer or not.
@@ -255,16 +258,18 @@ fn metrics_line(m: &RunMetrics) -> Phrase {
         ("Warnings", m.warnings),
         ("Requests", m.request_count),
     ];
-    let average =
-        m.average_response_ms().map(|ms| Phrase::text("Average response ").say(&ms.to_string()).say(" ms"));
-    Phrase::joined(counts.into_iter().map(counted).chain(average), DOT)
+    let line = counts.into_iter().fold(Phrase::line(), counted);
+    match m.average_response_ms() {
+        Some(ms) => line.and(DOT).say(&format!("Average response {ms} ms")),
+        None => line,
+    }
 }
 
-/// `Passed 10`; in bold what is wrong; nothing where it is not known.
-fn counted((label, n): (&str, Option<u64>)) -> Phrase {
-    let Some(n) = n else { return Phrase::default() };
-    let phrase = Phrase::text(label).say(" ").say(&n.to_string());
-    if n > 0 && matches!(label, "Failed" | "Errors") { phrase.bold() } else { phrase }
+/// The line, then `Passed 10`; in bold what is wrong; no more where it is not known.
+fn counted(line: Phrase, (label, n): (&str, Option<u64>)) -> Phrase {
+    let Some(n) = n else { return line };
+    let (line, words) = (line.and(DOT), format!("{label} {n}"));
+    if n > 0 && matches!(label, "Failed" | "Errors") { line.say_bold(&words) } else { line.say(&words) }
 }
 
 fn failed_test(test: &FailedTest) -> Phrase {
@@ -286,7 +291,7 @@ pub(super) fn shown_value(value: Option<&str>, max: usize) -> Phrase {
     text::shown(value).map(|value| Phrase::value(value, max)).unwrap_or_default()
 }
 
-/// `Label value`, or nothing where there is no value.
-pub(super) fn labelled(label: &str, value: Phrase) -> Phrase {
-    if value.is_empty() { value } else { Phrase::text(label).say(" ").then(value) }
+/// The line, then `Label value`; no more where there is no value.
+pub(super) fn labelled(line: Phrase, (label, value): (&str, Phrase)) -> Phrase {
+    if value.is_empty() { line } else { line.and(DOT).say(label).say(" ").then(value) }
 }

@@ -89,7 +89,7 @@ impl<'a> Tallies<'a> {
         let mut known = HashMap::new();
         for &(told, run) in runs {
             let region = run.region.as_deref().unwrap_or_default();
-            let at = *known.entry((run.monitor_uid.as_str(), region)).or_insert_with(|| {
+            let at = *known.entry((&*run.monitor_uid, region)).or_insert_with(|| {
                 tallies.push(Tally { last: (told, run), counts: [0; RESULTS.len()], recovered: false });
                 tallies.len() - 1
             });
@@ -131,7 +131,7 @@ impl<'a> Tallies<'a> {
     /// `14 runs failed in 3 monitors, 2 recovered, 5 runs passed`.
     pub fn headline(&self) -> String {
         let monitors: HashSet<_> =
-            self.tallies.iter().filter(|t| t.failed() > 0).map(|t| t.last.1.monitor_uid.as_str()).collect();
+            self.tallies.iter().filter(|t| t.failed() > 0).map(|t| &*t.last.1.monitor_uid).collect();
         let (failed, recovered, passed) = (self.failed(), self.recovered(), self.passed());
         let mut parts = Vec::new();
         if failed > 0 {

@@ -41,7 +41,7 @@ fn activities_integration() -> Integration {
 /// A successful run with everything that Postman's own webhook body has, and the optional fields.
 fn run(result: RunResult) -> MonitorRun {
     MonitorRun {
-        monitor_uid: "5852-1e6b8957".to_owned(),
+        monitor_uid: "5852-1e6b8957".into(),
         monitor_name: some("Orders health"),
         collection_uid: some("5852-1d3daef4"),
         collection_name: some("Orders"),
@@ -51,7 +51,7 @@ fn run(result: RunResult) -> MonitorRun {
         user_name: some("Ana"),
         metrics: metrics([12, 0, 0, 1, 7, 1423]),
         run_id: some("1e6ba2e3-1aaf"),
-        region: some("us-east"),
+        region: Some("us-east".into()),
         trigger: some("schedule"),
         started_at: Some(at("09:59:58")),
         finished_at: Some(at("10:00:02")),

@@ -43,7 +43,7 @@ fn a_monitor_webhook_body_with_every_field() {
             total_latency_ms: Some(1423),
         },
         run_id: some("1e6ba2e3-1aaf"),
-        region: some("eu-central"),
+        region: Some("eu-central".into()),
         trigger: some("schedule"),
         started_at: "2026-11-22T09:59:58Z".parse().ok(),
         finished_at: "2026-11-22T10:00:02.25Z".parse().ok(),
@@ -60,7 +60,7 @@ fn a_monitor_webhook_body_with_every_field() {
 #[test]
 fn an_api_run_is_read_as_its_published_sample_has_it() {
     let run = run_of(fixture("postman-api-run.json"));
-    assert_eq!(run.monitor_uid, "1e6b8970-fd13-4480-b011-f3b3a0c6b4d7");
+    assert_eq!(&*run.monitor_uid, "1e6b8970-fd13-4480-b011-f3b3a0c6b4d7");
     assert_eq!(run.monitor_name, some("Sample Collection monitor 1 #56"));
     assert_eq!(run.run_id, some("1e6ba2e3-1aaf-4c10-bd5f-905943284b2a"));
     assert_eq!(run.collection_uid, some("5852-1d3daef4-2037-4584-ab86-bafd8c8f8a45"));
@@ -201,7 +201,7 @@ fn text_is_taken_leniently() {
     for (value, expected) in cases {
         assert_eq!(run_with(&json!({"user_name": value})).user_name, expected, "{value}");
     }
-    assert_eq!(run_with(&json!({"monitor_uid": 5852})).monitor_uid, "5852");
+    assert_eq!(&*run_with(&json!({"monitor_uid": 5852})).monitor_uid, "5852");
 }
 
 #[test]
@@ -240,13 +240,13 @@ fn a_second_may_have_any_number_of_digits() {
 fn of_a_repeated_name_the_last_counts() {
     let run =
         run_of(r#"{"monitor_uid":"a","metrics":{"errors":1},"monitor_uid":"b","metrics":{"errors":0}}"#);
-    assert_eq!((run.monitor_uid.as_str(), run.result), ("b", RunResult::Success));
+    assert_eq!((&*run.monitor_uid, run.result), ("b", RunResult::Success));
 }
 
 #[test]
 fn a_byte_order_mark_is_skipped() {
     let run = run_of("\u{feff}{\"monitor_uid\":\"m\",\"metrics\":{}}");
-    assert_eq!(run.monitor_uid, "m");
+    assert_eq!(&*run.monitor_uid, "m");
 }
 
 #[test]

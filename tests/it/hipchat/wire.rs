@@ -1,5 +1,7 @@
 //! What is sent is what HipChat's schema describes.
 
+use std::borrow::Cow;
+
 use hipchat_notifier::adapters::hipchat::wire;
 use hipchat_notifier::domain::message::{Attribute, Card, Lozenge};
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ fn assert_valid(message: &RoomMessage) -> Value {
     body
 }
 
-fn attribute(label: &str, value: &str) -> Attribute {
+fn attribute(label: impl Into<Cow<'static, str>>, value: &str) -> Attribute {
     Attribute { label: label.into(), value: value.into(), style: None, url: None }
 }
 
@@ -98,7 +100,7 @@ fn every_colour_lozenge_and_length_is_valid() {
             description: Some("ü".repeat(1_000)),
             attributes: attributes
                 .into_iter()
-                .chain((0..5).map(|_| attribute(&"l".repeat(50), "v")))
+                .chain((0..5).map(|_| attribute("l".repeat(50), "v")))
                 .collect(),
             ..full_card()
         }),

@@ -251,7 +251,7 @@ pub async fn bodies_are_kept_while_needed(lab: &dyn Lab) {
 
 pub async fn many_batches_at_once_all_count(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
-    let key = StreakKey { integration: integration("a"), monitor_uid: "m".into(), region: String::new() };
+    let key = StreakKey { integration: integration("a"), monitor_uid: "m".into(), region: "".into() };
     let mut tasks = Vec::new();
     for n in 0..200 {
         let (desk, key) = (desk.clone(), key.clone());

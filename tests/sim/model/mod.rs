@@ -180,7 +180,7 @@ struct Tables {
 }
 
 fn key_of(streak: &StreakKey) -> (IntegrationId, String, String) {
-    (streak.integration.clone(), streak.monitor_uid.clone(), streak.region.clone())
+    (streak.integration.clone(), streak.monitor_uid.to_string(), streak.region.to_string())
 }
 
 fn key_of_collation(collation: &CollationKey) -> (IntegrationId, String) {

@@ -70,8 +70,8 @@ impl Asked {
                 JOIN streaks AS s ON s.integration = u.integration AND s.monitor = u.monitor AND s.region = u.region";
             let values = values![
                 texts(streaks.iter().map(|key| key.integration.as_str())),
-                texts(streaks.iter().map(|key| key.monitor_uid.as_str())),
-                texts(streaks.iter().map(|key| key.region.as_str())),
+                texts(streaks.iter().map(|key| &*key.monitor_uid)),
+                texts(streaks.iter().map(|key| &*key.region)),
             ];
             asked.streaks = Some(round.add(sql, values));
         }

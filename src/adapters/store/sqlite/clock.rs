@@ -2,8 +2,9 @@
 //! so all of them move back with it: otherwise rooms would be silent until the old time comes again.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::db::Db;
 use super::errors::Done;
 use crate::adapters::store::rows::{micros, time};
 use crate::adapters::store::terms::{NOTE_EVERY, TOLERATED};
@@ -29,20 +30,19 @@ pub enum Noted {
 }
 
 /// Notes the time, and moves what lies ahead if it went back.
-pub fn note(c: &Connection, now: Timestamp) -> Done<Noted> {
-    let noted: i64 =
-        c.prepare_cached("SELECT value FROM meta WHERE name = 'clock'")?.query_row([], |row| row.get(0))?;
+pub fn note(db: &Db<'_>, now: Timestamp) -> Done<Noted> {
+    let noted: i64 = db.query_row("SELECT value FROM meta WHERE name = 'clock'", [], |row| row.get(0))?;
     let now = micros(now);
     let back = noted.saturating_sub(now);
     if back > TOLERATED {
         tracing::warn!(from = %time(noted), to = %time(now), "the clock was set back; all waits move with it");
         for sql in AHEAD {
-            c.prepare_cached(sql)?.execute([back])?;
+            db.execute(sql, [back])?;
         }
-        c.prepare_cached(HELD)?.execute([now])?;
+        db.execute(HELD, [now])?;
     }
     if back > TOLERATED || -back >= NOTE_EVERY {
-        c.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'clock'")?.execute(params![now])?;
+        db.execute("UPDATE meta SET value = ?1 WHERE name = 'clock'", params![now])?;
     }
     Ok(if back > TOLERATED { Noted::SetBack } else { Noted::GoesOn })
 }

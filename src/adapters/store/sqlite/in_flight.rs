@@ -6,9 +6,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::OptionalExtension;
 use tokio::sync::mpsc;
 
+use super::db::Db;
 use super::intake::Moved;
 use crate::domain::ids::{EventId, IntegrationId, RoomKey, TokenKey};
 use crate::ports::{DecidedEvent, IntakeChanges, IntakeQuery};
@@ -106,10 +107,9 @@ impl InFlight {
     }
 
     /// Reads which places were given away by others.
-    pub fn read_places(&mut self, c: &Connection) -> rusqlite::Result<()> {
-        let written: Option<i64> = c
-            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'notifications'")?
-            .query_row([], |row| row.get(0))
+    pub fn read_places(&mut self, db: &Db<'_>) -> rusqlite::Result<()> {
+        let written: Option<i64> = db
+            .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'notifications'", [], |row| row.get(0))
             .optional()?;
         self.top = self.top.max(written.unwrap_or_default());
         Ok(())

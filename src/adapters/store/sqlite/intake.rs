@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::db::Db;
 use super::errors::Done;
 use super::letters;
 use super::memory::Memory;
@@ -15,7 +16,7 @@ use crate::adapters::store::rows::{belief, micros, properties, time};
 use crate::adapters::store::state::{GATHERING, PENDING};
 use crate::domain::envelope::Received;
 use crate::domain::frequency::Streak;
-use crate::domain::ids::{EventId, GatherKey, IntegrationId};
+use crate::domain::ids::{EventId, GatherKey, IntegrationId, RoomKey};
 use crate::domain::reason::{Outcome, SuppressReason};
 use crate::domain::story::Story;
 use crate::ports::{
@@ -28,21 +29,21 @@ const DAY: i64 = 24 * 3600 * 1_000_000;
 
 /// Runs one batch inside the writer's transaction. What `straight` takes is handed out and not written.
 pub fn take_in(
-    c: &Connection,
+    db: &Db<'_>,
     memory: &mut Memory,
     query: &IntakeQuery,
     decide: Decide,
     straight: Option<&Straight>,
 ) -> Done<(IntakeReceipt, Option<HandedOut>)> {
-    straight::before_decision(c, memory, query)?;
+    straight::before_decision(db, memory, query)?;
     let mut gathered = Gathered::default();
-    let changes = decide(gather(c, query, &mut gathered)?);
-    straight::before_writing(c, memory, &changes)?;
+    let changes = decide(gather(db, query, &mut gathered)?);
+    straight::before_writing(db, memory, &changes)?;
     let places = memory.in_flight.places(&changes.events);
     let handed = straight
-        .map(|straight| straight::hand_out(c, memory, &changes, (&gathered, &places), straight))
+        .map(|straight| straight::hand_out(db, memory, &changes, (&gathered, &places), straight))
         .transpose()?;
-    let receipt = Batch::new(c, memory, gathered).write(&changes, &places, handed.as_ref())?;
+    let receipt = Batch::new(db, memory, gathered).write(&changes, &places, handed.as_ref())?;
     Ok((receipt, handed))
 }
 
@@ -74,25 +75,24 @@ pub struct Moved {
     touched: Option<i64>,
 }
 
-fn gather(c: &Connection, query: &IntakeQuery, gathered: &mut Gathered) -> Done<IntakeState> {
+fn gather(db: &Db<'_>, query: &IntakeQuery, gathered: &mut Gathered) -> Done<IntakeState> {
     let mut state = IntakeState::default();
-    let mut known = c.prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 LIMIT 1")?;
     for id in &query.events {
-        if known.exists([id.as_str()])? {
+        if db.exists("SELECT 1 FROM notifications WHERE event = ?1 LIMIT 1", [id.as_str()])? {
             state.known.insert(id.clone());
         } else {
             gathered.unknown.insert(id.clone());
         }
     }
     for key in &query.streaks {
-        if let Some((streak, touched)) = streak(c, key)? {
+        if let Some((streak, touched)) = streak(db, key)? {
             state.streaks.insert(key.clone(), streak);
             gathered.touched.insert(key.clone(), touched);
         }
     }
-    let mut until = c.prepare_cached("SELECT until FROM collations WHERE integration = ?1 AND of = ?2")?;
     for key in &query.collations {
-        let found = until.query_row([key.integration.as_str(), &key.of], |row| row.get(0)).optional()?;
+        let until = "SELECT until FROM collations WHERE integration = ?1 AND of = ?2";
+        let found = db.query_row(until, [key.integration.as_str(), &key.of], |row| row.get(0)).optional()?;
         if let Some(micros) = found {
             state.collations.insert(key.clone(), time(micros));
         }
@@ -101,35 +101,36 @@ fn gather(c: &Connection, query: &IntakeQuery, gathered: &mut Gathered) -> Done<
 }
 
 /// A streak, and when a run last came for it.
-fn streak(c: &Connection, key: &StreakKey) -> rusqlite::Result<Option<(Streak, Option<i64>)>> {
-    c.prepare_cached(
+fn streak(db: &Db<'_>, key: &StreakKey) -> rusqlite::Result<Option<(Streak, Option<i64>)>> {
+    db.query_row(
         "SELECT failures, first_failed_at, newest, belief, touched FROM streaks \
          WHERE integration = ?1 AND monitor = ?2 AND region = ?3",
-    )?
-    .query_row([key.integration.as_str(), &key.monitor_uid, &key.region], |row| {
-        let streak = Streak {
-            failures: row.get(0)?,
-            first_failed_at: row.get::<_, Option<i64>>(1)?.map(time),
-            newest: row.get::<_, Option<i64>>(2)?.map(time),
-            belief: belief(&row.get::<_, String>(3)?),
-        };
-        Ok((streak, row.get(4)?))
-    })
+        [key.integration.as_str(), &key.monitor_uid, &key.region],
+        |row| {
+            let streak = Streak {
+                failures: row.get(0)?,
+                first_failed_at: row.get::<_, Option<i64>>(1)?.map(time),
+                newest: row.get::<_, Option<i64>>(2)?.map(time),
+                belief: belief(&row.get::<_, String>(3)?),
+            };
+            Ok((streak, row.get(4)?))
+        },
+    )
     .optional()
 }
 
 /// One batch on its way into the tables.
-pub struct Batch<'c> {
-    c: &'c Connection,
+pub struct Batch<'a, 'c> {
+    db: &'a Db<'c>,
     /// With the integrations as they stand now; a decision may rest on what they were a moment ago.
-    memory: &'c mut Memory,
+    memory: &'a mut Memory,
     gathered: Gathered,
     /// Rooms that get something, and when the first of it is ready.
-    ready: HashMap<String, i64>,
+    ready: HashMap<RoomKey, i64>,
     /// The latest news of each streak.
-    news: HashMap<&'c StreakKey, i64>,
+    news: HashMap<&'a StreakKey, i64>,
     /// Streaks whose news was not told after all.
-    untold: Vec<&'c StreakKey>,
+    untold: Vec<&'a StreakKey>,
     receipt: IntakeReceipt,
 }
 
@@ -143,16 +144,16 @@ struct Telling<'a> {
     gather: Option<&'a GatherKey>,
 }
 
-impl<'c> Batch<'c> {
+impl<'a, 'c> Batch<'a, 'c> {
     /// An empty one.
-    pub fn new(c: &'c Connection, memory: &'c mut Memory, gathered: Gathered) -> Self {
+    pub fn new(db: &'a Db<'c>, memory: &'a mut Memory, gathered: Gathered) -> Self {
         let (ready, news, untold) = (HashMap::new(), HashMap::new(), Vec::new());
-        Self { c, memory, gathered, ready, news, untold, receipt: IntakeReceipt::default() }
+        Self { db, memory, gathered, ready, news, untold, receipt: IntakeReceipt::default() }
     }
 
     fn write(
         mut self,
-        changes: &'c IntakeChanges,
+        changes: &'a IntakeChanges,
         places: &[i64],
         handed: Option<&HandedOut>,
     ) -> Done<IntakeReceipt> {
@@ -172,7 +173,7 @@ impl<'c> Batch<'c> {
     }
 
     /// Writes an event that was handed out, with its place in the line and the streak that it moved.
-    pub fn write_down(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
+    pub fn write_down(mut self, event: &'a DecidedEvent, seq: i64, moved: Option<&'a Moved>) -> Done<()> {
         self.event(event, seq)?;
         if let Some(moved) = moved {
             self.moved(event, moved)?;
@@ -181,7 +182,7 @@ impl<'c> Batch<'c> {
     }
 
     /// Writes the streak that an event has moved which was told under `seq`.
-    pub fn told(mut self, event: &'c DecidedEvent, seq: i64, moved: Option<&'c Moved>) -> Done<()> {
+    pub fn told(mut self, event: &'a DecidedEvent, seq: i64, moved: Option<&'a Moved>) -> Done<()> {
         let Some(moved) = moved else { return Ok(()) };
         if event.notifications.iter().any(|new| new.streak.as_ref() == Some(&moved.key)) {
             self.news.insert(&moved.key, seq);
@@ -190,9 +191,9 @@ impl<'c> Batch<'c> {
     }
 
     /// Writes the streak that a handed out event has moved.
-    fn moved(&mut self, event: &DecidedEvent, moved: &'c Moved) -> Done<()> {
+    fn moved(&mut self, event: &DecidedEvent, moved: &'a Moved) -> Done<()> {
         let Moved { key, streak, touched } = moved;
-        let standing = self.memory.standings.of(self.c, &key.integration)?;
+        let standing = self.memory.standings.of(self.db, &key.integration)?;
         let Some(room) = standing.map(|known| &known.standing.room) else { return Ok(()) };
         let streak = kept_streak(*streak, event.notifications.iter().all(|new| new.room.as_str() == room));
         self.streak(key, &streak, Some(micros(event.received.at)), *touched)
@@ -201,27 +202,28 @@ impl<'c> Batch<'c> {
     fn finish(mut self, changes: &IntakeChanges) -> Done<IntakeReceipt> {
         // After the streaks, whose beliefs rest on the telling.
         for key in &self.untold {
-            doubt_streak(self.c, [key.integration.as_str(), &key.monitor_uid, &key.region], i64::MAX)?;
+            doubt_streak(self.db, [key.integration.as_str(), &key.monitor_uid, &key.region], i64::MAX)?;
         }
         for (key, until) in &changes.collations {
             self.collation(key, micros(*until))?;
         }
         for letter in &changes.letters {
-            letters::insert(self.c, letter)?;
+            letters::insert(self.db, letter)?;
         }
         self.receipt.letters = changes.letters.len();
         for (room, ready_at) in &self.ready {
-            wake_room(self.c, room, *ready_at)?;
+            self.memory.resting.forget_one(room);
+            wake_room(self.db, room.as_str(), *ready_at)?;
         }
         Ok(self.receipt)
     }
 
     /// Writes an event whose first notification has the place `first`, and the others those after it.
-    fn event(&mut self, event: &'c DecidedEvent, first: i64) -> Done<()> {
+    fn event(&mut self, event: &'a DecidedEvent, first: i64) -> Done<()> {
         let mut stored: Option<i64> = None;
         let mut opened = 0i64;
         for new in event.notifications.iter().filter(|new| matches!(new.fate, Fate::Retell { .. })) {
-            exhume(self.c, &event.id, &new.integration)?;
+            exhume(self.db, &event.id, &new.integration)?;
         }
         for (seq, new) in (first..).zip(&event.notifications) {
             if self.notification(event, new, &mut stored, seq)? {
@@ -229,9 +231,7 @@ impl<'c> Batch<'c> {
             }
         }
         if let Some(no) = stored {
-            self.c
-                .prepare_cached("UPDATE events SET open = open + ?2 WHERE no = ?1")?
-                .execute([no, opened])?;
+            self.db.execute("UPDATE events SET open = open + ?2 WHERE no = ?1", [no, opened])?;
         }
         Ok(())
     }
@@ -239,13 +239,13 @@ impl<'c> Batch<'c> {
     /// Writes one notification unless it is known already. Returns whether it now needs its event.
     fn notification(
         &mut self,
-        event: &'c DecidedEvent,
-        new: &'c NewNotification,
+        event: &'a DecidedEvent,
+        new: &'a NewNotification,
         stored: &mut Option<i64>,
         seq: i64,
     ) -> Done<bool> {
         let standing =
-            self.memory.standings.of(self.c, &new.integration)?.map(|known| known.standing.clone());
+            self.memory.standings.of(self.db, &new.integration)?.map(|known| known.standing.clone());
         let (story, ready_at, gather) = match fate_by_now(&new.fate, event.received.at, standing.as_ref()) {
             Now::Suppressed(reason, detail) => {
                 self.suppress(event, new, seq, (reason, &detail))?;
@@ -274,45 +274,36 @@ impl<'c> Batch<'c> {
     }
 
     fn is_known(&self, event: &EventId, integration: &IntegrationId) -> rusqlite::Result<bool> {
-        self.c
-            .prepare_cached("SELECT 1 FROM notifications WHERE event = ?1 AND integration = ?2")?
-            .exists([event.as_str(), integration.as_str()])
+        self.db.exists(
+            "SELECT 1 FROM notifications WHERE event = ?1 AND integration = ?2",
+            [event.as_str(), integration.as_str()],
+        )
     }
 
     /// The number of the stored event, which is stored now if it is not yet.
     fn store(&self, id: &EventId, received: &Received) -> rusqlite::Result<i64> {
-        self.c
-            .prepare_cached(
-                "INSERT INTO events (id, properties, body, received_at, open) VALUES (?1, ?2, ?3, ?4, 0) \
+        self.db.query_row(
+            "INSERT INTO events (id, properties, body, received_at, open) VALUES (?1, ?2, ?3, ?4, 0) \
                  ON CONFLICT (id) DO UPDATE SET open = open RETURNING no",
-            )?
-            .query_row(
-                params![
-                    id.as_str(),
-                    properties(&received.envelope),
-                    received.envelope.body,
-                    micros(received.at)
-                ],
-                |row| row.get(0),
-            )
+            params![id.as_str(), properties(&received.envelope), received.envelope.body, micros(received.at)],
+            |row| row.get(0),
+        )
     }
 
     fn tell(
         &mut self,
         event: &DecidedEvent,
-        new: &'c NewNotification,
+        new: &'a NewNotification,
         event_no: i64,
         telling: &Telling<'_>,
     ) -> rusqlite::Result<()> {
         let received_at = micros(event.received.at);
         let state = if telling.ready_at <= received_at { PENDING } else { GATHERING };
-        self.c
-            .prepare_cached(
-                "INSERT INTO notifications (event, integration, room, event_no, state, reason, failures, \
+        self.db.execute(
+            "INSERT INTO notifications (event, integration, room, event_no, state, reason, failures, \
                  first_failed_at, gather, ready_at, received_at, decided_at, monitor, region, seq) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)",
-            )?
-            .execute(params![
+            params![
                 event.id.as_str(),
                 new.integration.as_str(),
                 telling.room,
@@ -327,11 +318,12 @@ impl<'c> Batch<'c> {
                 new.streak.as_ref().map(|streak| &streak.monitor_uid),
                 new.streak.as_ref().map(|streak| &streak.region),
                 telling.seq,
-            ])?;
+            ],
+        )?;
         if let Some(streak) = &new.streak {
             self.news.insert(streak, telling.seq);
         }
-        let first = self.ready.entry(telling.room.to_owned()).or_insert(telling.wake_at);
+        let first = self.ready.entry(RoomKey::new(telling.room)).or_insert(telling.wake_at);
         *first = telling.wake_at.min(*first);
         self.receipt.pending += 1;
         Ok(())
@@ -340,18 +332,15 @@ impl<'c> Batch<'c> {
     fn suppress(
         &mut self,
         event: &DecidedEvent,
-        new: &'c NewNotification,
+        new: &'a NewNotification,
         seq: i64,
         (reason, detail): (SuppressReason, &str),
     ) -> rusqlite::Result<()> {
-        let inserted = self
-            .c
-            .prepare_cached(
-                "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, \
+        let inserted = self.db.execute(
+            "INSERT INTO notifications (event, integration, room, state, reason, detail, received_at, \
                  decided_at, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8) \
                  ON CONFLICT (event, integration) DO NOTHING",
-            )?
-            .execute(params![
+            params![
                 event.id.as_str(),
                 new.integration.as_str(),
                 new.room.as_str(),
@@ -360,7 +349,8 @@ impl<'c> Batch<'c> {
                 detail,
                 micros(event.received.at),
                 seq,
-            ])?;
+            ],
+        )?;
         if inserted > 0 {
             if !matches!(new.fate, Fate::Suppress { .. }) {
                 self.untold.extend(new.streak.as_ref());
@@ -379,17 +369,13 @@ impl<'c> Batch<'c> {
         at: Option<i64>,
         touched: Option<i64>,
     ) -> Done<()> {
-        if self.memory.standings.of(self.c, &key.integration)?.is_none() {
+        if self.memory.standings.of(self.db, &key.integration)?.is_none() {
             return Ok(());
         }
-        self.c
-            .prepare_cached(
-                "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
+        self.db.execute("INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
                  touched, news) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (integration, monitor, \
                  region) DO UPDATE SET failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7, \
-                 news = ifnull(?9, news)",
-            )?
-            .execute(params![
+                 news = ifnull(?9, news)", params![
                 key.integration.as_str(),
                 key.monitor_uid,
                 key.region,
@@ -404,25 +390,23 @@ impl<'c> Batch<'c> {
         if touched.zip(at).is_some_and(|(touched, at)| touched >= at - DAY) {
             return Ok(());
         }
-        self.c
-            .prepare_cached(
-                "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
+        self.db.execute(
+            "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
                  AND ifnull(touched < ?4 - 86400000000, true)",
-            )?
-            .execute(params![key.integration.as_str(), key.monitor_uid, key.region, at])?;
+            params![key.integration.as_str(), key.monitor_uid, key.region, at],
+        )?;
         Ok(())
     }
 
     fn collation(&mut self, key: &CollationKey, until: i64) -> Done<()> {
-        if self.memory.standings.of(self.c, &key.integration)?.is_none() {
+        if self.memory.standings.of(self.db, &key.integration)?.is_none() {
             return Ok(());
         }
-        self.c
-            .prepare_cached(
-                "INSERT INTO collations (integration, of, until) VALUES (?1, ?2, ?3) \
+        self.db.execute(
+            "INSERT INTO collations (integration, of, until) VALUES (?1, ?2, ?3) \
                  ON CONFLICT (integration, of) DO UPDATE SET until = ?3",
-            )?
-            .execute(params![key.integration.as_str(), key.of, until])?;
+            params![key.integration.as_str(), key.of, until],
+        )?;
         Ok(())
     }
 }

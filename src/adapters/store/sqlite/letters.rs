@@ -2,8 +2,9 @@
 //! the broker has confirmed them.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
+use super::db::Db;
 use super::errors::{Done, text};
 use super::notifications::{Open, end, find};
 use crate::adapters::store::outbox::LetterRow;
@@ -15,44 +16,44 @@ use crate::domain::reason::Outcome;
 use crate::ports::Letter;
 
 /// Stores a letter that carries its own envelope: an event that could not be decided.
-pub fn insert(c: &Connection, letter: &Letter) -> rusqlite::Result<()> {
-    c.prepare_cached(
+pub fn insert(db: &Db<'_>, letter: &Letter) -> rusqlite::Result<()> {
+    db.execute(
         "INSERT INTO letters (event, integration, properties, body, reason, detail, attempts, last_status, \
          first_attempt_at, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
-        letter.event.as_ref().map(EventId::as_str),
-        letter.integration.as_ref().map(IntegrationId::as_str),
-        properties(&letter.envelope),
-        letter.envelope.body,
-        letter.reason.as_str(),
-        letter.detail,
-        letter.attempts,
-        letter.last_status,
-        letter.first_attempt_at.map(micros),
-        micros(letter.at),
-    ])
+        params![
+            letter.event.as_ref().map(EventId::as_str),
+            letter.integration.as_ref().map(IntegrationId::as_str),
+            properties(&letter.envelope),
+            letter.envelope.body,
+            letter.reason.as_str(),
+            letter.detail,
+            letter.attempts,
+            letter.last_status,
+            letter.first_attempt_at.map(micros),
+            micros(letter.at),
+        ],
+    )
     .map(|_| ())
 }
 
 /// The oldest letters in the outbox.
-pub fn letters(c: &Connection, limit: usize) -> Done<Vec<Letter>> {
+pub fn letters(db: &Db<'_>, limit: usize) -> Done<Vec<Letter>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut statement = c.prepare_cached(
-        "SELECT l.id, ifnull(l.properties, e.properties), ifnull(l.body, e.body), l.reason, l.detail, l.event, \
+    let oldest = "SELECT l.id, ifnull(l.properties, e.properties), ifnull(l.body, e.body), l.reason, l.detail, l.event, \
          l.integration, l.attempts, l.last_status, l.first_attempt_at, l.at \
-         FROM letters l LEFT JOIN events e ON e.no = l.event_no ORDER BY l.id LIMIT ?1",
-    )?;
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    let mut rows = statement.query([limit])?;
-    while bytes < ROUND_BYTES
-        && let Some(row) = rows.next()?
-    {
-        let letter = read(row)?;
-        bytes += letter.envelope.body.len();
-        found.push(letter);
-    }
-    Ok(found)
+         FROM letters l LEFT JOIN events e ON e.no = l.event_no ORDER BY l.id LIMIT ?1";
+    db.with(oldest, |statement| {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let mut rows = statement.query([limit])?;
+        while bytes < ROUND_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let letter = read(row)?;
+            bytes += letter.envelope.body.len();
+            found.push(letter);
+        }
+        Ok(found)
+    })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
@@ -74,14 +75,15 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
 
 /// Takes confirmed letters out; their notifications end as dead-lettered. Ids that are not there any more
 /// change nothing.
-pub fn buried(c: &Connection, ids: &[i64], at: Timestamp) -> Done<()> {
+pub fn buried(db: &Db<'_>, ids: &[i64], at: Timestamp) -> Done<()> {
     for id in ids {
-        let letter: Option<(Option<i64>, String, String)> = c
-            .prepare_cached("DELETE FROM letters WHERE id = ?1 RETURNING seq, reason, detail")?
-            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        let letter: Option<(Option<i64>, String, String)> = db
+            .query_row("DELETE FROM letters WHERE id = ?1 RETURNING seq, reason, detail", [id], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?;
         let Some((Some(seq), reason, detail)) = letter else { continue };
-        if let Some(open) = find(c, seq)?.filter(Open::is_burying) {
+        if let Some(open) = find(db, seq)?.filter(Open::is_burying) {
             let ending = Ending {
                 outcome: Outcome::DeadLettered,
                 reason: &reason,
@@ -89,7 +91,7 @@ pub fn buried(c: &Connection, ids: &[i64], at: Timestamp) -> Done<()> {
                 at,
                 status: None,
             };
-            end(c, &open, &ending)?;
+            end(db, &open, &ending)?;
         }
     }
     Ok(())

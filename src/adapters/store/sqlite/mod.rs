@@ -6,6 +6,7 @@
 
 mod claim;
 mod clock;
+mod db;
 mod errors;
 mod in_flight;
 mod intake;
@@ -33,8 +34,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::Connection;
 
+use self::db::Db;
 use self::errors::Done;
 use self::memory::Memory;
 use self::straight::HandedOut;
@@ -143,20 +144,20 @@ impl SqliteStore {
     /// Runs `work` with the writer's memory, and takes back what it did if it fails.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection, &mut Memory) -> Done<T> + Send + 'static,
+        work: impl FnOnce(&Db<'_>, &mut Memory) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let memory = Arc::clone(&self.memory);
-        self.writer.run_apart(move |c| work(c, &mut recall(&memory))).await
+        self.writer.run_apart(move |db| work(db, &mut recall(&memory))).await
     }
 
     /// Changes integrations.
     async fn manage<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+        work: impl FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.write(move |c, memory| {
-            let changed = work(c);
-            memory.standings.forget();
+        self.write(move |db, memory| {
+            let changed = work(db);
+            memory.forget();
             changed
         })
         .await
@@ -189,7 +190,7 @@ fn recall(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn take_in(&self, query: IntakeQuery, decide: Decide) -> Result<IntakeReceipt, StoreError> {
-        let taken = self.write(move |c, memory| intake::take_in(c, memory, &query, decide, None));
+        let taken = self.write(move |db, memory| intake::take_in(db, memory, &query, decide, None));
         taken.await.map(|(receipt, _)| receipt)
     }
 
@@ -199,8 +200,8 @@ impl Store for SqliteStore {
         decide: Decide,
         straight: Straight,
     ) -> Result<IntakeReceipt, StoreError> {
-        let take_in = move |c: &Connection, memory: &mut Memory| {
-            intake::take_in(c, memory, &query, decide, Some(&straight))
+        let take_in = move |db: &Db<'_>, memory: &mut Memory| {
+            intake::take_in(db, memory, &query, decide, Some(&straight))
         };
         let (receipt, handed) = self.write(take_in).await?;
         let in_hand = handed.and_then(|handed| self.keep_in_hand(handed));
@@ -212,7 +213,7 @@ impl Store for SqliteStore {
         let mut handed = handed.lock().await;
         if tokio::time::timeout(WRITE_DOWN_AFTER, handed.ended.recv()).await.is_err() {
             let seqs = handed.seqs.clone();
-            self.write(move |c, memory| straight::write_down_slow(c, memory, &seqs)).await?;
+            self.write(move |db, memory| straight::write_down_slow(db, memory, &seqs)).await?;
         }
         // Not before: who stops waiting, or is told of an error, may ask again, and is not told that it is written.
         self.in_hand().remove(&batch);
@@ -225,7 +226,7 @@ impl Store for SqliteStore {
         at_work: AtWork,
         now: Timestamp,
     ) -> Result<Vec<RoomLine>, StoreError> {
-        self.write(move |c, memory| claim::claim_rooms(c, memory, &terms, &*at_work, now)).await
+        self.write(move |db, memory| claim::claim_rooms(db, memory, &terms, &*at_work, now)).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -236,35 +237,35 @@ impl Store for SqliteStore {
         let memory = Arc::clone(&self.memory);
         // Who gives its room back can wait; with it waits its place, and perhaps an acknowledgement.
         let can_wait = settlement.then != Then::Hold;
-        self.writer.run(can_wait, move |c| settle::settle(c, &mut recall(&memory), &settlement)).await
+        self.writer.run(can_wait, move |db| settle::settle(db, &mut recall(&memory), &settlement)).await
     }
 
     async fn letters(&self, limit: usize) -> Result<Vec<Letter>, StoreError> {
-        self.reader.run(false, move |c| letters::letters(c, limit)).await
+        self.reader.run(false, move |db| letters::letters(db, limit)).await
     }
 
     async fn buried(&self, letters: &[i64], at: Timestamp) -> Result<(), StoreError> {
         let letters = letters.to_vec();
-        self.writer.run_apart(move |c| letters::buried(c, &letters, at)).await
+        self.writer.run_apart(move |db| letters::buried(db, &letters, at)).await
     }
 
     async fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.writer.run_apart(move |c| journal::forget(c, before, limit)).await
+        self.writer.run_apart(move |db| journal::forget(db, before, limit)).await
     }
 
     async fn forget_streaks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.writer.run_apart(move |c| journal::forget_streaks(c, before, limit)).await
+        self.writer.run_apart(move |db| journal::forget_streaks(db, before, limit)).await
     }
 
     async fn gauges(&self, now: Timestamp) -> Result<Gauges, StoreError> {
-        self.reader.run(false, move |c| journal::gauges(c, now)).await
+        self.reader.run(false, move |db| journal::gauges(db, now)).await
     }
 }
 
 #[async_trait]
 impl Storage for SqliteStore {
     async fn look_again(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.writer.run_apart(move |c| claim::look_again(c, now)).await
+        self.writer.run_apart(move |db| claim::look_again(db, now)).await
     }
 
     async fn workers(&self) -> Result<Vec<String>, StoreError> {
@@ -282,12 +283,12 @@ impl Storage for SqliteStore {
 impl Journal for SqliteStore {
     async fn explain(&self, event: &EventId) -> Result<Vec<JournalEntry>, StoreError> {
         let event = event.clone();
-        self.reader.run(false, move |c| journal::explain(c, &event)).await
+        self.reader.run(false, move |db| journal::explain(db, &event)).await
     }
 
     async fn dead_lettered(&self, integration: &IntegrationId) -> Result<u64, StoreError> {
         let integration = integration.clone();
-        self.reader.run(false, move |c| journal::dead_lettered(c, &integration)).await
+        self.reader.run(false, move |db| journal::dead_lettered(db, &integration)).await
     }
 }
 
@@ -299,12 +300,12 @@ impl Registry for SqliteStore {
 
     async fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let cipher = Arc::clone(&self.cipher);
-        self.reader.run(false, move |c| registry::list(c, &cipher)).await
+        self.reader.run(false, move |db| registry::list(db, &cipher)).await
     }
 
     async fn integrations(&self, each: Each) -> Result<(), StoreError> {
         let cipher = Arc::clone(&self.cipher);
-        self.reader.run(false, move |c| registry::integrations(c, &cipher, each)).await
+        self.reader.run(false, move |db| registry::integrations(db, &cipher, each)).await
     }
 
     async fn apply(
@@ -314,7 +315,7 @@ impl Registry for SqliteStore {
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
         let cipher = Arc::clone(&self.cipher);
-        self.manage(move |c| registry::apply(c, &cipher, &definitions, by, now)).await
+        self.manage(move |db| registry::apply(db, &cipher, &definitions, by, now)).await
     }
 
     async fn release(&self) -> Result<Vec<IntegrationId>, StoreError> {
@@ -323,16 +324,16 @@ impl Registry for SqliteStore {
 
     async fn remove(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
         let id = id.clone();
-        self.manage(move |c| registry::remove(c, &id, now)).await
+        self.manage(move |db| registry::remove(db, &id, now)).await
     }
 
     async fn pause(&self, id: &IntegrationId, now: Timestamp) -> Result<(), StoreError> {
         let id = id.clone();
-        self.manage(move |c| registry::pause(c, &id, now)).await
+        self.manage(move |db| registry::pause(db, &id, now)).await
     }
 
     async fn resume(&self, id: &IntegrationId) -> Result<(), StoreError> {
         let id = id.clone();
-        self.manage(move |c| registry::resume(c, &id)).await
+        self.manage(move |db| registry::resume(db, &id)).await
     }
 }

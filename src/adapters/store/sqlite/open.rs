@@ -24,8 +24,6 @@ const APPLICATION_ID: i32 = 0x4843_4e66;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lock that is still held after this is a worker's.
 const LOOKS_END: Duration = Duration::from_millis(200);
-/// Prepared statements kept by a connection: all that the store has.
-const STATEMENTS: usize = 128;
 
 /// What an open file consists of.
 pub struct Opened {
@@ -244,7 +242,6 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     // A statement is planned once, and not anew for each value that is bound to it.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 

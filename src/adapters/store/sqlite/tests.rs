@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use rusqlite::Connection;
 
 use super::claim::{DUE, DUE_FOR_RETRY, NEXT_DUE};
+use super::db::Db;
 use super::errors::Fail;
 use super::journal::{PAGES_AT_ONCE, SPARE_PAGES};
 use super::*;
@@ -38,7 +39,7 @@ impl Fixture {
 
     /// Runs a pragma on the writer's connection.
     async fn pragma(&self, sql: &'static str) {
-        self.store.writer.run(false, move |c| Ok(c.execute_batch(sql)?)).await.unwrap();
+        self.store.writer.run(false, move |c| Ok(c.connection().execute_batch(sql)?)).await.unwrap();
     }
 
     async fn take(&self, id: &str) -> Result<IntakeReceipt, StoreError> {
@@ -197,7 +198,7 @@ async fn settle_and_hand_out_in_a_transaction_that_is_lost(told_straight: bool) 
     let nobody = IntegrationId::new("nobody");
     let mut refused = pin!(f.store.pause(&nobody, now));
     let mut failing = pin!(f.store.writer.run(false, |c| {
-        c.execute_batch("UPDATE meta SET value = value + 1")?;
+        c.connection().execute_batch("UPDATE meta SET value = value + 1")?;
         Err::<(), _>(Fail::corrupt("half done".to_owned()))
     }));
     assert!((&mut settling).now_or_never().is_none() && (&mut refused).now_or_never().is_none());
@@ -271,8 +272,16 @@ async fn commits_reach_the_disk_and_readers_do_not_write() {
         let journal = c.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         Ok((journal, c.pragma_query_value(None, "synchronous", |row| row.get(0))?))
     };
-    assert_eq!(f.store.writer.run(false, move |c| Ok(of(c)?)).await.unwrap(), ("wal".to_owned(), 2));
-    let error = f.store.reader.run(false, |c| Ok(c.execute_batch("DELETE FROM meta")?)).await.unwrap_err();
+    assert_eq!(
+        f.store.writer.run(false, move |c| Ok(of(c.connection())?)).await.unwrap(),
+        ("wal".to_owned(), 2)
+    );
+    let error = f
+        .store
+        .reader
+        .run(false, |c| Ok(c.connection().execute_batch("DELETE FROM meta")?))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("read-only"), "{error}");
 }
 
@@ -286,8 +295,9 @@ async fn a_file_shrinks_when_its_journal_was_forgotten() {
         f.store.take_in(IntakeQuery::default(), Box::new(move |_| changes)).await.unwrap();
     }
     let pages = async || {
-        let count =
-            |c: &Connection| Ok(c.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?);
+        let count = |c: &Db<'_>| {
+            Ok(c.connection().pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?)
+        };
         f.store.writer.run(false, count).await.unwrap()
     };
     let full = pages().await;
@@ -380,7 +390,7 @@ async fn hot_queries_use_their_indexes() {
             .store
             .reader
             .run(false, move |c| {
-                let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let mut statement = c.connection().prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
                 let ones = vec![1; statement.parameter_count()];
                 let steps =
                     statement.query_map(rusqlite::params_from_iter(ones), |row| row.get::<_, String>(3))?;

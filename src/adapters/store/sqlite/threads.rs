@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::db::Db;
 use super::errors::{Done, Fail, repeat, sentence};
 use super::memory::Memory;
 use super::queue::{Queue, Waiting};
 use crate::ports::StoreError;
+use rusqlite::Connection;
 
 /// Jobs at most in one transaction: enough for every room that may be in flight, and a bound on how long
 /// the first of them waits.
@@ -27,7 +28,7 @@ const GROUP: usize = 256;
 /// Answers the caller: with the job's own result, or with what went wrong with the commit.
 type Reply = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// Runs inside the transaction, or learns why there is none.
-type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Ran + Send>;
+type Work = Box<dyn FnOnce(Result<&Db<'_>, &StoreError>) -> Ran + Send>;
 
 /// What became of a job.
 enum Ran {
@@ -51,13 +52,13 @@ impl Lane {
         name: &str,
         connection: Connection,
         file: &Path,
-        serve: impl FnOnce(Connection, &Path, &Queue<Work>) + Send + 'static,
+        serve: impl FnOnce(&Connection, &Path, &Queue<Work>) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let jobs = Arc::<Queue<Work>>::default();
         let (queue, own_file) = (Served(Arc::clone(&jobs)), file.to_owned());
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(connection, &own_file, &queue.0))
+            .spawn(move || serve(&connection, &own_file, &queue.0))
             .map_err(|error| StoreError::Unavailable(format!("no thread for the store: {error}")))?;
         Ok(Self { jobs, thread: Some(thread), file: file.to_owned() })
     }
@@ -69,8 +70,8 @@ impl Lane {
         memory: &Arc<Mutex<Memory>>,
     ) -> Result<Self, StoreError> {
         let memory = Arc::clone(memory);
-        let serve = move |connection, file: &Path, queue: &Queue<Work>| {
-            Writer { connection, file: file.to_owned(), memory }.serve(queue);
+        let serve = move |connection: &Connection, file: &Path, queue: &Queue<Work>| {
+            Writer { db: Db::on(connection), file: file.to_owned(), memory }.serve(queue);
         };
         Self::start("store-writer", connection, file, serve)
     }
@@ -85,12 +86,12 @@ impl Lane {
     pub async fn run<T: Send + 'static>(
         &self,
         can_wait: bool,
-        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+        work: impl FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(can_wait, move |connection| {
-            let before = connection.total_changes();
-            let result = guarded(|| work(connection));
-            (result, connection.total_changes() == before)
+        self.queue(can_wait, move |db| {
+            let before = db.connection().total_changes();
+            let result = guarded(|| work(db));
+            (result, db.connection().total_changes() == before)
         })
         .await
     }
@@ -98,21 +99,20 @@ impl Lane {
     /// The same; if `work` fails, its changes are taken back and nobody else's.
     pub async fn run_apart<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Done<T> + Send + 'static,
+        work: impl FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(false, move |connection| {
+        self.queue(false, move |db| {
             let in_savepoint = || {
-                command(connection, "SAVEPOINT job")?;
-                let result = work(connection)?;
-                command(connection, "RELEASE job")?;
+                command(db, "SAVEPOINT job")?;
+                let result = work(db)?;
+                command(db, "RELEASE job")?;
                 Ok(result)
             };
             match guarded(in_savepoint) {
                 Ok(result) => (Ok(result), true),
                 Err(fail) => {
                     // If there is none, the whole transaction is gone, or was never marked.
-                    let back = command(connection, "ROLLBACK TO job")
-                        .and_then(|()| command(connection, "RELEASE job"));
+                    let back = command(db, "ROLLBACK TO job").and_then(|()| command(db, "RELEASE job"));
                     (Err(fail), back.is_ok())
                 }
             }
@@ -124,14 +124,14 @@ impl Lane {
     async fn queue<T: Send + 'static>(
         &self,
         can_wait: bool,
-        work: impl FnOnce(&Connection) -> (Done<T>, bool) + Send + 'static,
+        work: impl FnOnce(&Db<'_>) -> (Done<T>, bool) + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let file = self.file.clone();
-        let work: Work = Box::new(move |connection| {
-            let (result, clean) = match connection {
-                Ok(connection) => {
-                    let (result, clean) = work(connection);
+        let work: Work = Box::new(move |db| {
+            let (result, clean) = match db {
+                Ok(db) => {
+                    let (result, clean) = work(db);
                     (result.map_err(|fail| fail.told(&file)), clean)
                 }
                 Err(error) => (Err(repeat(error)), true),
@@ -198,13 +198,13 @@ fn moved(file: &Path) -> StoreError {
 }
 
 /// The thread that writes.
-struct Writer {
-    connection: Connection,
+struct Writer<'c> {
+    db: Db<'c>,
     file: PathBuf,
     memory: Arc<Mutex<Memory>>,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn serve(mut self, queue: &Queue<Work>) {
         let own = identity(&self.file);
         let mut waiting = Waiting::default();
@@ -221,7 +221,7 @@ impl Writer {
         }
         // Keeps the planner's figures fresh. Closing folds the log into the file if nobody else has it open; what
         // fails here is done at the next start.
-        let _ = self.connection.execute_batch("PRAGMA optimize");
+        let _ = self.db.connection().execute_batch("PRAGMA optimize");
     }
 
     /// Runs jobs in one transaction and answers them. Stops early if the transaction is lost.
@@ -232,12 +232,12 @@ impl Writer {
         }
         let mut done: Vec<Reply> = Vec::new();
         let mut lost = None;
-        let (before, due) = (self.connection.total_changes(), waiting.is_patient_due());
+        let (before, due) = (self.db.connection().total_changes(), waiting.is_patient_due());
         while done.len() < GROUP
-            && let Some(work) = waiting.next(due || self.connection.total_changes() != before)
+            && let Some(work) = waiting.next(due || self.db.connection().total_changes() != before)
         {
             let mark = self.remember(|memory| memory.in_flight.mark());
-            let (reply, half_done) = match work(Ok(&self.connection)) {
+            let (reply, half_done) = match work(Ok(&self.db)) {
                 Ran::Well(reply) => {
                     done.push(reply);
                     continue;
@@ -247,7 +247,7 @@ impl Writer {
             };
             self.remember(|memory| memory.taken_back(mark));
             reply(None);
-            if half_done || self.connection.is_autocommit() {
+            if half_done || self.db.connection().is_autocommit() {
                 lost = Some(StoreError::Unavailable(format!(
                     "store {}: the transaction was lost with another's failed work; try again",
                     self.file.display()
@@ -255,10 +255,10 @@ impl Writer {
                 break;
             }
         }
-        let failed = lost
-            .or_else(|| command(&self.connection, "COMMIT").err().map(|error| sentence(&error, &self.file)));
-        if failed.is_some() && !self.connection.is_autocommit() {
-            let _ = self.connection.execute_batch("ROLLBACK");
+        let failed =
+            lost.or_else(|| command(&self.db, "COMMIT").err().map(|error| sentence(&error, &self.file)));
+        if failed.is_some() && !self.db.connection().is_autocommit() {
+            let _ = self.db.connection().execute_batch("ROLLBACK");
         }
         self.remember(|memory| if failed.is_some() { memory.lost() } else { memory.committed() });
         waiting.written();
@@ -268,10 +268,10 @@ impl Writer {
     }
 
     fn begin(&mut self) -> rusqlite::Result<()> {
-        command(&self.connection, "BEGIN IMMEDIATE")?;
-        let begun = self.remember(|memory| memory.begun(&self.connection));
+        command(&self.db, "BEGIN IMMEDIATE")?;
+        let begun = self.remember(|memory| memory.begun(&self.db));
         if begun.is_err() {
-            let _ = self.connection.execute_batch("ROLLBACK");
+            let _ = self.db.connection().execute_batch("ROLLBACK");
         }
         begun
     }
@@ -293,28 +293,28 @@ fn refuse_all(waiting: &mut Waiting<Work>, error: &StoreError) {
     }
 }
 
-fn command(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+fn command(db: &Db<'_>, sql: &'static str) -> rusqlite::Result<()> {
+    db.execute(sql, []).map(|_| ())
 }
 
-fn read_all(connection: Connection, file: &Path, queue: &Queue<Work>) {
-    let mut waiting = Waiting::default();
+fn read_all(connection: &Connection, file: &Path, queue: &Queue<Work>) {
+    let (db, mut waiting) = (Db::on(connection), Waiting::default());
     while queue.receive(&mut waiting) {
         while let Some(work) = waiting.next(true) {
-            read(&connection, file, work);
+            read(&db, file, work);
         }
     }
 }
 
-fn read(connection: &Connection, file: &Path, work: Work) {
-    if let Err(error) = command(connection, "BEGIN DEFERRED") {
+fn read(db: &Db<'_>, file: &Path, work: Work) {
+    if let Err(error) = command(db, "BEGIN DEFERRED") {
         refuse(work, &sentence(&error, file));
         return;
     }
-    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = work(Ok(connection));
-    let failed = command(connection, "COMMIT").err().map(|error| sentence(&error, file));
-    if failed.is_some() && !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
+    let (Ran::Well(reply) | Ran::InVain(reply) | Ran::HalfDone(reply)) = work(Ok(db));
+    let failed = command(db, "COMMIT").err().map(|error| sentence(&error, file));
+    if failed.is_some() && !db.connection().is_autocommit() {
+        let _ = db.connection().execute_batch("ROLLBACK");
     }
     reply(failed.as_ref());
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
+use super::db::Db;
 use super::errors::{Done, text};
 use crate::adapters::store::rows::{self, time};
 use crate::adapters::store::state::{self, Where};
@@ -22,41 +23,44 @@ pub struct Kept {
 }
 
 /// Where it is; `None` if it has ended. What is damaged of a meter counts as unused here: this only tells.
-pub fn whereabouts(c: &Connection, kept: &Kept) -> Done<Option<Whereabouts>> {
+pub fn whereabouts(db: &Db<'_>, kept: &Kept) -> Done<Option<Whereabouts>> {
     Ok(match state::place(&kept.state, &kept.reason, kept.ready_at) {
         Where::Known(whereabouts) => whereabouts,
-        Where::InLine => Some(Whereabouts::Line(Box::new(place(c, kept)?))),
+        Where::InLine => Some(Whereabouts::Line(Box::new(place(db, kept)?))),
     })
 }
 
-fn place(c: &Connection, kept: &Kept) -> Done<Place> {
-    let ahead: i64 = c
-        .prepare_cached(
-            "SELECT count(*) FROM notifications WHERE room = ?1 AND state = 'pending' AND seq < ?2 \
+fn place(db: &Db<'_>, kept: &Kept) -> Done<Place> {
+    let ahead: i64 = db.query_row(
+        "SELECT count(*) FROM notifications WHERE room = ?1 AND state = 'pending' AND seq < ?2 \
              AND integration NOT IN (SELECT t.integration FROM throttles t JOIN meta ON name = 'clock' \
              WHERE closed_until > value)",
-        )?
-        .query_row(params![kept.room, kept.seq], |row| row.get(0))?;
-    let place = c
-        .prepare_cached(
+        params![kept.room, kept.seq],
+        |row| row.get(0),
+    )?;
+    let place = db
+        .query_row(
             "SELECT meter, retry_failures, retry_at, due_at, lease_until FROM rooms WHERE room = ?1",
-        )?
-        .query_row([&kept.room], read_room)
+            [&kept.room],
+            read_room,
+        )
         .optional()?
         .unwrap_or_default();
-    let throttled_until: Option<Option<i64>> = c
-        .prepare_cached("SELECT closed_until FROM throttles WHERE integration = ?1")?
-        .query_row([&kept.integration], |row| row.get(0))
+    let throttled_until: Option<Option<i64>> = db
+        .query_row("SELECT closed_until FROM throttles WHERE integration = ?1", [&kept.integration], |row| {
+            row.get(0)
+        })
         .optional()?;
-    let token = c
-        .prepare_cached(
+    let token = db
+        .query_row(
             "SELECT t.meter, messages, per FROM integrations i JOIN tokens t ON t.token = i.token \
              WHERE i.id = ?1",
-        )?
-        .query_row([&kept.integration], |row| {
-            let per = Duration::from_micros(row.get::<_, i64>(2)?.unsigned_abs());
-            Ok((meter(row, 0)?, Budget { messages: row.get(1)?, per }))
-        })
+            [&kept.integration],
+            |row| {
+                let per = Duration::from_micros(row.get::<_, i64>(2)?.unsigned_abs());
+                Ok((meter(row, 0)?, Budget { messages: row.get(1)?, per }))
+            },
+        )
         .optional()?;
     let throttled_until = throttled_until.flatten().map(time);
     Ok(Place { ahead: ahead.unsigned_abs(), throttled_until, token, ..place })

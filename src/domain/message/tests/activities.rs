@@ -19,7 +19,7 @@ fn an_activity() {
     );
     let card = message.card.unwrap();
     assert_eq!(card.title, "Ana updated request Get order");
-    let facts: Vec<_> = card.attributes.iter().map(|a| (a.label.as_str(), a.value.as_str())).collect();
+    let facts: Vec<_> = card.attributes.iter().map(|a| (&*a.label, a.value.as_str())).collect();
     assert_eq!(
         facts,
         [("Who", "Ana"), ("Action", "update"), ("request", "Get order"), ("Collection", "Orders")]

@@ -5,7 +5,7 @@ use super::*;
 fn runs(results: &[(&str, &str, RunResult, u32)]) -> Vec<(Event, Story)> {
     let item = |(n, (uid, name, result, failures)): (usize, &(&str, &str, RunResult, u32))| {
         let run = MonitorRun {
-            monitor_uid: (*uid).to_owned(),
+            monitor_uid: (*uid).into(),
             monitor_name: some(name),
             finished_at: Some(at(&format!("10:{:02}:00", n % 60))),
             ..run(*result)
@@ -67,7 +67,7 @@ fn over_budget_worst_first() {
     );
     assert_eq!((message.color, message.notify), (Color::Red, true));
     let card = message.card.unwrap();
-    let facts: Vec<_> = card.attributes.iter().map(|a| (a.label.as_str(), a.value.as_str())).collect();
+    let facts: Vec<_> = card.attributes.iter().map(|a| (&*a.label, a.value.as_str())).collect();
     let time = ("Time", "2026-11-22 10:00 to 10:05 UTC");
     assert_eq!(
         facts,

@@ -56,7 +56,7 @@ fn any_run() -> impl Strategy<Value = Subject> {
     (vec(maybe(), 12), result, vec(number(), 6), vec(test, 0..8), moment(), hostile()).prop_map(
         |(t, result, n, failures, finished_at, monitor_uid)| {
             Subject::Run(MonitorRun {
-                monitor_uid,
+                monitor_uid: monitor_uid.into(),
                 monitor_name: t[0].clone(),
                 collection_uid: t[1].clone(),
                 collection_name: t[2].clone(),
@@ -74,7 +74,7 @@ fn any_run() -> impl Strategy<Value = Subject> {
                     total_latency_ms: n[5],
                 },
                 run_id: t[7].clone(),
-                region: t[8].clone(),
+                region: t[8].as_deref().map(Into::into),
                 trigger: t[9].clone(),
                 started_at: None,
                 finished_at,

@@ -32,7 +32,7 @@ fn a_runs_link_is_the_nearest_to_the_run() {
         ),
         (
             "nothing",
-            MonitorRun { run_url: None, monitor_url: None, monitor_uid: String::new(), ..base.clone() },
+            MonitorRun { run_url: None, monitor_url: None, monitor_uid: "".into(), ..base.clone() },
             None,
         ),
     ];
@@ -88,7 +88,7 @@ fn a_uid_without_its_owner() {
         ("5852-", "5852-"),
     ];
     for (uid, id) in cases {
-        let run = MonitorRun { monitor_uid: uid.to_owned(), run_id: None, ..run(RunResult::Success) };
+        let run = MonitorRun { monitor_uid: uid.into(), run_id: None, ..run(RunResult::Success) };
         let href =
             links("monitor", "https://p.example/{monitor_id}").unwrap().run(&event_of(&run), &run).unwrap();
         assert_eq!(href.as_str(), format!("https://p.example/{id}"));

@@ -177,7 +177,7 @@ fn colours_by_result_and_pings_by_setting() {
 #[test]
 fn what_is_not_known_leaves_its_line_out() {
     let bare = MonitorRun {
-        monitor_uid: "5852-1e6b8957".to_owned(),
+        monitor_uid: "5852-1e6b8957".into(),
         monitor_name: some(" \u{200B}"),
         collection_uid: None,
         collection_name: some(""),
@@ -215,8 +215,7 @@ fn a_runs_card_has_the_same_facts() {
     assert!(description.starts_with("Trigger schedule\nGet order · check 1: expected 200"), "{description}");
     assert!(description.ends_with("\nand 2 more"), "{description}");
     assert_eq!(card.date, Some(at("10:00:02")));
-    let facts: Vec<_> =
-        card.attributes.iter().map(|a| (a.label.as_str(), a.value.as_str(), a.style)).collect();
+    let facts: Vec<_> = card.attributes.iter().map(|a| (&*a.label, a.value.as_str(), a.style)).collect();
     let want = [
         ("Result", "failure", Some(Lozenge::Error)),
         ("Collection", "Orders", None),
