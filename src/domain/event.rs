@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::ids::{EventId, TeamId};
+use super::web_address::WebAddress;
 
 /// One event as the decisions see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,8 +79,8 @@ pub struct MonitorRun {
     pub started_at: Option<Timestamp>,
     /// What late runs are recognised by; Postman's own webhook body has none.
     pub finished_at: Option<Timestamp>,
-    pub monitor_url: Option<String>,
-    pub run_url: Option<String>,
+    pub monitor_url: Option<WebAddress>,
+    pub run_url: Option<WebAddress>,
     /// The failed tests that the producer listed; may be fewer than `metrics.failed_tests`.
     pub failures: Vec<FailedTest>,
 }
@@ -130,6 +131,6 @@ pub struct Activity {
     pub occurred_at: Option<Timestamp>,
     pub workspace_id: Option<String>,
     pub workspace_name: Option<String>,
-    pub model_url: Option<String>,
-    pub collection_url: Option<String>,
+    pub model_url: Option<WebAddress>,
+    pub collection_url: Option<WebAddress>,
 }

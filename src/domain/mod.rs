@@ -28,3 +28,4 @@ pub(crate) mod samples;
 pub mod story;
 pub mod unwanted;
 pub mod waits;
+pub mod web_address;

@@ -12,6 +12,7 @@ use jiff::fmt::temporal::DateTimeParser;
 
 use super::json::{Json, Members, Number, Place};
 use super::malformed::{Malformed, quoted};
+use crate::domain::web_address::WebAddress;
 
 /// Bytes at most of an identity: the event's, and those that the store keeps streaks by. As many as AMQP's own
 /// `message_id` holds, so that every event can be published under its id.
@@ -180,7 +181,7 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     /// An optional link. One that must not reach a room is left out rather than refused: a wrong link is no
     /// reason to lose the event, and links can be built without it.
-    pub(super) fn link(&self, name: &str) -> Option<String> {
+    pub(super) fn link(&self, name: &str) -> Option<WebAddress> {
         match self.get(name)? {
             Json::Text(text) => safe_link(text),
             _ => None,
@@ -233,16 +234,11 @@ fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// An absolute http or https URL in its normal form, in which nothing has to be quoted; `None` for all else:
-/// other schemes run scripts, and a login before the host disguises where the link leads.
-fn safe_link(text: &str) -> Option<String> {
-    if text.len() > MAX_LINK_BYTES {
-        return None;
-    }
-    let url = url::Url::parse(text.trim()).ok()?;
-    let safe = matches!(url.scheme(), "http" | "https")
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none();
-    (safe && url.as_str().len() <= MAX_LINK_BYTES).then(|| url.into())
+/// An address that is no longer than the contract allows.
+fn safe_link(text: &str) -> Option<WebAddress> {
+    let short = |text: &str| text.len() <= MAX_LINK_BYTES;
+    Some(text)
+        .filter(|text| short(text))
+        .and_then(|text| WebAddress::parse(text.trim()))
+        .filter(|url| short(url.as_str()))
 }

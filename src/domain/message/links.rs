@@ -8,20 +8,20 @@ use std::str::FromStr;
 use iri_string::spec::UriSpec;
 use iri_string::template::UriTemplateString;
 use iri_string::template::context::{Context, Visitor};
-use url::Url;
 
 use super::html::escape;
 use super::text;
 use crate::domain::event::{Activity, Event, MonitorRun, Subject};
+use crate::domain::web_address::WebAddress;
 
 /// The longest address that is linked, in UTF-16 units after escaping. Postman's are under 300; a longer one
 /// would take the room of what the message has to say.
 const LONGEST: usize = 1_000;
 
-/// An absolute http or https address without credentials, short enough for a message.
+/// An address that is short enough for a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Href {
-    url: String,
+    url: WebAddress,
     /// Where something had to be.
     escaped: Option<String>,
 }
@@ -29,26 +29,25 @@ pub struct Href {
 impl Href {
     /// `None` for anything that is not such an address.
     pub fn parse(raw: &str) -> Option<Self> {
-        if raw.len() > LONGEST {
-            return None;
-        }
-        let url = Url::parse(raw).ok()?;
-        // `https://postman.co@evil.example/` goes to evil.example and does not look it.
-        let plain =
-            matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+        let url = if raw.len() <= LONGEST { WebAddress::parse(raw)? } else { return None };
+        Self::new(url)
+    }
+
+    /// `None` for one that is too long.
+    fn new(url: WebAddress) -> Option<Self> {
         let escaped = Some(escape(url.as_str())).filter(|escaped| *escaped != url.as_str());
-        let href = Self { url: url.into(), escaped };
-        (plain && text::units(href.escaped()) <= LONGEST).then_some(href)
+        let href = Self { url, escaped };
+        (text::units(href.escaped()) <= LONGEST).then_some(href)
     }
 
     /// The address as it is.
     pub fn as_str(&self) -> &str {
-        &self.url
+        self.url.as_str()
     }
 
     /// The address as an attribute's value, without the quotes.
     pub(super) fn escaped(&self) -> &str {
-        self.escaped.as_deref().unwrap_or(&self.url)
+        self.escaped.as_deref().unwrap_or(self.url.as_str())
     }
 }
 
@@ -162,8 +161,8 @@ impl Links {
     }
 }
 
-fn own(url: &Option<String>) -> Option<Href> {
-    url.as_deref().and_then(Href::parse)
+fn own(url: &Option<WebAddress>) -> Option<Href> {
+    url.clone().and_then(Href::new)
 }
 
 fn checked(key: String, template: String) -> Result<UriTemplateString, LinkTemplateError> {

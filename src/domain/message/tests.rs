@@ -15,6 +15,7 @@ use crate::domain::ids::{EventId, IntegrationId};
 use crate::domain::integration::{ActivityRule, Detail, Interest, MessageStyle, RunRule};
 use crate::domain::samples;
 use crate::domain::story::Story;
+use crate::domain::web_address::WebAddress;
 
 const MONITOR: &str = "https://go.postman.co/monitors/1e6b8957";
 const COLLECTION: &str = "https://go.postman.co/collection/5852-1d3daef4";

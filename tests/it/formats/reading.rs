@@ -1,6 +1,7 @@
 //! Good bodies, and how lenient the parser is with them.
 
 use hipchat_notifier::domain::event::{Activity, FailedTest, MonitorRun, RunMetrics, RunResult};
+use hipchat_notifier::domain::web_address::WebAddress;
 use serde_json::{Value, json};
 
 use super::{activity_of, fixture, run_of};
@@ -47,8 +48,8 @@ fn a_monitor_webhook_body_with_every_field() {
         trigger: some("schedule"),
         started_at: "2026-11-22T09:59:58Z".parse().ok(),
         finished_at: "2026-11-22T10:00:02.25Z".parse().ok(),
-        monitor_url: some("https://go.postman.co/monitors/1e6b8957"),
-        run_url: some("https://go.postman.co/monitors/1e6b8957?job=1e6ba2e3-1aaf"),
+        monitor_url: WebAddress::parse("https://go.postman.co/monitors/1e6b8957"),
+        run_url: WebAddress::parse("https://go.postman.co/monitors/1e6b8957?job=1e6ba2e3-1aaf"),
         failures: vec![
             failed("Get order", "status is 200", Some("expected 200 but got 404")),
             failed("Pay", "fast enough", None),
@@ -141,8 +142,8 @@ fn an_activity_with_every_field() {
         occurred_at: "2026-11-22T10:00:00Z".parse().ok(),
         workspace_id: some("w-1"),
         workspace_name: some("Payments"),
-        model_url: some("https://go.postman.co/collection/5852-1d3daef4"),
-        collection_url: some("https://go.postman.co/collection/5852-1d3daef4"),
+        model_url: WebAddress::parse("https://go.postman.co/collection/5852-1d3daef4"),
+        collection_url: WebAddress::parse("https://go.postman.co/collection/5852-1d3daef4"),
     };
     assert_eq!(activity_of(fixture("activity-webhook-full.json")), expected);
 }
@@ -271,10 +272,13 @@ fn links_that_must_not_reach_a_room_are_left_out() {
     ];
     for (link, expected) in cases {
         let run = run_with(&json!({"monitor_url": link, "run_url": link}));
-        assert_eq!((run.monitor_url, run.run_url), (expected.clone(), expected.clone()), "{link}");
+        let text = |url: Option<WebAddress>| url.map(|url| url.as_str().to_owned());
+        let links = [text(run.monitor_url), text(run.run_url)];
+        assert_eq!(links, [expected.clone(), expected.clone()], "{link}");
         let body = json!({"action": "a", "model": "m", "model_url": link, "collection_url": link});
         let activity = activity_of(body.to_string());
-        assert_eq!((activity.model_url, activity.collection_url), (expected.clone(), expected), "{link}");
+        let links = [text(activity.model_url), text(activity.collection_url)];
+        assert_eq!(links, [expected.clone(), expected], "{link}");
     }
 }
 

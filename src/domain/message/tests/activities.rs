@@ -65,7 +65,7 @@ fn sentences() {
         ),
         (
             "its own link",
-            Activity { model_url: some("https://x.example/?a=1&b=2"), ..base.clone() },
+            Activity { model_url: WebAddress::parse("https://x.example/?a=1&b=2"), ..base.clone() },
             "Ana updated request <a href=\"https://x.example/?a=1&amp;b=2\">Get order</a>".to_owned(),
         ),
         (

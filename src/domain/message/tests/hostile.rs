@@ -78,8 +78,8 @@ fn any_run() -> impl Strategy<Value = Subject> {
                 trigger: t[9].clone(),
                 started_at: None,
                 finished_at,
-                monitor_url: t[10].clone(),
-                run_url: t[11].clone(),
+                monitor_url: t[10].as_deref().and_then(WebAddress::parse),
+                run_url: t[11].as_deref().and_then(WebAddress::parse),
                 failures,
             })
         },
@@ -101,8 +101,8 @@ fn any_activity() -> impl Strategy<Value = Subject> {
             occurred_at,
             workspace_id: t[7].clone(),
             workspace_name: t[8].clone(),
-            model_url: t[9].clone(),
-            collection_url: t[10].clone(),
+            model_url: t[9].as_deref().and_then(WebAddress::parse),
+            collection_url: t[10].as_deref().and_then(WebAddress::parse),
         })
     })
 }

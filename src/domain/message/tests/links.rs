@@ -9,8 +9,8 @@ fn links(key: &str, template: &str) -> Result<Links, LinkTemplateError> {
 #[test]
 fn a_runs_link_is_the_nearest_to_the_run() {
     let base = MonitorRun {
-        run_url: some("https://r.example/"),
-        monitor_url: some("https://m.example/"),
+        run_url: WebAddress::parse("https://r.example/"),
+        monitor_url: WebAddress::parse("https://m.example/"),
         ..run(RunResult::Success)
     };
     let cases = [
@@ -22,7 +22,7 @@ fn a_runs_link_is_the_nearest_to_the_run() {
         ),
         (
             "not a web address",
-            MonitorRun { run_url: some("javascript:alert(1)"), run_id: None, ..base.clone() },
+            MonitorRun { run_url: WebAddress::parse("javascript:alert(1)"), run_id: None, ..base.clone() },
             Some("https://m.example/"),
         ),
         (
