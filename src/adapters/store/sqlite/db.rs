@@ -1,6 +1,6 @@
 //! A connection whose statements are each prepared once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use rusqlite::{Connection, Params, PrepFlags, Row, Statement};
@@ -13,6 +13,7 @@ pub struct Db<'c> {
     connection: &'c Connection,
     /// `None` while one is in use.
     prepared: RefCell<HashMap<Place, Option<Statement<'c>>>>,
+    streaks_changed: Cell<bool>,
 }
 
 /// Address and length of a text.
@@ -21,12 +22,22 @@ type Place = (usize, usize);
 impl<'c> Db<'c> {
     /// Nothing is prepared yet.
     pub fn on(connection: &'c Connection) -> Self {
-        Self { connection, prepared: RefCell::default() }
+        Self { connection, prepared: RefCell::default(), streaks_changed: Cell::default() }
     }
 
     /// The connection itself, for what is no statement, or one that is used once.
     pub fn connection(&self) -> &'c Connection {
         self.connection
+    }
+
+    /// Streaks were changed otherwise than by a batch, which remembers what it has written of them (`memory`).
+    pub fn streaks_have_changed(&self) {
+        self.streaks_changed.set(true);
+    }
+
+    /// Whether they were, since this was asked last.
+    pub fn have_streaks_changed(&self) -> bool {
+        self.streaks_changed.take()
     }
 
     /// Runs a statement that returns no rows, and says how many it has changed.

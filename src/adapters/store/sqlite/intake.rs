@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::db::Db;
@@ -37,7 +38,7 @@ pub fn take_in(
 ) -> Done<(IntakeReceipt, Option<HandedOut>)> {
     straight::before_decision(db, memory, query)?;
     let mut gathered = Gathered::default();
-    let changes = decide(gather(db, query, &mut gathered)?);
+    let changes = decide(gather(db, memory, query, &mut gathered)?);
     straight::before_writing(db, memory, &changes)?;
     let places = memory.in_flight.places(&changes.events);
     let handed = straight
@@ -75,8 +76,16 @@ pub struct Moved {
     touched: Option<i64>,
 }
 
-fn gather(db: &Db<'_>, query: &IntakeQuery, gathered: &mut Gathered) -> Done<IntakeState> {
+fn gather(
+    db: &Db<'_>,
+    memory: &mut Memory,
+    query: &IntakeQuery,
+    gathered: &mut Gathered,
+) -> Done<IntakeState> {
     let mut state = IntakeState::default();
+    if db.have_streaks_changed() {
+        memory.streaks.forget();
+    }
     for id in &query.events {
         if db.exists("SELECT 1 FROM notifications WHERE event = ?1 LIMIT 1", [id.as_str()])? {
             state.known.insert(id.clone());
@@ -85,9 +94,9 @@ fn gather(db: &Db<'_>, query: &IntakeQuery, gathered: &mut Gathered) -> Done<Int
         }
     }
     for key in &query.streaks {
-        if let Some((streak, touched)) = streak(db, key)? {
-            state.streaks.insert(key.clone(), streak);
-            gathered.touched.insert(key.clone(), touched);
+        if let Some((streak, touched)) = memory.streaks.of(key, || Ok(streak(db, key)?))? {
+            state.streaks.insert(key.clone(), *streak);
+            gathered.touched.insert(key.clone(), *touched);
         }
     }
     for key in &query.collations {
@@ -117,6 +126,12 @@ fn streak(db: &Db<'_>, key: &StreakKey) -> rusqlite::Result<Option<(Streak, Opti
         },
     )
     .optional()
+}
+
+/// A streak as it is read back.
+fn as_kept(streak: &Streak) -> Streak {
+    let kept = |at: Option<Timestamp>| at.map(|at| time(micros(at)));
+    Streak { first_failed_at: kept(streak.first_failed_at), newest: kept(streak.newest), ..*streak }
 }
 
 /// One batch on its way into the tables.
@@ -388,8 +403,10 @@ impl<'a, 'c> Batch<'a, 'c> {
             ])?;
         // Once a day, so that a run seldom costs a change of the index.
         if touched.zip(at).is_some_and(|(touched, at)| touched >= at - DAY) {
+            self.memory.streaks.put(key, (as_kept(streak), touched));
             return Ok(());
         }
+        self.memory.streaks.forget_one(key);
         self.db.execute(
             "UPDATE streaks SET touched = ?4 WHERE integration = ?1 AND monitor = ?2 AND region = ?3 \
                  AND ifnull(touched < ?4 - 86400000000, true)",

@@ -79,6 +79,7 @@ pub fn forget(db: &Db<'_>, before: Timestamp, limit: usize) -> Done<usize> {
 
 /// Forgets streaks that no run has come for since `before`.
 pub fn forget_streaks(db: &Db<'_>, before: Timestamp, limit: usize) -> Done<usize> {
+    db.streaks_have_changed();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let forgotten = db.execute(
         "DELETE FROM streaks WHERE (integration, monitor, region) IN \

@@ -11,9 +11,10 @@ use super::db::Db;
 use super::errors::Done;
 use super::in_flight::InFlight;
 use super::standing::{self, Known};
+use crate::domain::frequency::Streak;
 use crate::domain::ids::{IntegrationId, RoomKey, TokenKey};
 use crate::domain::pacing::{Budget, Meter};
-use crate::ports::RoomState;
+use crate::ports::{RoomState, StreakKey};
 
 /// Rows of one table kept at most; a bound on memory, not a tuning.
 const ROWS: usize = 20_000;
@@ -24,6 +25,8 @@ pub struct Memory {
     pub standings: Standings,
     /// Meters of tokens, and the budgets that they were counted by.
     pub tokens: Rows<TokenKey, (Meter, Budget)>,
+    /// Streaks, and when a run last came for each.
+    pub streaks: Rows<StreakKey, (Streak, Option<i64>)>,
     /// Rooms that were told straight and in which nothing waits, with their last claim. One that anything else happens
     /// to is forgotten.
     pub resting: Rows<RoomKey, (u64, RoomState)>,
@@ -65,6 +68,7 @@ impl Memory {
     pub fn forget(&mut self) {
         self.standings.forget();
         self.tokens.forget();
+        self.streaks.forget();
         self.resting.forget();
     }
 }

@@ -103,6 +103,7 @@ fn doubt(db: &Db<'_>, seq: i64) -> rusqlite::Result<()> {
 /// Makes the belief of a streak (integration, monitor, region) unsure because its news `seq` is lost, also where
 /// no run has moved it yet. Where later news of it is told or waits, the room knows, or will know, better.
 pub fn doubt_streak(db: &Db<'_>, streak: [&str; 3], seq: i64) -> rusqlite::Result<()> {
+    db.streaks_have_changed();
     db.execute(
         "INSERT INTO streaks (integration, monitor, region, failures, belief, touched) \
          SELECT id, ?2, ?3, 0, 'unsure', (SELECT nullif(value, 0) FROM meta WHERE name = 'clock') \
