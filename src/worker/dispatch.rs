@@ -165,6 +165,7 @@ impl Dispatch {
 
     /// Works off a room on its place.
     async fn occupy(self: Arc<Self>, place: Place, held: Held, stop: Stop) {
+        let recording = held.recording.clone();
         // In a box: it is large, and would be copied each time the task is moved before it begins.
         let work = Box::pin(async {
             // Where something is left, or came meanwhile, it may be due.
@@ -172,7 +173,7 @@ impl Dispatch {
                 self.wake.ring();
             }
         });
-        place.hold(work, || self.handover.bell.ring()).await;
+        place.hold(work, recording, || self.handover.bell.ring()).await;
     }
 
     /// Claims rooms that are due at `now`: `fresh` at most whose last attempt did not fail, and `retries` at most of
@@ -189,7 +190,7 @@ impl Dispatch {
         match self.store.claim_others(self.terms.claim(fresh, retries), at_work, now.wall).await {
             Ok(lines) => {
                 self.claiming.worked();
-                lines.into_iter().map(|line| Held { line, since: now }).collect()
+                lines.into_iter().map(|line| Held::new(line, now)).collect()
             }
             Err(error) => {
                 self.metrics.store_errors.inc();

@@ -73,7 +73,7 @@ impl Handover {
             now: now.wall,
             most: lock(&self.waiting).places(self.longest),
             is_quick: Arc::new(move |room| by.has_room() && lock(&by.quick).contains(room)),
-            hand: Arc::new(move |line| to.put(Held { line, since: now })),
+            hand: Arc::new(move |line| to.put(Held::new(line, now))),
         }
     }
 

@@ -1,16 +1,18 @@
 //! Places for the rooms that are worked on: how many at once, and what they may hold in memory.
 //!
 //! A room begins on a quick place. One whose turn takes longer than `SLOW_AFTER` moves to a slow place and
-//! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only.
+//! leaves its quick one to the next, so rooms that answer quickly wait for such rooms only. So does one that has its
+//! last answer and waits for the store alone: what takes a place is a room that is talked to.
 //!
 //! Some of the quick places are kept from what intake hands over: while events stream in it would take each place that
 //! gets free, and a room that waits in the store would wait until the stream ends.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -44,6 +46,9 @@ pub struct Places {
     /// Quick places for the others.
     retries: Arc<Semaphore>,
     slow: Arc<Semaphore>,
+    /// For rooms whose last answer is being recorded; as many as there are quick ones, since each of them would be told
+    /// again if this process died.
+    recording: Arc<Semaphore>,
     held: Arc<AtomicUsize>,
     rooms: Rooms,
 }
@@ -57,6 +62,7 @@ impl Places {
             handed_over: places(Self::for_handed_over(concurrency)),
             retries: places(concurrency),
             slow: places(concurrency.saturating_mul(SLOW_FOR_EACH)),
+            recording: places(concurrency),
             held: Arc::default(),
             rooms: Rooms::default(),
         }
@@ -103,7 +109,8 @@ impl Places {
         let quick = quick.clone().try_acquire_owned().ok()?;
         self.held.fetch_add(bytes, Ordering::AcqRel);
         let held = Held { bytes, all: self.held.clone() };
-        Some(Place { quick, share: None, slow: self.slow.clone(), held, room: self.rooms.enter(room) })
+        let (slow, recording, room) = (self.slow.clone(), self.recording.clone(), self.rooms.enter(room));
+        Some(Place { quick, share: None, slow, recording, held, room })
     }
 }
 
@@ -149,31 +156,62 @@ pub struct Place {
     /// Of those for what intake hands over.
     share: Option<OwnedSemaphorePermit>,
     slow: Arc<Semaphore>,
+    recording: Arc<Semaphore>,
     held: Held,
     room: AtWork,
 }
 
+/// Whether a room has its last answer for now, which only has to be recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Recording(Arc<AtomicBool>);
+
+impl Recording {
+    /// It has.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Place {
-    /// Holds the place while `work` is under way, and calls `freed` each time somebody else may have a place.
-    pub async fn hold(self, work: impl Future<Output = ()>, freed: impl Fn()) {
-        let Self { quick, share, slow, held, room } = self;
-        let quick = (quick, share);
+    /// Holds the place while `work` is under way, and calls `freed` each time somebody else may have a place. `recording`
+    /// is begun by the work itself.
+    pub async fn hold(self, work: impl Future<Output = ()>, recording: Recording, freed: impl Fn()) {
+        let Self { quick, share, slow, recording: recorders, held, room } = self;
+        let mut quick = Some((quick, share));
+        // In its stead.
+        let mut other = None;
         let mut work = pin!(work);
-        let exchange = async {
+        let mut exchange = pin!(async {
             tokio::time::sleep(SLOW_AFTER).await;
-            slow.acquire_owned().await
-        };
-        tokio::select! {
-            biased;
-            () = &mut work => drop(quick),
-            slow = exchange => {
-                drop(quick);
-                freed();
-                work.await;
-                drop(slow);
+            slow.acquire_owned().await.ok()
+        });
+        poll_fn(|cx| {
+            if work.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
             }
-        }
-        drop((held, room));
+            if quick.is_some() {
+                // The work has just been looked at, so there is nothing to be woken for.
+                if recording.has_begun() {
+                    other = recorders.clone().try_acquire_owned().ok();
+                }
+                if other.is_none()
+                    && let Poll::Ready(slow) = exchange.as_mut().poll(cx)
+                {
+                    other = slow;
+                }
+                if other.is_some() {
+                    quick = None;
+                    freed();
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        drop((quick, other, held, room));
         freed();
     }
 }
@@ -201,7 +239,11 @@ mod tests {
         let free = places.free().0;
         for _ in 0..free {
             let place = places.place(&places.fresh, &RoomKey::new("r"), 1).unwrap();
-            tokio::spawn(place.hold(tokio::time::sleep(Duration::from_secs(10)), || {}));
+            tokio::spawn(place.hold(
+                tokio::time::sleep(Duration::from_secs(10)),
+                Recording::default(),
+                || {},
+            ));
         }
         free
     }
@@ -224,6 +266,34 @@ mod tests {
         assert_eq!(places.free(), (8, 8));
         assert_eq!(places.slow.available_permits(), 32);
         assert_eq!(places.held.load(Ordering::Acquire), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_the_store_alone_leaves_its_place_to_as_many_others_as_there_are_places() {
+        let places = Places::new(2);
+        let record = |places: &Places| {
+            let place = places.place(&places.fresh, &RoomKey::new("r"), 1).unwrap();
+            let (recording, work) = (Recording::default(), Duration::from_millis(500));
+            let begun = recording.clone();
+            tokio::spawn(place.hold(
+                async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    begun.begin();
+                    tokio::time::sleep(work).await;
+                },
+                recording,
+                || {},
+            ));
+        };
+        (0..2).for_each(|_| record(&places));
+        assert_eq!(places.free().0, 0, "rooms are talked to");
+        pass(Duration::from_millis(100)).await;
+        assert_eq!(places.free().0, 2, "answers are recorded");
+        (0..2).for_each(|_| record(&places));
+        pass(Duration::from_millis(100)).await;
+        assert_eq!(places.free().0, 0, "no more than so many are not recorded");
+        pass(Duration::from_millis(600)).await;
+        assert_eq!((places.free().0, places.recording.available_permits()), (2, 2));
     }
 
     #[tokio::test]
@@ -257,7 +327,7 @@ mod tests {
             places.place(&places.fresh, &room, 0).unwrap(),
             places.place(&places.retries, &room, 0).unwrap(),
         );
-        one.hold(async {}, || {}).await;
+        one.hold(async {}, Recording::default(), || {}).await;
         assert!(places.have(&room) && !places.have(&RoomKey::new("another")));
         drop(other);
         assert!(!places.have(&room));

@@ -20,6 +20,7 @@ use crate::worker::catalogue::Snapshot;
 use crate::worker::compose::compose;
 use crate::worker::dispatch::Dispatch;
 use crate::worker::moment::Moment;
+use crate::worker::places::Recording;
 use crate::worker::wake::Stop;
 
 /// Give the room back; what is ready in its line is due at once, behind the rooms that are due longer.
@@ -55,6 +56,15 @@ pub struct Held {
     pub line: RoomLine,
     /// The lease counts from here: the claim, or the settlement that renewed it last.
     pub since: Moment,
+    /// Begins with the last answer before the room is given back.
+    pub recording: Recording,
+}
+
+impl Held {
+    /// As it was claimed.
+    pub fn new(line: RoomLine, since: Moment) -> Self {
+        Self { line, since, recording: Recording::default() }
+    }
 }
 
 /// What a step left behind.
@@ -223,6 +233,9 @@ impl Dispatch {
         // The store knows best what comes next where more has changed than this room's own state.
         let then = if broken || token_used_up || line.waiting.is_empty() { AT_ONCE } else { Then::Hold };
         let mut settlement = self.settlement(line, transitions, then);
+        if then == AT_ONCE {
+            held.recording.begin();
+        }
         settlement.calls = vec![calls];
         settlement.throttles = throttles;
         let progress = self.hold(held, settlement).await;
