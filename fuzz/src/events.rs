@@ -100,8 +100,9 @@ fn texts_and_links(event: &Event) {
         assert!(!text.contains('\0') && !text.trim().is_empty(), "{text:?}");
     }
     for link in links.into_iter().flatten() {
-        let url = Url::parse(link).expect("a link");
-        assert!(matches!(url.scheme(), "http" | "https") && url.username().is_empty(), "{link}");
+        let url = Url::parse(link.as_str()).expect("a link");
+        assert!(matches!(url.scheme(), "http" | "https") && url.username().is_empty(), "{link:?}");
+        assert_eq!(url.as_str(), link.as_str(), "in its normal form");
     }
 }
 

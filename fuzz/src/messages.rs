@@ -16,6 +16,7 @@ use hipchat_notifier::domain::integration::{
 use hipchat_notifier::domain::message::{Extras, Links, RoomMessage, render, render_digest, render_test};
 use hipchat_notifier::domain::reason::SendReason;
 use hipchat_notifier::domain::story::{Story, Told};
+use hipchat_notifier::domain::web_address::WebAddress;
 use hipchat_notifier::formats::read_event;
 use jiff::Timestamp;
 
@@ -246,10 +247,16 @@ fn event(u: &mut Unstructured<'_>) -> Result<Event> {
     })
 }
 
+fn link(u: &mut Unstructured<'_>) -> Result<Option<WebAddress>> {
+    let texts = ["https://a.example/b?c=d&e=f", "http://a.example/\"b'c", "https://b\u{fc}cher.example/<b>"];
+    let raw = if u.ratio(3, 4)? { (*u.choose(&texts)?).to_owned() } else { text(u)? };
+    Ok(WebAddress::parse(&raw))
+}
+
 fn run(u: &mut Unstructured<'_>) -> Result<MonitorRun> {
     let results = [RunResult::Success, RunResult::Failure, RunResult::Error, RunResult::Abort];
     Ok(MonitorRun {
-        monitor_uid: if u.ratio(3, 4)? { (*u.choose(&["5852-1", "5852-2"])?).to_owned() } else { text(u)? },
+        monitor_uid: if u.ratio(3, 4)? { (*u.choose(&["5852-1", "5852-2"])?).into() } else { text(u)?.into() },
         monitor_name: maybe(u)?,
         collection_uid: maybe(u)?,
         collection_name: maybe(u)?,
@@ -267,12 +274,12 @@ fn run(u: &mut Unstructured<'_>) -> Result<MonitorRun> {
             total_latency_ms: u.arbitrary()?,
         },
         run_id: maybe(u)?,
-        region: maybe(u)?,
+        region: maybe(u)?.map(Into::into),
         trigger: maybe(u)?,
         started_at: time(u)?,
         finished_at: time(u)?,
-        monitor_url: maybe(u)?,
-        run_url: maybe(u)?,
+        monitor_url: link(u)?,
+        run_url: link(u)?,
         failures: many(u, 9, |u| Ok(FailedTest { request: maybe(u)?, test: maybe(u)?, message: maybe(u)? }))?,
     })
 }
@@ -291,7 +298,7 @@ fn activity(u: &mut Unstructured<'_>) -> Result<Activity> {
         occurred_at: time(u)?,
         workspace_id: maybe(u)?,
         workspace_name: maybe(u)?,
-        model_url: maybe(u)?,
-        collection_url: maybe(u)?,
+        model_url: link(u)?,
+        collection_url: link(u)?,
     })
 }

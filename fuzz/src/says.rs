@@ -58,27 +58,27 @@ pub fn together<'a>(shown: &str, events: impl Iterator<Item = &'a Event>) {
     let last: HashMap<_, _> =
         runs.iter().map(|run| ((&run.monitor_uid, run.region.as_deref().unwrap_or_default()), run)).collect();
     for run in last.values() {
-        names(shown, run.monitor_name.as_ref().or(Some(&run.monitor_uid)), NAME);
+        names(shown, run.monitor_name.as_deref().or(Some(&*run.monitor_uid)), NAME);
     }
 }
 
 fn of_run(shown: &str, run: &MonitorRun, detail: Detail) {
-    names(shown, run.monitor_name.as_ref().or(Some(&run.monitor_uid)), NAME);
-    names(shown, run.region.as_ref(), WORD);
-    names(shown, run.environment_name.as_ref(), NAME);
+    names(shown, run.monitor_name.as_deref().or(Some(&*run.monitor_uid)), NAME);
+    names(shown, run.region.as_deref(), WORD);
+    names(shown, run.environment_name.as_deref(), NAME);
     if detail == Detail::Compact {
         return;
     }
-    names(shown, run.collection_name.as_ref().or(run.collection_uid.as_ref()), NAME);
-    names(shown, run.environment_name.as_ref().or(run.environment_uid.as_ref()), NAME);
-    names(shown, run.trigger.as_ref(), WORD);
+    names(shown, run.collection_name.as_deref().or(run.collection_uid.as_deref()), NAME);
+    names(shown, run.environment_name.as_deref().or(run.environment_uid.as_deref()), NAME);
+    names(shown, run.trigger.as_deref(), WORD);
     if !run.result.is_failed() {
         return;
     }
     for test in run.failures.iter().take(TESTS_SHOWN) {
-        names(shown, test.request.as_ref(), REQUEST);
-        names(shown, test.test.as_ref(), NAME);
-        names(shown, test.message.as_ref(), TEST_MESSAGE);
+        names(shown, test.request.as_deref(), REQUEST);
+        names(shown, test.test.as_deref(), NAME);
+        names(shown, test.message.as_deref(), TEST_MESSAGE);
     }
     let (failed, errors) = (run.metrics.failed_tests.unwrap_or(0), run.metrics.errors.unwrap_or(0));
     let all = failed.saturating_add(errors).max(run.failures.len() as u64);
@@ -92,9 +92,9 @@ fn of_activity(shown: &str, activity: &Activity) {
     let a = activity;
     match &a.message {
         None => {
-            names(shown, a.user_name.as_ref(), NAME);
+            names(shown, a.user_name.as_deref(), NAME);
             if a.user_name.is_none() {
-                names(shown, a.user_id.as_ref(), WORD);
+                names(shown, a.user_id.as_deref(), WORD);
             }
             // The verbs that are known read as what they mean.
             if a.action.contains(|c: char| !c.is_ascii_alphabetic()) {
@@ -103,19 +103,19 @@ fn of_activity(shown: &str, activity: &Activity) {
             names(shown, Some(&a.model), WORD);
         }
         Some(message) => {
-            names(shown, a.user_name.as_ref(), NAME);
-            names(shown, Some(&message.trim_end_matches('.').to_owned()), SENTENCE);
+            names(shown, a.user_name.as_deref(), NAME);
+            names(shown, Some(message.trim_end_matches('.')), SENTENCE);
         }
     }
-    names(shown, a.model_name.as_ref().or(a.model_uid.as_ref()), NAME);
+    names(shown, a.model_name.as_deref().or(a.model_uid.as_deref()), NAME);
     if !a.model.eq_ignore_ascii_case("collection") {
-        names(shown, a.collection_name.as_ref().or(a.collection_uid.as_ref()), NAME);
+        names(shown, a.collection_name.as_deref().or(a.collection_uid.as_deref()), NAME);
     }
-    names(shown, a.workspace_name.as_ref().or(a.workspace_id.as_ref()), NAME);
+    names(shown, a.workspace_name.as_deref().or(a.workspace_id.as_deref()), NAME);
 }
 
 /// `value`, where nothing of it is to be cleaned away or cut, stands in `shown` as it is.
-fn names(shown: &str, value: Option<&String>, width: usize) {
+fn names(shown: &str, value: Option<&str>, width: usize) {
     let Some(value) = value else { return };
     let is_clean = value.bytes().all(|b| matches!(b, b' '..=b'~'))
         && !value.contains("  ")
