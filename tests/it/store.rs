@@ -67,7 +67,9 @@ macro_rules! conformance {
     // Of a store that hands rooms out at intake.
     (straight $backend:ident, $lab:expr) => {
         conformance!(@cases $backend, $lab,
-            straight: what_fails_waits_as_any_other, who_comes_later_comes_behind_it,
+            straight: nothing_overtakes_what_waits_in_a_room_that_was_told_so,
+                what_was_told_so_counts_for_its_room_and_its_token,
+                what_fails_waits_as_any_other, who_comes_later_comes_behind_it,
                 it_keeps_its_place_among_those_of_its_batch,
                 only_an_idle_and_open_room_and_what_stands_alone_is_told_straight,
                 no_more_rooms_are_handed_out_than_asked_for, a_token_is_not_overdrawn_by_what_is_handed_out, a_room_that_gets_more_meanwhile_is_not_claimed_twice,

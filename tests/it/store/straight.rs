@@ -176,6 +176,38 @@ pub async fn who_comes_later_comes_behind_it(lab: &dyn Lab) {
 }
 
 /// What was written of its batch may be brought into its line, and was there first.
+/// Tells the room of "a" `e1`, straight and with a call of its token, and is done with it.
+async fn told_once(desk: &Desk) {
+    let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
+    let line = taken.line();
+    let (token, hint) = (line.tokens.keys().next().unwrap().clone(), Default::default());
+    let mut s = settlement(line, 5, all_sent(line, 5), RELEASE);
+    s.calls = vec![TokenCalls { token, calls: 1, hint, blocked_until: None }];
+    s.state.meter.record(Budget::ROOM, at(5), 1);
+    assert_eq!(desk.0.settle(s).await.unwrap(), Settled::AtRest);
+    written(desk, &taken).await;
+}
+
+pub async fn nothing_overtakes_what_waits_in_a_room_that_was_told_so(lab: &dyn Lab) {
+    let desk = Desk::new(lab).await;
+    told_once(&desk).await;
+    desk.tell("e2", "a", 6).await;
+    assert!(desk.take_telling(7, TERMS, failure("e3", "a", 7)).await.lines.is_empty());
+    assert_eq!(ids(&desk.claim_one(8).await), ["e2", "e3"]);
+}
+
+pub async fn what_was_told_so_counts_for_its_room_and_its_token(lab: &dyn Lab) {
+    let one = |budget: Budget| Budget { messages: 1, ..budget };
+    let desk = Desk::new(lab).await;
+    told_once(&desk).await;
+    let room_is_full = ClaimTerms { room_budget: one(Budget::ROOM), ..TERMS };
+    assert!(desk.take_telling(6, room_is_full, failure("e2", "a", 6)).await.lines.is_empty());
+    let second = desk.claim_one(7).await;
+    desk.finish(&second, 8, all_sent(&second, 8)).await;
+    let token_is_empty = ClaimTerms { token_budget: one(Budget::TOKEN), ..TERMS };
+    assert!(desk.take_telling(9, token_is_empty, failure("e3", "a", 9)).await.lines.is_empty());
+}
+
 pub async fn it_keeps_its_place_among_those_of_its_batch(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let first_two = two(failure("e1", "a", 0), failure("e2", "a2", 0));

@@ -160,3 +160,18 @@ async fn what_is_taken_in_while_the_worker_stops_is_given_back() {
     let lines = store.claim_rooms(dispatch.terms.claim(8, 8), clock.now()).await.unwrap();
     assert_eq!(lines.len(), 1, "whoever comes next tells it at once");
 }
+
+/// Its place is another's then, as `worker::places` has it.
+#[tokio::test]
+async fn a_room_has_its_last_answer_when_nothing_more_of_its_line_is_to_be_told() {
+    let (_switch, stop) = StopSwitch::new();
+    for (says, begun) in [(Says::Status(503), false), (Says::Good, true)] {
+        let bench = Bench::new(&results("one", "a", "all")).await;
+        bench.take("e1", &run("m", true)).await;
+        bench.script(&[says]);
+        let held = bench.dispatch.claim_due(8, 8, bench.moment()).await.remove(0);
+        let recording = held.recording.clone();
+        bench.dispatch.work_off(held, &stop).await;
+        assert_eq!(recording.has_begun(), begun);
+    }
+}

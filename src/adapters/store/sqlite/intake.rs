@@ -387,10 +387,12 @@ impl<'a, 'c> Batch<'a, 'c> {
         if self.memory.standings.of(self.db, &key.integration)?.is_none() {
             return Ok(());
         }
-        self.db.execute("INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
-                 touched, news) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (integration, monitor, \
-                 region) DO UPDATE SET failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7, \
-                 news = ifnull(?9, news)", params![
+        self.db.execute(
+            "INSERT INTO streaks (integration, monitor, region, failures, first_failed_at, newest, belief, \
+             touched, news) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (integration, monitor, \
+             region) DO UPDATE SET failures = ?4, first_failed_at = ?5, newest = ?6, belief = ?7, \
+             news = ifnull(?9, news)",
+            params![
                 key.integration.as_str(),
                 key.monitor_uid,
                 key.region,
@@ -400,7 +402,8 @@ impl<'a, 'c> Batch<'a, 'c> {
                 streak.belief.as_str(),
                 at,
                 self.news.get(key),
-            ])?;
+            ],
+        )?;
         // Once a day, so that a run seldom costs a change of the index.
         if touched.zip(at).is_some_and(|(touched, at)| touched >= at - DAY) {
             self.memory.streaks.put(key, (as_kept(streak), touched));

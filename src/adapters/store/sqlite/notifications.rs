@@ -163,8 +163,11 @@ pub fn bury(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    db.execute("UPDATE notifications SET state = 'burying', reason = ?2, detail = ?3, decided_at = ?4, gather = NULL \
-         WHERE seq = ?1", params![seq, DEAD_LETTERING, detail, micros(at)])?;
+    db.execute(
+        "UPDATE notifications SET state = 'burying', reason = ?2, detail = ?3, decided_at = ?4, \
+         gather = NULL WHERE seq = ?1",
+        params![seq, DEAD_LETTERING, detail, micros(at)],
+    )?;
     db.execute(
         "INSERT INTO letters (seq, event, integration, event_no, reason, detail, attempts, last_status, \
          first_attempt_at, at) SELECT seq, event, integration, event_no, ?2, ?3, attempts, last_status, \

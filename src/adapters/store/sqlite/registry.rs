@@ -217,7 +217,11 @@ impl Change<'_, '_> {
 /// is not there any more. If it has to rest all the same, that is in its state and its token's, and whoever claims
 /// it finds out. One that is held is given back by what its holder knew, and finds out later.
 fn look_again(db: &Db<'_>, room: &RoomKey, now: Timestamp) -> rusqlite::Result<()> {
-    db.execute("UPDATE rooms SET due_at = min(due_at, ?2), hold_until = NULL WHERE room = ?1 AND lease_until IS NULL", params![room.as_str(), micros(now)])
+    db.execute(
+        "UPDATE rooms SET due_at = min(due_at, ?2), hold_until = NULL \
+         WHERE room = ?1 AND lease_until IS NULL",
+        params![room.as_str(), micros(now)],
+    )
     .map(|_| ())
 }
 
@@ -290,6 +294,10 @@ pub fn resume(db: &Db<'_>, id: &IntegrationId) -> Done<()> {
 /// The room may have forgotten that these fail, or is another: the next run of each is told. One that failed too
 /// seldom to be told is news to nobody.
 fn retell_failing(db: &Db<'_>, id: &IntegrationId) -> rusqlite::Result<()> {
-    db.execute("UPDATE streaks SET belief = 'unsure' WHERE integration = ?1 AND failures > 0 AND belief <> 'passing'", [id.as_str()])
+    db.execute(
+        "UPDATE streaks SET belief = 'unsure' \
+         WHERE integration = ?1 AND failures > 0 AND belief <> 'passing'",
+        [id.as_str()],
+    )
     .map(|_| ())
 }
