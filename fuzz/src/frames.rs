@@ -39,7 +39,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// How much of `stream` is given on: all but the frame at its end that is not whole, where that has to be looked at.
 fn longest_told(stream: &[u8]) -> usize {
-    const LARGEST: usize = 1 << 20;
+    const LARGEST: usize = 16 << 20;
     let mut at = 0;
     while let Some(size) = stream.get(at + 3..at + 7) {
         let size = size.iter().fold(0, |size, byte| size << 8 | usize::from(*byte)) + 8;

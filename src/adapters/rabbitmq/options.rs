@@ -58,6 +58,10 @@ impl Address {
     /// Seconds between heartbeats; a silent peer is given up after twice this.
     const HEARTBEAT: u16 = 10;
 
+    /// Bytes of the largest frame, unless the URL says otherwise or the broker wants less: what RabbitMQ allows by
+    /// default. Of a broker that allows more, or any size at all, lapin would keep 64 times as much in memory.
+    const FRAME_MAX: u32 = 128 << 10;
+
     /// The same address with another heartbeat, in whole seconds; a `?heartbeat=` in the URL still wins.
     #[must_use]
     pub fn with_heartbeat(self, every: Duration) -> Self {
@@ -68,6 +72,8 @@ impl Address {
     pub(super) fn uri(&self) -> AMQPUri {
         let mut uri = self.uri.clone();
         uri.query.heartbeat.get_or_insert(self.heartbeat);
+        // 0 is any size.
+        uri.query.frame_max = uri.query.frame_max.filter(|max| *max > 0).or(Some(Self::FRAME_MAX));
         uri
     }
 
@@ -174,6 +180,17 @@ mod tests {
         for (text, expected) in [("amqp://u:p@h/%2f", 30), ("amqp://u:p@h/%2f?heartbeat=5", 5)] {
             let address: Address = text.parse().expect("is valid");
             assert_eq!(address.with_heartbeat(Duration::from_secs(30)).uri().query.heartbeat, Some(expected));
+        }
+    }
+
+    #[test]
+    fn frames_are_no_larger_than_the_url_says_or_rabbitmq_by_default() {
+        let default = Some(Address::FRAME_MAX);
+        for (query, expected) in
+            [("", default), ("?frame_max=0", default), ("?frame_max=65536", Some(65_536))]
+        {
+            let address: Address = format!("amqp://u:p@h/%2f{query}").parse().expect(query);
+            assert_eq!(address.uri().query.frame_max, expected, "{query}");
         }
     }
 

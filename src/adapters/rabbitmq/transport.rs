@@ -41,7 +41,8 @@ pub(super) async fn connect(
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Mending(tokio)));
     let (done, waits) = watch::channel(false);
     let open = async move |uri: AMQPUri, _| {
-        let stream = Mended::new(dial(&uri, tls.clone()).await?);
+        let frames = Frames::up_to(uri.query.frame_max.unwrap_or_default() as usize);
+        let stream = Mended::new(dial(&uri, tls.clone()).await?, frames);
         // To lapin it is plain AMQP, whatever is below.
         Ok(AsyncTcpStream::Plain(stream.waited_for_by(waits.clone())))
     };
@@ -97,7 +98,7 @@ impl Reactor for Mending {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        TcpStream::connect(address).map_ok(|stream| Mended::new(Box::new(stream)))
+        TcpStream::connect(address).map_ok(|stream| Mended::new(Box::new(stream), Frames::default()))
     }
 }
 
@@ -127,9 +128,9 @@ struct Mended {
 }
 
 impl Mended {
-    fn new(inner: Box<dyn Duplex>) -> Self {
+    fn new(inner: Box<dyn Duplex>, frames: Frames) -> Self {
         let chunk = vec![0; CHUNK].into_boxed_slice();
-        Self { inner, frames: Frames::default(), chunk, given_up: None }
+        Self { inner, frames, chunk, given_up: None }
     }
 
     /// Ends by itself if whoever connects goes before saying that it is done.

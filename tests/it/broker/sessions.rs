@@ -260,3 +260,27 @@ async fn a_message_that_lapin_could_not_read_is_taken_in_like_any_other() {
     worker.stop().await;
     broker.depth_becomes(&broker.topology.queue, 0).await;
 }
+
+/// RabbitMQ gives on in one frame what a producer with larger frames wrote in one.
+#[tokio::test]
+async fn a_message_whose_headers_no_frame_has_room_for_is_taken_in_without_them() {
+    let broker = Broker::fresh().await;
+    let mut headers = FieldTable::default();
+    headers.insert("large".into(), AMQPValue::LongString("x".repeat(20_000).into()));
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id("m-1".into())
+        .with_headers(headers);
+    broker.publish_to(&broker.topology.exchange, "monitor.acme.1", b"{}", properties).await;
+    broker.publish("monitor.acme.1", "m-2", b"{}").await;
+
+    let small = broker.options_by(&format!("{}?frame_max=8192", broker.url));
+    let worker = Worker::start(small, Semaphore::MAX_PERMITS);
+    worker.sees("m-2").await;
+    assert_eq!(worker.ids(), ["m-1", "m-2"], "both, in order, and once");
+    let envelope = worker.intake.seen.lock().expect("not poisoned")[0].envelope.clone();
+    assert_eq!(envelope.content_type.as_deref(), Some("application/json"));
+    assert_eq!((envelope.headers.len(), &envelope.body[..]), (0, &b"{}"[..]));
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}

@@ -10,8 +10,8 @@ const HEADER: u8 = 2;
 const START: usize = 7;
 /// The byte that ends a frame.
 const END: usize = 1;
-/// A frame that says it is larger is not held back to be looked at. RabbitMQ and lapin agree on 128 KiB.
-const LARGEST: usize = 1 << 20;
+/// A frame that says it is larger is not held back to be looked at.
+const LARGEST: usize = 16 << 20;
 
 /// What came, and what of it can be given on.
 #[derive(Debug, Default)]
@@ -23,9 +23,18 @@ pub(super) struct Frames {
     ready: Vec<u8>,
     /// So much of `ready` was taken.
     taken: usize,
+    /// What lapin takes at most; 0: any size.
+    agreed: usize,
+    /// Whether it was said that a message lost its headers.
+    said: bool,
 }
 
 impl Frames {
+    /// For a connection with frames of at most so many bytes; 0: any size.
+    pub fn up_to(agreed: usize) -> Self {
+        Self { agreed, ..Self::default() }
+    }
+
     /// Takes in what came next.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -67,14 +76,34 @@ impl Frames {
         } else if self.held.len() == whole {
             let payload = &mut self.held[START..whole - END];
             if kind == METHOD {
-                mend::method(payload)
+                mend::method(payload);
             } else {
-                mend::header(payload)
-            };
+                mend::header(payload);
+                self.make_fit();
+            }
         } else {
             return;
         }
         self.ready.append(&mut self.held);
+    }
+
+    /// RabbitMQ passes a message's headers on in one frame, also if the producer's connection had larger ones than this
+    /// has; lapin ends the connection for it.
+    fn make_fit(&mut self) {
+        let payload = START..self.held.len() - END;
+        if self.agreed == 0 || self.held.len() <= self.agreed {
+            return;
+        }
+        let Some(rest) = mend::without_headers(&self.held[payload.clone()]) else { return };
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                bytes = self.held.len(),
+                "the headers of a message are larger than a frame may be on this connection; it is taken in without \
+                 them. This is said once a connection. Give it larger frames by ?frame_max=BYTES in amqp.url"
+            );
+        }
+        self.held[3..START].copy_from_slice(&u32::try_from(rest.len()).unwrap_or_default().to_be_bytes());
+        self.held.splice(payload, rest);
     }
 
     /// The length of the held frame, once it can be told.
@@ -139,6 +168,27 @@ mod tests {
             // The broker's answer to a version that it does not speak, and what may come after it.
             let bytes = [b"AMQP\0\0\x09\x01", &bytes[..]].concat();
             prop_assert_eq!(through(&bytes, &pieces, 64), bytes);
+        }
+    }
+
+    #[test]
+    fn headers_that_no_frame_has_room_for_are_left_out() {
+        let text = |text: &[u8]| [&[text.len() as u8], text].concat();
+        let described = |headers: &[u8]| {
+            let flags: u16 = if headers.is_empty() { 0x8080 } else { 0xA080 };
+            let start = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &flags.to_be_bytes()].concat();
+            frame(HEADER, &[&start[..], &text(b"text/plain"), headers, &text(b"id")].concat())
+        };
+        let headers =
+            [&604_u32.to_be_bytes()[..], &text(b"k"), b"x", &597_u32.to_be_bytes(), &[7; 597]].concat();
+        let (large, around) = (described(&headers), frame(3, b"body"));
+        let stream = [&around[..], &large, &around].concat();
+        for (agreed, expected) in [(0, &large), (large.len(), &large), (large.len() - 1, &described(&[]))] {
+            let mut frames = Frames::up_to(agreed);
+            frames.feed(&stream);
+            let mut into = vec![0; stream.len()];
+            let given = frames.take(&mut into);
+            assert_eq!(into[..given], [&around[..], expected, &around].concat(), "{agreed}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Makes what describes a message readable for lapin, in place and without changing a length.
+//! Makes what describes a message readable for lapin: in place and without changing a length, but for headers that are
+//! larger than a frame may be.
 //!
 //! To AMQP a short string is bytes, and so it is to RabbitMQ, which passes on what a producer wrote. lapin takes it
 //! for UTF-8, and reads tables by recursion: one message with a broken byte in its content type ended every session
@@ -51,6 +52,30 @@ pub(super) fn method(payload: &mut [u8]) {
 /// Mends the payload of a content header frame.
 pub(super) fn header(payload: &mut [u8]) {
     let _ = Walk(payload).properties();
+}
+
+/// The payload of a content header frame without the message's headers; `None` if it has none, or does not fit AMQP's
+/// grammar.
+pub(super) fn without_headers(payload: &[u8]) -> Option<Vec<u8>> {
+    /// The property's place in [`PROPERTIES`], and where the flags are.
+    const HEADERS: usize = 2;
+    const FLAGS: usize = 12;
+    let mut rest = payload.to_vec();
+    let mut walk = Walk(&mut rest);
+    walk.bytes(FLAGS)?;
+    let flags = walk.number(2)?;
+    let is_there = |place: &usize| flags & (0x8000 >> place) != 0;
+    if !is_there(&HEADERS) {
+        return None;
+    }
+    walk.texts((0..HEADERS).filter(is_there).count())?;
+    let from = payload.len() - walk.0.len();
+    let length = walk.number(4)?;
+    walk.bytes(length)?;
+    let to = payload.len() - walk.0.len();
+    rest.drain(from..to);
+    rest[FLAGS] &= !(0x80 >> HEADERS);
+    Some(rest)
 }
 
 /// What is not walked yet. Each step is `None` where there is less than it says.
