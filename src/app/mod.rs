@@ -146,6 +146,9 @@ impl Running {
             // taken in and never told.
             _ = tasks.join_next() => Some(Err(anyhow::anyhow!("a part of the worker has ended; stopping the rest"))),
         };
+        if let Some(Err(reason)) = &consumed {
+            tracing::error!("stopping: {reason:#}");
+        }
         switch.stop();
         let finish = async {
             if consumed.is_none() {

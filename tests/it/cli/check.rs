@@ -95,6 +95,7 @@ async fn a_topology_with_other_arguments_is_told_exactly_and_left_alone() {
 
     let mut worker = lab.start(&[]);
     assert_eq!(worker.ended().await.code(), Some(78));
+    assert!(worker.log().contains(&format!("stopping: {expected}")), "{}", worker.log());
     assert!(worker.log().ends_with(&format!("hipchat-notifier: {expected}\n")), "{}", worker.log());
     let publish = lab.run_with(&["publish", "-"], &[], br#"{"monitor_uid":"m","metrics":{}}"#).await;
     assert_eq!(publish.complaint(78), expected);

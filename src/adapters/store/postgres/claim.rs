@@ -49,7 +49,7 @@ pub async fn claim_rooms(
     let mut heads = found.lines.heads(tx, &events, terms.line, now).await?;
 
     let (mut lines, mut asking, mut asleep) = (Vec::new(), Vec::new(), Vec::new());
-    for Due { room, claim, state } in found.due {
+    for Claimable { room, claim, state } in found.due {
         let Some(head) = heads.remove(room.as_str()).filter(|head| !head.waiting.is_empty()) else {
             asleep.push(room);
             continue;
@@ -88,7 +88,7 @@ pub async fn claim_rooms(
 /// Rooms that are due, under their locks, with what waits in them.
 #[derive(Default)]
 struct Found {
-    due: Vec<Due>,
+    due: Vec<Claimable>,
     lines: Lines,
     /// All rooms that were looked at, also those that were put to sleep.
     seen: Vec<String>,
@@ -124,7 +124,7 @@ async fn find(tx: &Tx, terms: &ClaimTerms, at_work: &AtWork, now: Timestamp) -> 
         let (mut new, before) = ([Vec::new(), Vec::new()], passed_over.len());
         for (kind, asked) in looks.into_iter().enumerate() {
             for row in asked.map_or_else(Vec::new, |asked| answers.take(asked)) {
-                let due = read_due(&row, now)?;
+                let due = read_claimable(&row, now)?;
                 if at_work(&due.room) {
                     passed_over.insert(due.room);
                 } else if !held.contains(due.room.as_str()) && new[kind].len() < wanted[kind] {
@@ -151,7 +151,7 @@ impl Found {
     async fn look_at(
         &mut self,
         tx: &Tx,
-        new: [Vec<Due>; 2],
+        new: [Vec<Claimable>; 2],
         line: usize,
         now: Timestamp,
     ) -> Done<[usize; 2]> {
@@ -188,7 +188,7 @@ impl Found {
 }
 
 /// A room that can be claimed, under its lock.
-pub struct Due {
+pub struct Claimable {
     pub room: RoomKey,
     /// The number of the latest claim.
     pub claim: i64,
@@ -209,14 +209,14 @@ pub const NEXT_DUE: &str = "SELECT least( \
     (SELECT min(due_at) FROM rooms WHERE due_at IS NOT NULL AND retry_failures IS NOT NULL))";
 
 /// What can't be read of a room's state begins anew, since a room must not stand still for it.
-pub fn read_due(row: &Row, now: Timestamp) -> Result<Due, tokio_postgres::Error> {
+pub fn read_claimable(row: &Row, now: Timestamp) -> Result<Claimable, tokio_postgres::Error> {
     let room = RoomKey::new(row.try_get::<_, &str>(0)?);
     let meter = meters::room(row.try_get(2)?, &room, now);
     let failures = row.try_get::<_, Option<i64>>(3)?.and_then(|failures| u32::try_from(failures).ok());
     let retry_at = row.try_get::<_, Option<i64>>(4)?;
     let retry = failures.zip(retry_at).map(|(failures, at)| Retry { failures, at: time(at) });
     let expired_untold = u32::try_from(row.try_get::<_, i64>(5)?).unwrap_or_default();
-    Ok(Due { room, claim: row.try_get(1)?, state: RoomState { meter, retry, expired_untold } })
+    Ok(Claimable { room, claim: row.try_get(1)?, state: RoomState { meter, retry, expired_untold } })
 }
 
 /// These rooms are this claim's from now on, by their new numbers.

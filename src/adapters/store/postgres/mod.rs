@@ -6,6 +6,7 @@
 //! Times are arguments; workers take them from the database's own clock ([`PostgresStore::clock`]).
 
 mod address;
+mod batch;
 mod claim;
 mod clock;
 mod errors;

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::Row;
 
-use super::claim::{self, Due, read_due};
+use super::claim::{self, Claimable, read_claimable};
 use super::errors::Done;
 use super::rounds::{Answers, Place, Round, Tx, text, texts, values};
 use super::standing::{ask_revision, revision_of};
@@ -39,14 +39,12 @@ impl<'c> Candidates<'c> {
     /// come behind them, and so no room may.
     pub fn ask(round: &mut Round, changes: &'c IntakeChanges, straight: &'c Straight) -> Option<Self> {
         let choice = Choice::among(changes);
-        let fitting = changes.events.iter().filter_map(|event| Some(choice.fits(event)?.0));
-        let retells = |event: &&DecidedEvent| {
-            event.notifications.iter().any(|new| matches!(new.fate, Fate::Retell { .. }))
-        };
-        if changes.events.iter().any(|event| retells(&event)) {
+        let mut new = changes.events.iter().flat_map(|event| &event.notifications);
+        if new.any(|new| matches!(new.fate, Fate::Retell { .. })) {
             // What comes back makes its earlier end go, and notifications are locked before tokens.
             return None;
         }
+        let fitting = changes.events.iter().filter_map(|event| Some(choice.fits(event)?.0));
         let fitting: Vec<&NewNotification> = fitting.filter(|new| (straight.is_quick)(&new.room)).collect();
         if fitting.is_empty() || straight.most == 0 {
             return None;
@@ -81,7 +79,7 @@ impl<'c> Candidates<'c> {
         let (now, budget) = (self.straight.now, self.straight.terms.room_budget);
         let mut rooms = HashMap::new();
         for row in answers.take(self.rooms) {
-            let (room, rests) = (read_due(&row, now)?, row.try_get(6)?);
+            let (room, rests) = (read_claimable(&row, now)?, row.try_get(6)?);
             let open = rests && room.state.retry.is_none() && room.state.meter.available(budget, now) > 0;
             rooms.insert(room.room.clone(), open.then_some(room));
         }
@@ -95,12 +93,12 @@ impl<'c> Candidates<'c> {
                 && standing.room == new.room.as_str()
                 && self.quick.contains(&new.room)
                 && !throttled.contains(new.integration.as_str())
-                && let Some(due) = rooms.remove(&new.room).unwrap_or_else(|| {
+                && let Some(idle) = rooms.remove(&new.room).unwrap_or_else(|| {
                     new_rooms.push(new.room.as_str());
-                    Some(Due { room: new.room.clone(), claim: 0, state: RoomState::default() })
+                    Some(Claimable { room: new.room.clone(), claim: 0, state: RoomState::default() })
                 })
             {
-                told.push(Told { event, new, story: *story, token: standing.token.clone(), due });
+                told.push(Told { event, new, story: *story, token: standing.token.clone(), idle });
             }
         }
         let revision = revision_of(answers, self.revision)?;
@@ -114,7 +112,7 @@ struct Told<'c> {
     new: &'c NewNotification,
     story: Story,
     token: TokenKey,
-    due: Due,
+    idle: Claimable,
 }
 
 /// What is told straight, if its tokens have something left.
@@ -147,7 +145,7 @@ impl<'c> Chosen<'c> {
             let sql = "INSERT INTO rooms (room) SELECT unnest($1::text[]) ON CONFLICT (room) DO NOTHING";
             round.add(sql, values![texts(self.new_rooms)]);
         }
-        let claims = claimed.0.iter().map(|(told, _)| (&told.new.room, told.due.claim + 1));
+        let claims = claimed.0.iter().map(|(told, _)| (&told.new.room, told.idle.claim + 1));
         claim::write_claims(round, claims, (*now, terms.lease), self.revision);
         Ok(claimed)
     }
@@ -176,16 +174,16 @@ impl Claimed<'_> {
                 .insert((row.try_get::<_, &str>(1)?, row.try_get::<_, &str>(2)?), row.try_get::<_, i64>(0)?);
         }
         let line = |(told, tokens): (Told<'_>, Grants)| {
-            let Told { event, new, story, due, .. } = told;
+            let Told { event, new, story, idle, .. } = told;
             let (id, integration): (&EventId, &IntegrationId) = (&event.id, &new.integration);
             let Some(&seq) = places.get(&(text(id.as_str()).as_str(), integration.as_str())) else {
                 tracing::error!(
-                    room = due.room.as_str(),
+                    room = idle.room.as_str(),
                     "what is told straight has no place; its lease has to end"
                 );
                 return None;
             };
-            let Due { room, claim, state } = due;
+            let Claimable { room, claim, state } = idle;
             Some(RoomLine {
                 room,
                 claim: (claim + 1).unsigned_abs(),
