@@ -175,7 +175,6 @@ pub async fn who_comes_later_comes_behind_it(lab: &dyn Lab) {
     assert!(line.claim > first.line().claim && line.waiting[0].seq > first.line().waiting[0].seq);
 }
 
-/// What was written of its batch may be brought into its line, and was there first.
 /// Tells the room of "a" `e1`, straight and with a call of its token, and is done with it.
 async fn told_once(desk: &Desk) {
     let taken = desk.take_telling(0, TERMS, failure("e1", "a", 0)).await;
@@ -208,6 +207,7 @@ pub async fn what_was_told_so_counts_for_its_room_and_its_token(lab: &dyn Lab) {
     assert!(desk.take_telling(9, token_is_empty, failure("e3", "a", 9)).await.lines.is_empty());
 }
 
+/// What was written of its batch may be brought into its line, and was there first.
 pub async fn it_keeps_its_place_among_those_of_its_batch(lab: &dyn Lab) {
     let desk = Desk::new(lab).await;
     let first_two = two(failure("e1", "a", 0), failure("e2", "a2", 0));
