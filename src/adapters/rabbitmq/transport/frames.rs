@@ -23,7 +23,7 @@ pub(super) struct Frames {
     ready: Vec<u8>,
     /// So much of `ready` was taken.
     taken: usize,
-    /// What lapin takes at most; 0: any size.
+    /// What lapin takes at most, which is less if the broker wants less; 0: any size.
     agreed: usize,
     /// Whether it was said that a message lost its headers.
     said: bool,
@@ -76,6 +76,9 @@ impl Frames {
         } else if self.held.len() == whole {
             let payload = &mut self.held[START..whole - END];
             if kind == METHOD {
+                if let Some(wanted @ 1..) = mend::tuned(payload) {
+                    self.agreed = if self.agreed == 0 { wanted } else { wanted.min(self.agreed) };
+                }
                 mend::method(payload);
             } else {
                 mend::header(payload);
@@ -183,12 +186,24 @@ mod tests {
             [&604_u32.to_be_bytes()[..], &text(b"k"), b"x", &597_u32.to_be_bytes(), &[7; 597]].concat();
         let (large, around) = (described(&headers), frame(3, b"body"));
         let stream = [&around[..], &large, &around].concat();
-        for (agreed, expected) in [(0, &large), (large.len(), &large), (large.len() - 1, &described(&[]))] {
+        let small = described(&[]);
+        for (agreed, expected) in [(0, &large), (large.len(), &large), (large.len() - 1, &small)] {
             let mut frames = Frames::up_to(agreed);
             frames.feed(&stream);
             let mut into = vec![0; stream.len()];
             let given = frames.take(&mut into);
             assert_eq!(into[..given], [&around[..], expected, &around].concat(), "{agreed}");
+        }
+        for (asked, tuned, expected) in
+            [(0, 600, &small), (1 << 17, 600, &small), (1 << 17, 0, &large), (600, 0, &small)]
+        {
+            let tune =
+                frame(METHOD, &[&[0, 10, 0, 30, 7, 255][..], &u32::to_be_bytes(tuned), &[0, 60]].concat());
+            let mut frames = Frames::up_to(asked);
+            frames.feed(&[&tune[..], &large].concat());
+            let mut into = vec![0; tune.len() + large.len()];
+            let given = frames.take(&mut into);
+            assert_eq!(into[..given], [&tune[..], expected].concat(), "{asked} {tuned}");
         }
     }
 

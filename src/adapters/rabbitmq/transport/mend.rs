@@ -19,6 +19,9 @@ const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
 const RETURN: [u8; 4] = [0, 60, 0, 50];
 
+/// The method by which the broker says how large frames may be, 0 for any size, from the `connection` class.
+const TUNE: [u8; 4] = [0, 10, 0, 30];
+
 /// What a property of a message is made of.
 #[derive(Debug, Clone, Copy)]
 enum Property {
@@ -47,6 +50,13 @@ pub(super) fn method(payload: &mut [u8]) {
         Ok(RETURN) => walk.bytes(2).and_then(|_| walk.texts(3)),
         _ => None,
     };
+}
+
+/// The largest frame that the broker wants, in bytes, if this is the payload of the method that says so.
+pub(super) fn tuned(payload: &[u8]) -> Option<usize> {
+    // Behind the number of channels.
+    let bytes = payload.strip_prefix(&TUNE)?.get(2..6)?;
+    usize::try_from(u32::from_be_bytes(bytes.try_into().ok()?)).ok()
 }
 
 /// Mends the payload of a content header frame.
