@@ -46,8 +46,8 @@ pub struct Places {
     /// Quick places for the others.
     retries: Arc<Semaphore>,
     slow: Arc<Semaphore>,
-    /// For rooms whose last answer is being recorded; as many as there are quick ones, since each of them would be told
-    /// again if this process died.
+    /// For rooms whose last answer is being recorded; as many as there are quick ones of one kind, since each of them
+    /// would be told again if this process died.
     recording: Arc<Semaphore>,
     held: Arc<AtomicUsize>,
     rooms: Rooms,
@@ -186,10 +186,10 @@ impl Place {
         // In its stead.
         let mut other = None;
         let mut work = pin!(work);
-        let mut exchange = pin!(async {
+        let mut exchange = pin!(Some(async {
             tokio::time::sleep(SLOW_AFTER).await;
             slow.acquire_owned().await.ok()
-        });
+        }));
         poll_fn(|cx| {
             if work.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -200,12 +200,15 @@ impl Place {
                     other = recorders.clone().try_acquire_owned().ok();
                 }
                 if other.is_none()
-                    && let Poll::Ready(slow) = exchange.as_mut().poll(cx)
+                    && let Some(exchange) = exchange.as_mut().as_pin_mut()
+                    && let Poll::Ready(slow) = exchange.poll(cx)
                 {
                     other = slow;
                 }
                 if other.is_some() {
                     quick = None;
+                    // A slow place that it waits for is for others now.
+                    exchange.set(None);
                     freed();
                 }
             }
@@ -295,6 +298,41 @@ mod tests {
         assert_eq!(places.free().0, 0, "no more than so many are not recorded");
         pass(Duration::from_millis(600)).await;
         assert_eq!((places.free().0, places.recording.available_permits()), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_room_that_only_has_to_be_recorded_does_not_keep_a_slow_place_from_another() {
+        let places = Places::new(1);
+        let (recording, begun) = (Recording::default(), Recording::default());
+        let hold = |places: &Places, work: u64, recording: &Recording| {
+            let place = places.place(&places.fresh, &RoomKey::new("r"), 1).unwrap();
+            let (recording, begun) = (recording.clone(), recording.clone());
+            tokio::spawn(place.hold(
+                async move {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    if work > 2 {
+                        begun.begin();
+                        tokio::time::sleep(Duration::from_secs(work - 2)).await;
+                    }
+                },
+                recording,
+                || {},
+            ));
+        };
+        let all = places.slow.clone().acquire_many_owned(4).await.unwrap();
+        hold(&places, 100, &recording);
+        pass(Duration::from_secs(2)).await;
+        assert_eq!(
+            places.recording.available_permits(),
+            0,
+            "it waited for a slow place, and is recorded now"
+        );
+        drop(all);
+        pass(Duration::from_secs(1)).await;
+        assert_eq!(places.slow.available_permits(), 4);
+        hold(&places, 2, &begun);
+        pass(Duration::from_millis(1500)).await;
+        assert_eq!((places.fresh.available_permits(), places.slow.available_permits()), (1, 3));
     }
 
     #[tokio::test]

@@ -9,9 +9,10 @@ use super::{dead_letters, letters, transport, wire};
 use crate::domain::envelope::Envelope;
 use crate::ports::Letter;
 
-/// What lapin gets to read of a stream of frames that comes from the broker in `pieces`.
-pub fn mended<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    transport::mended(pieces)
+/// What lapin gets to read of a stream of frames that comes from the broker in `pieces`, on a connection with frames of at
+/// most `agreed` bytes; 0: any size.
+pub fn mended<'a>(agreed: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    transport::mended(agreed, pieces)
 }
 
 /// A delivery as intake gets it.

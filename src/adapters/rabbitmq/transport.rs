@@ -102,10 +102,11 @@ impl Reactor for Mending {
     }
 }
 
-/// What would be given on of a stream that comes in `pieces`.
+/// What would be given on of a stream that comes in `pieces`, by a connection with frames of at most `agreed` bytes; 0:
+/// any size.
 #[cfg(feature = "fuzzing")]
-pub(super) fn mended<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (mut frames, mut given, mut into) = (Frames::default(), Vec::new(), [0; 4096]);
+pub(super) fn mended<'a>(agreed: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (mut frames, mut given, mut into) = (Frames::up_to(agreed), Vec::new(), [0; 4096]);
     for piece in pieces {
         frames.feed(piece);
         loop {

@@ -12,6 +12,8 @@ const START: usize = 7;
 const END: usize = 1;
 /// A frame that says it is larger is not held back to be looked at.
 const LARGEST: usize = 16 << 20;
+/// Room for so many bytes is kept, also after larger frames.
+const KEPT: usize = 1 << 18;
 
 /// What came, and what of it can be given on.
 #[derive(Debug, Default)]
@@ -61,6 +63,7 @@ impl Frames {
         self.taken += count;
         if self.taken == self.ready.len() {
             self.ready.clear();
+            self.ready.shrink_to(KEPT);
             self.taken = 0;
         }
         count
@@ -88,6 +91,7 @@ impl Frames {
             return;
         }
         self.ready.append(&mut self.held);
+        self.held.shrink_to(KEPT);
     }
 
     /// RabbitMQ passes a message's headers on in one frame, also if the producer's connection had larger ones than this

@@ -2,7 +2,9 @@
 //! them, and what is told straight from intake and not written yet (`in_flight`).
 //!
 //! Only the writer's thread works with it. What was read is forgotten whenever it may not hold any more: when
-//! another process has written the file, when a transaction is taken back, when integrations change.
+//! another process has written the file, when a transaction is taken back, when integrations change
+//! (`SqliteStore::manage`), and streaks when a job that does not see this memory has changed some
+//! (`Db::streaks_have_changed`).
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::db::Db;
@@ -19,7 +20,6 @@ use super::errors::{Done, Fail, repeat, sentence};
 use super::memory::Memory;
 use super::queue::{Queue, Waiting};
 use crate::ports::StoreError;
-use rusqlite::Connection;
 
 /// Jobs at most in one transaction: enough for every room that may be in flight, and a bound on how long
 /// the first of them waits.
