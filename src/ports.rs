@@ -52,7 +52,14 @@ pub trait Readiness: Send + Sync {
     async fn ready(&self) -> Result<(), String>;
 }
 
-/// What is left to wait for of a batch that was taken in: it ends when the whole batch is durable.
+/// A batch that is decided.
+pub struct Decided {
+    /// Notifications of it that are told just now and not written yet: the batch is as slow as the slowest of them.
+    pub in_hand: usize,
+    pub durable: Durable,
+}
+
+/// What is left to wait for of a batch that is decided: it ends when the whole batch is durable.
 pub type Durable = Pin<Box<dyn Future<Output = Result<(), Undurable>> + Send>>;
 
 /// Nobody knows what of a batch is written, and nobody will: it must come again.
@@ -63,12 +70,12 @@ pub struct Undurable;
 /// Where deliveries go: the worker's intake.
 #[async_trait]
 pub trait TakeIn: Send + Sync {
-    /// Takes one batch in. When this returns the batch is decided; when what it returns has ended the batch is
+    /// Takes one batch in. When this returns the batch is decided; when [`Decided::durable`] has ended the batch is
     /// durable, and may be acknowledged, unless it has ended with [`Undurable`]. Both keep trying until then, so there is
     /// no other error. Whoever drops either before has given the batch up: it is not tried any more, and each of its events is whole in the store or not
     /// at all, or is told just now. Batches are decided in the order in which they are first polled, however many
     /// there are at once.
-    async fn take_in(&self, batch: Vec<Received>) -> Durable;
+    async fn take_in(&self, batch: Vec<Received>) -> Decided;
 
     /// Waits until it is able to make a batch durable, for whoever has given one up.
     async fn able(&self);
@@ -137,7 +144,12 @@ pub struct IntakeReceipt {
 
 /// A batch of which some is told before it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InHand(pub u64);
+pub struct InHand {
+    /// The batch's number in this process.
+    pub batch: u64,
+    /// So many.
+    pub notifications: usize,
+}
 
 /// Who tells rooms straight from intake, and by which terms.
 #[derive(Clone)]

@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 
 use crate::domain::envelope::Received;
 use crate::metrics::Metrics;
-use crate::ports::{Durable, InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn, Undurable};
+use crate::ports::{
+    Decided, Durable, InHand, IntakeChanges, IntakeQuery, Store, StoreError, TakeIn, Undurable,
+};
 use crate::worker::batch::{self, Read};
 use crate::worker::catalogue::Catalogue;
 use crate::worker::handover::Handover;
@@ -46,7 +48,7 @@ pub struct Turn(tokio::sync::Mutex<()>);
 #[async_trait]
 impl TakeIn for Intake {
     /// Waits for the store, however long it takes to be there again.
-    async fn take_in(&self, batch: Vec<Received>) -> Durable {
+    async fn take_in(&self, batch: Vec<Received>) -> Decided {
         let by = self.catalogue.now();
         let mut read: Vec<Read> = batch.into_iter().map(|received| batch::read(received, &by)).collect();
         let _turn = self.turn.0.lock().await;
@@ -63,7 +65,8 @@ impl TakeIn for Intake {
         for part in batch::parts(read) {
             in_hand.extend(self.take_part(&part).await);
         }
-        self.written(in_hand)
+        let notifications = in_hand.iter().map(|part| part.notifications).sum();
+        Decided { in_hand: notifications, durable: self.written(in_hand) }
     }
 
     /// Takes nothing in, until that works: a transaction like any other, with the lock that each of them needs.

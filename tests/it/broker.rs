@@ -18,7 +18,7 @@ use hipchat_notifier::adapters::rabbitmq::{
 use hipchat_notifier::domain::envelope::{Envelope, Received};
 use hipchat_notifier::domain::ids::{EventId, IntegrationId};
 use hipchat_notifier::domain::reason::DeadLetterReason;
-use hipchat_notifier::ports::{BrokerError, Durable, Letter, LetterBox, TakeIn, Undurable};
+use hipchat_notifier::ports::{BrokerError, Decided, Letter, LetterBox, TakeIn, Undurable};
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
@@ -29,7 +29,8 @@ use crate::support::broker::{Broker, Producer, eventually};
 use crate::support::log::Log;
 use crate::support::proxy::{NESTED, NOT_UTF8, Proxy};
 
-/// Records what it is given, and decides it when the test lets it; that is durable then, but for one event.
+/// Records what it is given, and decides it when the test lets it; that is durable then, but for one event. Each event
+/// `straight` stands for as many notifications that are told straight as one batch may have two events of.
 struct Recorder {
     seen: Mutex<Vec<Received>>,
     /// The sizes of the bodies of each batch.
@@ -43,23 +44,26 @@ struct Recorder {
 
 #[async_trait]
 impl TakeIn for Recorder {
-    async fn take_in(&self, batch: Vec<Received>) -> Durable {
+    async fn take_in(&self, batch: Vec<Received>) -> Decided {
         let sizes = batch.iter().map(|received| received.envelope.body.len()).collect();
         self.batches.lock().expect("not poisoned").push(sizes);
         let has = |batch: &[Received], id| {
             batch.iter().any(|received| received.envelope.message_id.as_deref() == Some(id))
         };
+        let straight = |received: &&Received| received.envelope.message_id.as_deref() == Some("straight");
+        let in_hand = 32 * batch.iter().filter(straight).count();
         let (slow, undurable) = (has(&batch, "slow"), has(&batch, "undurable"));
         let again = has(&self.seen.lock().expect("not poisoned"), "undurable");
         self.seen.lock().expect("not poisoned").extend(batch);
         self.lets.acquire().await.expect("never closed").forget();
         let lets_slow = self.lets_slow.clone();
-        Box::pin(async move {
+        let durable = async move {
             if slow {
                 lets_slow.acquire().await.expect("never closed").forget();
             }
             if undurable && !again { Err(Undurable) } else { Ok(()) }
-        })
+        };
+        Decided { in_hand, durable: Box::pin(durable) }
     }
 
     /// When one more batch may be decided.

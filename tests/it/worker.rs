@@ -249,7 +249,7 @@ impl Bench {
     }
 
     async fn take_envelope(&self, envelope: Envelope) {
-        self.intake.take_in(vec![Received { envelope, at: self.clock.now() }]).await.await.unwrap();
+        self.intake.take_in(vec![Received { envelope, at: self.clock.now() }]).await.durable.await.unwrap();
     }
 
     /// Works off what is due now, and buries what is to be buried.

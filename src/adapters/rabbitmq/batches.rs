@@ -13,18 +13,24 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::domain::envelope::Received;
-use crate::ports::{Durable, TakeIn, Undurable};
+use crate::ports::{Decided, Durable, TakeIn, Undurable};
 
 /// Batches that the intake has at most before they are decided: one that is, and the next, which it reads meanwhile.
 const UNDECIDED: usize = 2;
 
+/// Notifications that one batch should have in hand at most. It is acknowledged when the slowest of them is told, and
+/// until then nothing comes in the place of the others.
+const IN_HAND: usize = 64;
+
 /// Batches in the hands of the intake, each known by a `T`.
 pub struct Batches<T> {
-    undecided: FuturesOrdered<BoxFuture<'static, (T, Durable)>>,
+    undecided: FuturesOrdered<BoxFuture<'static, (T, usize, Decided)>>,
     /// As many as the prefetch allows.
     decided: FuturesOrdered<BoxFuture<'static, Next<T>>>,
     /// How long a batch may take to be decided, and then to be durable; `None`: for ever.
     patience: Option<Duration>,
+    /// Events of the latest that was decided, and how many notifications it has in hand.
+    latest: (usize, usize),
     /// When the first of `undecided` had its turn: that the one before it took long is not its fault.
     turn_since: Instant,
 }
@@ -46,7 +52,7 @@ impl<T: Send + 'static> Batches<T> {
     /// None yet.
     pub fn new(patience: Option<Duration>) -> Self {
         let (undecided, decided) = (FuturesOrdered::new(), FuturesOrdered::new());
-        Self { undecided, decided, patience, turn_since: Instant::now() }
+        Self { undecided, decided, patience, latest: (0, 0), turn_since: Instant::now() }
     }
 
     /// Whether the intake has none.
@@ -64,13 +70,20 @@ impl<T: Send + 'static> Batches<T> {
         self.undecided.len() < UNDECIDED
     }
 
+    /// How many events the next one should have at most, of `most` that it may have: as many as have [`IN_HAND`]
+    /// notifications in hand, if it is like the latest.
+    pub fn size(&self, most: usize) -> usize {
+        let (events, in_hand) = self.latest;
+        (events * IN_HAND).checked_div(in_hand).map_or(most, |events| events.clamp(1, most))
+    }
+
     /// Gives one to the intake.
     pub fn add(&mut self, which: T, events: Vec<Received>, intake: &Arc<impl TakeIn + ?Sized + 'static>) {
         if self.undecided.is_empty() {
             self.turn_since = Instant::now();
         }
         let intake = Arc::clone(intake);
-        self.undecided.push_back(async move { (which, intake.take_in(events).await) }.boxed());
+        self.undecided.push_back(async move { (which, events.len(), intake.take_in(events).await) }.boxed());
     }
 
     /// Waits for what happens next; `None` if there is none. May be dropped at any time, and asked again.
@@ -78,8 +91,9 @@ impl<T: Send + 'static> Batches<T> {
         let overdue = self.patience.map(|patience| self.turn_since + patience);
         let next = tokio::select! {
             biased;
-            Some((which, durable)) = self.undecided.next() => {
+            Some((which, events, Decided { in_hand, durable })) = self.undecided.next() => {
                 self.turn_since = Instant::now();
+                self.latest = (events, in_hand);
                 self.decided.push_back(durable_within(self.patience, which, durable).boxed());
                 Next::Decided
             }
@@ -136,23 +150,25 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An intake that has decided after so many seconds, and made durable after so many more; or which never will.
+    /// An intake that has decided after so many seconds, and made durable after so many more; or which never will. What
+    /// a batch has in hand is as many as it has decided in.
     struct Taking(u32, u32);
 
     const NEVER: u32 = u32::MAX;
 
     #[async_trait]
     impl TakeIn for Taking {
-        async fn take_in(&self, _: Vec<Received>) -> Durable {
+        async fn take_in(&self, _: Vec<Received>) -> Decided {
             let Self(decided, durable) = *self;
             tokio::time::sleep(SECOND * decided).await;
-            Box::pin(async move {
+            let durable = async move {
                 if durable == NEVER {
                     return Err(Undurable);
                 }
                 tokio::time::sleep(SECOND * durable).await;
                 Ok(())
-            })
+            };
+            Decided { in_hand: self.0 as usize, durable: Box::pin(durable) }
         }
 
         async fn able(&self) {}
@@ -169,6 +185,27 @@ mod tests {
             ends.push(next);
         }
         ends
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_batch_has_as_many_events_as_told_straight_at_once_if_it_is_like_the_latest() {
+        let cases = [
+            (256, 0, 256),
+            (256, 256, 64),
+            (64, 64, 64),
+            (100, 50, 128),
+            (256, 5, 256),
+            (1, 1, 64),
+            (1, 10_000, 1),
+        ];
+        for (events, in_hand, expected) in cases {
+            let mut batches = Batches::new(None);
+            assert_eq!(batches.size(256), 256, "nothing is known yet");
+            let received = Received { envelope: Default::default(), at: jiff::Timestamp::UNIX_EPOCH };
+            batches.add(1, vec![received; events], &Arc::new(Taking(in_hand, 0)));
+            assert_eq!(batches.next().await, Some(Next::Decided));
+            assert_eq!(batches.size(256), expected, "after {events} events with {in_hand}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

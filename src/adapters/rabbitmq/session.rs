@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.hand_over();
-            let has_room = self.ahead.is_empty() && !self.batch.is_full(self.terms.options.batch);
+            let has_room = self.ahead.is_empty() && !self.batch.is_full(self.size());
             let end = tokio::select! {
                 biased;
                 () = stopped(shutdown) => return End::Shutdown,
@@ -183,6 +183,11 @@ impl<'a> Session<'a> {
         self.batch = Batch::default();
         self.ahead.clear();
         self.batches.give_up();
+    }
+
+    /// Events of the next batch at most.
+    fn size(&self) -> usize {
+        self.batches.size(self.terms.options.batch)
     }
 
     fn has_gathered(&self) -> bool {
@@ -225,7 +230,7 @@ impl<'a> Session<'a> {
                     return Some(End::Lost(why.into()));
                 }
             }
-            if self.batch.is_full(self.terms.options.batch) {
+            if self.batch.is_full(self.size()) {
                 return None;
             }
             next = self.consumer.next().now_or_never()?;
@@ -247,14 +252,14 @@ impl<'a> Session<'a> {
     /// Hands the batch over where the intake has nothing else to decide, or where it is large enough to be read
     /// while another is decided: of many small ones each would cost a transaction.
     fn hand_over(&mut self) {
-        let most = self.terms.options.batch;
+        let size = self.size();
         while let Some(delivery) = self
             .ahead
-            .pop_front_if(|delivery| !self.batch.is_full(most) && self.batch.takes(delivery.data.len()))
+            .pop_front_if(|delivery| !self.batch.is_full(size) && self.batch.takes(delivery.data.len()))
         {
             self.batch.add(delivery, self.terms.clock.now());
         }
-        let is_large = !self.ahead.is_empty() || self.batch.is_full(most.div_ceil(2));
+        let is_large = !self.ahead.is_empty() || self.batch.is_full(size.div_ceil(2));
         let is_wanted = self.batches.are_decided() || (self.batches.have_room() && is_large);
         if self.batch.events.is_empty() || !is_wanted {
             return;

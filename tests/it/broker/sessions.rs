@@ -193,6 +193,26 @@ async fn a_batch_that_is_not_durable_yet_holds_up_acknowledgements_and_nothing_e
 }
 
 #[tokio::test]
+async fn what_is_told_straight_comes_in_small_batches() {
+    let broker = Broker::fresh().await;
+    for _ in 0..60 {
+        broker.publish("monitor.acme.1", "straight", b"{}").await;
+    }
+    broker.publish("monitor.acme.1", "last", b"{}").await;
+    let options = BrokerOptions { batch: 10, ..broker.options() };
+    let worker = Worker::start(options, Semaphore::MAX_PERMITS);
+    worker.sees("last").await;
+    let sizes: Vec<usize> =
+        worker.intake.batches.lock().expect("not poisoned").iter().map(Vec::len).collect();
+    // Two are in the hands of the intake and one is gathered before it is known of the first.
+    let (first, later) = sizes.split_at(3);
+    assert!(first.iter().all(|size| *size <= 10) && later.iter().all(|size| *size <= 2), "{sizes:?}");
+    assert!(later.contains(&2), "{sizes:?}");
+    worker.stop().await;
+    broker.depth_becomes(&broker.topology.queue, 0).await;
+}
+
+#[tokio::test]
 async fn large_bodies_come_in_batches_of_their_own() {
     let broker = Broker::fresh().await;
     let sizes = [10, 2 << 20, 10, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 10];

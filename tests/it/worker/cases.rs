@@ -250,7 +250,7 @@ async fn an_event_that_comes_right_behind_its_own_replay_is_the_same_event() {
         let received: Vec<Received> =
             [replay, event].map(|envelope| Received { envelope, at }).into_iter().collect();
         for batch in received.chunks(if together { 2 } else { 1 }) {
-            bench.intake.take_in(batch.to_vec()).await.await.unwrap();
+            bench.intake.take_in(batch.to_vec()).await.durable.await.unwrap();
         }
         let fates = (bench.fate("e1", "one").await, bench.fate("e1", "two").await);
         assert_eq!(fates, ("pending/replayed".into(), "unknown".into()), "in one batch: {together}");

@@ -65,7 +65,7 @@ async fn however_many_dead_rooms_are_retried_a_healthy_one_hears_at_once() {
     .await;
     for n in 0..3 {
         let envelope = envelope(&format!("w{n}"), &run("w", true));
-        intake.take_in(vec![Received { envelope, at: clock.now() }]).await.await.unwrap();
+        intake.take_in(vec![Received { envelope, at: clock.now() }]).await.durable.await.unwrap();
         eventually("the healthy room hears it", async || {
             (rooms.heard.load(Ordering::SeqCst) == n + 1).then_some(())
         })

@@ -177,7 +177,7 @@ async fn a_malformed_event_goes_to_the_dead_letters_and_delays_no_other() {
     let bench = Bench::new(&results("one", "a", "all")).await;
     let good = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
     let bad = Received { envelope: envelope("bad", "{\"monitor_uid\":1"), at: bench.clock.now() };
-    bench.intake.take_in(vec![good("e1"), bad, good("e2")]).await.await.unwrap();
+    bench.intake.take_in(vec![good("e1"), bad, good("e2")]).await.durable.await.unwrap();
     bench.settle_down().await;
     assert_eq!(bench.texts("a").len(), 2);
     let letters = bench.letters();
@@ -255,7 +255,7 @@ impl Store for Failing {
         }
         let receipt = self.inner.take_in(query, decide).await?;
         self.pending.lock().unwrap().push(receipt.pending);
-        Ok(IntakeReceipt { in_hand: self.panics.then_some(InHand(0)), ..receipt })
+        Ok(IntakeReceipt { in_hand: self.panics.then_some(InHand { batch: 0, notifications: 1 }), ..receipt })
     }
 
     async fn written(&self, _: InHand) -> Result<(), StoreError> {
@@ -358,7 +358,13 @@ async fn an_event_that_trips_the_store_over_is_set_aside_and_the_others_go_on() 
     let bench =
         Bench::with_store(&results("one", "a", "all"), |store| Failing::wrap(store, 0, "poison")).await;
     let received = |id: &str| Received { envelope: envelope(id, &run("m", true)), at: bench.clock.now() };
-    bench.intake.take_in(vec![received("e1"), received("poison"), received("e2")]).await.await.unwrap();
+    bench
+        .intake
+        .take_in(vec![received("e1"), received("poison"), received("e2")])
+        .await
+        .durable
+        .await
+        .unwrap();
     bench.settle_down().await;
     assert_eq!(bench.texts("a").len(), 2);
     let letters = bench.letters();
@@ -377,7 +383,7 @@ async fn a_batch_that_thousands_want_is_decided_in_parts_and_in_order() {
     let bench = Bench::with_store(&all, counted).await;
     let received =
         |n: usize| Received { envelope: envelope(&format!("e{n}"), &run("m", true)), at: bench.clock.now() };
-    bench.intake.take_in((0..100).map(received).collect()).await.await.unwrap();
+    bench.intake.take_in((0..100).map(received).collect()).await.durable.await.unwrap();
     assert_eq!(*pending.lock().unwrap(), [83 * 120, 17 * 120], "10,000 at most in one transaction");
     assert_eq!(bench.fate("e99", "i-119").await, "pending/every-run");
 }
@@ -390,7 +396,7 @@ async fn a_batch_whose_writing_panicked_is_not_acknowledged_and_that_is_said_onc
     };
     let bench = Bench::with_store(&results("one", "a", "all"), panicking).await;
     let received = Received { envelope: envelope("e1", &run("m", true)), at: bench.clock.now() };
-    assert_eq!(bench.intake.take_in(vec![received]).await.await, Err(Undurable));
+    assert_eq!(bench.intake.take_in(vec![received]).await.durable.await, Err(Undurable));
     let text = log.text();
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("ERROR")).collect();
     let [line] = lines[..] else { panic!("{text}") };

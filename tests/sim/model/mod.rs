@@ -250,7 +250,8 @@ impl ModelStore {
             return Ok(receipt);
         }
         let in_hand = handed.filter(|handed| !handed.seqs.is_empty()).map(|handed| {
-            let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
+            let batch = self.batches.fetch_add(1, Ordering::Relaxed);
+            let batch = InHand { batch, notifications: handed.seqs.len() };
             self.in_hand().insert(batch, Arc::new(tokio::sync::Mutex::new(handed)));
             batch
         });

@@ -168,7 +168,8 @@ impl SqliteStore {
         if handed.seqs.is_empty() {
             return None;
         }
-        let batch = InHand(self.batches.fetch_add(1, Ordering::Relaxed));
+        let batch = self.batches.fetch_add(1, Ordering::Relaxed);
+        let batch = InHand { batch, notifications: handed.seqs.len() };
         let mut in_hand = self.in_hand();
         // Those that have become durable while nobody waited: their sessions have ended.
         in_hand.retain(|_, handed| handed.try_lock().map_or(true, |handed| !handed.ended.is_closed()));
