@@ -77,15 +77,15 @@ impl Frames {
         if !is_looked_at {
             self.passing = whole - self.held.len();
         } else if self.held.len() == whole {
-            let payload = &mut self.held[START..whole - END];
-            if kind == METHOD {
-                if let Some(wanted @ 1..) = mend::tuned(payload) {
+            if kind == HEADER {
+                // First, since what is wrong in headers that are left out must not keep the rest from being mended.
+                self.make_fit();
+                mend::header(self.payload());
+            } else {
+                if let Some(wanted @ 1..) = mend::tuned(self.payload()) {
                     self.agreed = if self.agreed == 0 { wanted } else { wanted.min(self.agreed) };
                 }
-                mend::method(payload);
-            } else {
-                mend::header(payload);
-                self.make_fit();
+                mend::method(self.payload());
             }
         } else {
             return;
@@ -97,11 +97,10 @@ impl Frames {
     /// RabbitMQ passes a message's headers on in one frame, also if the producer's connection had larger ones than this
     /// has; lapin ends the connection for it.
     fn make_fit(&mut self) {
-        let payload = START..self.held.len() - END;
         if self.agreed == 0 || self.held.len() <= self.agreed {
             return;
         }
-        let Some(rest) = mend::without_headers(&self.held[payload.clone()]) else { return };
+        let Some(rest) = mend::without_headers(self.payload()) else { return };
         if !std::mem::replace(&mut self.said, true) {
             tracing::warn!(
                 bytes = self.held.len(),
@@ -110,7 +109,13 @@ impl Frames {
             );
         }
         self.held[3..START].copy_from_slice(&u32::try_from(rest.len()).unwrap_or_default().to_be_bytes());
-        self.held.splice(payload, rest);
+        self.held.splice(START..self.held.len() - END, rest);
+    }
+
+    /// Of the held frame, which is whole.
+    fn payload(&mut self) -> &mut [u8] {
+        let end = self.held.len() - END;
+        &mut self.held[START..end]
     }
 
     /// The length of the held frame, once it can be told.
@@ -209,6 +214,21 @@ mod tests {
             let given = frames.take(&mut into);
             assert_eq!(into[..given], [&tune[..], expected].concat(), "{asked} {tuned}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_in_headers_that_are_left_out_keeps_nothing_from_being_mended() {
+        let described = |flags: u16, headers: &[u8], id: &[u8]| {
+            let start = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &flags.to_be_bytes()].concat();
+            frame(HEADER, &[&start[..], headers, &[id.len() as u8], id].concat())
+        };
+        // A table of one key and a value of a type that there is not.
+        let headers = [&[0, 0, 0, 100, 1, b'k', b'?'][..], &[7; 97]].concat();
+        let mut frames = Frames::up_to(64);
+        frames.feed(&described(0x2080, &headers, b"\xff"));
+        let mut into = [0; 64];
+        let given = frames.take(&mut into);
+        assert_eq!(into[..given], described(0x0080, &[], b"?"));
     }
 
     #[test]
