@@ -70,7 +70,7 @@ impl<T: Send + 'static> Batches<T> {
         self.undecided.len() < UNDECIDED
     }
 
-    /// How many events the next one should have at most, of `most` that it may have: as many as have [`IN_HAND`]
+    /// How many events the next one should have at most, of `most` that it may have: as many as have 64
     /// notifications in hand, if it is like the latest.
     pub fn size(&self, most: usize) -> usize {
         let (events, in_hand) = self.latest;
